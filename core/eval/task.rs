@@ -1,0 +1,356 @@
+//! Task files: an evaluation described by a TOML file and a jsonl file, so that a user adds one without Rust.
+//!
+//! ```toml
+//! name = "facts"
+//! kind = "choice"                                  # or "generate", or "perplexity"
+//! data = "facts.jsonl"                             # one JSON object a line, beside this file
+//! prompt = "Question: {question}\nAnswer:"         # {field} or {field.0}; {{ and }} are braces
+//! choices = "choices"                              # the field that lists them, or a list for every item
+//! answer = "answer"                                # the field with the index or the text of the right one
+//! ```
+//!
+//! Loading checks everything that scoring will need, on every line, and names file and line of what is wrong: an
+//! evaluation that fails after an hour on line 800 of its data should have failed before it began. The result holds the
+//! prompts as structure (description, examples, question), because raw text and chat turns are two renderings of it.
+
+mod items;
+mod template;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use items::{ChoiceItem, GenerateItem, Items, Prompt, Shots, TextItem};
+pub use template::Template;
+pub use values::{Choices, Toggle};
+
+/// A task file that cannot be used, with the place of the fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{}: {message}", .file.display(), .line.map(|line| format!(":{line}")).unwrap_or_default())]
+pub struct TaskError {
+    /// The task file or its data file.
+    pub file: PathBuf,
+    /// Line, from 1, where the fault has one.
+    pub line: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What the user can do about it, where that is known.
+    pub hint: Option<String>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskKind {
+    /// The choice with the largest log-likelihood after the prompt is the model's answer.
+    Choice,
+    /// The loss of running text, in nats per token.
+    Perplexity,
+    /// Text that the model writes, compared with the answer.
+    Generate,
+}
+
+/// How a written answer is compared with the right one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Match {
+    /// Equal after white space at the ends, case and a final full stop are dropped.
+    Exact,
+    /// The last number of the text equals the answer after thousands separators and currency signs are dropped.
+    Numeric,
+}
+
+/// The figure that stands for the task in a table. The others that its kind yields are recorded beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Mean negative log-likelihood in nats per token (perplexity).
+    Nll,
+    /// Share of right answers (choice: by the sum of the log-probabilities).
+    Acc,
+    /// Share of right answers by log-probability per character (choice).
+    AccNorm,
+}
+
+/// How running text is cut into windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// The documents joined, cut into blocks of the context length that do not overlap; the tail is dropped.
+    Blocks,
+    /// Each document by itself, every token scored once with as much context as fits.
+    Rolling,
+}
+
+/// The TOML file. Keys that do not belong to the task's kind are errors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskFile {
+    /// Name in tables and records: letters, digits, `-` and `_`.
+    pub name: String,
+    /// What is measured.
+    pub kind: TaskKind,
+    /// One sentence for people.
+    #[serde(default)]
+    pub summary: String,
+    /// The items, relative to the task file: `.jsonl` with one object a line, or for running text also `.txt`, one document.
+    pub data: PathBuf,
+    /// Running text: the field that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Running text: how it is cut; `blocks` if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// Running text: tokens in a window. Left out, the caller decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_length: Option<usize>,
+    /// What stands before the examples and the question; the system turn of a chat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The question, with `{field}` placeholders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The choices of a choice task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choices: Option<Choices>,
+    /// The field with the answer. Choice: an index from 0, or the text of a choice. Generate: the text, a number, or a list
+    /// of texts of which any will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// Between prompt and answer in raw text; a chat has its turns instead.
+    #[serde(default = "space")]
+    pub answer_separator: String,
+    /// How many solved examples stand before the question.
+    #[serde(default)]
+    pub few_shot: usize,
+    /// The file whose first lines are those examples. It has the fields of `data`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_shot_data: Option<PathBuf>,
+    /// Between description, examples and question in raw text.
+    #[serde(default = "blank_line")]
+    pub few_shot_separator: String,
+    /// Generate: the longest answer, in tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// Generate: texts that end an answer, beside the model's own end tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+    /// Generate: how answers are compared; `exact` if not given.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matching: Option<Match>,
+    /// Whether prompts are put into the model's chat template.
+    #[serde(default)]
+    pub chat_template: Toggle,
+    /// Whether the text starts with the begin-of-text token.
+    #[serde(default)]
+    pub add_bos: Toggle,
+    /// The figure for tables; the usual one of the kind if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
+}
+
+fn space() -> String {
+    " ".into()
+}
+
+fn blank_line() -> String {
+    "\n\n".into()
+}
+
+/// The keys of a task file, and those that only some kinds know.
+const KEYS: [&str; 20] = [
+    "name",
+    "kind",
+    "summary",
+    "data",
+    "text",
+    "protocol",
+    "context_length",
+    "description",
+    "prompt",
+    "choices",
+    "answer",
+    "answer_separator",
+    "few_shot",
+    "few_shot_data",
+    "few_shot_separator",
+    "max_new_tokens",
+    "stop",
+    "match",
+    "chat_template",
+    "add_bos",
+];
+const TEXT_KEYS: [&str; 3] = ["text", "protocol", "context_length"];
+const QUESTION_KEYS: [&str; 8] = [
+    "description",
+    "prompt",
+    "answer",
+    "answer_separator",
+    "few_shot",
+    "few_shot_data",
+    "few_shot_separator",
+    "chat_template",
+];
+const GENERATE_KEYS: [&str; 3] = ["max_new_tokens", "stop", "match"];
+
+/// A task, read and checked.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// What the TOML file says.
+    pub file: TaskFile,
+    /// The data, rendered.
+    pub items: Items,
+    /// Every file that was read, for digests: the task file first.
+    pub files: Vec<PathBuf>,
+}
+
+impl Task {
+    /// Reads a task file and its data.
+    ///
+    /// # Errors
+    /// [`TaskError`] with file and line for anything that would keep an item from being scored.
+    pub fn load(path: &Path) -> Result<Self, TaskError> {
+        let (file, keys) = TaskFile::read(path)?;
+        let (items, mut data) = items::load(&file, path, &keys)?;
+        let mut files = vec![path.to_path_buf()];
+        files.append(&mut data);
+        Ok(Self { file, items, files })
+    }
+
+    /// The figure that stands for this task in a table.
+    pub fn metric(&self) -> Metric {
+        self.file.metric.unwrap_or(match self.file.kind {
+            TaskKind::Perplexity => Metric::Nll,
+            TaskKind::Choice | TaskKind::Generate => Metric::Acc,
+        })
+    }
+
+    /// Whether prompts go through the chat template: as the file says, by default for `generate` alone. A model without a
+    /// template falls back to raw text, which is the caller's business.
+    pub fn uses_chat_template(&self) -> bool {
+        match self.file.chat_template {
+            Toggle::Auto => self.file.kind == TaskKind::Generate,
+            Toggle::On => true,
+            Toggle::Off => false,
+        }
+    }
+}
+
+/// The line on which each key of a task file stands.
+pub(crate) type KeyLines = BTreeMap<String, usize>;
+
+impl TaskFile {
+    /// Reads and checks the TOML file alone.
+    fn read(path: &Path) -> Result<(Self, KeyLines), TaskError> {
+        let source = read_text(path)?;
+        let fault = |line: Option<usize>, message: String, hint: Option<String>| TaskError {
+            file: path.to_path_buf(),
+            line,
+            message,
+            hint,
+        };
+        let from_toml = |error: toml::de::Error| {
+            fault(error.span().map(|span| line_of(&source, span.start)), error.message().trim().to_owned(), None)
+        };
+        let table = toml::de::DeTable::parse(&source).map_err(from_toml)?;
+        let keys: KeyLines =
+            table.get_ref().keys().map(|key| (key.get_ref().to_string(), line_of(&source, key.span().start))).collect();
+        for (key, &line) in &keys {
+            if !KEYS.contains(&key.as_str()) && key != "metric" {
+                let known = KEYS.iter().copied().chain(["metric"]);
+                let hint = closest(key, known.clone()).map_or_else(
+                    || format!("a task file knows {}", known.collect::<Vec<_>>().join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                return Err(fault(Some(line), format!("unknown key `{key}`"), Some(hint)));
+            }
+        }
+        let file: Self = toml::from_str(&source).map_err(from_toml)?;
+        file.check(&keys).map_err(|(key, message, hint)| fault(keys.get(key).copied(), message, hint))?;
+        Ok((file, keys))
+    }
+
+    /// What one key says against the others: the key at fault, the message, a hint.
+    fn check(&self, keys: &KeyLines) -> Result<(), (&'static str, String, Option<String>)> {
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if self.name.is_empty() || !self.name.chars().all(good) {
+            let message = format!("`{}` cannot name a task", self.name);
+            return Err(("name", message, Some("use letters, digits, `-` and `_`".into())));
+        }
+        let (foreign, needed): (Vec<&'static str>, &[&'static str]) = match self.kind {
+            TaskKind::Perplexity => ([&QUESTION_KEYS[..], &GENERATE_KEYS, &["choices"]].concat(), &[]),
+            TaskKind::Choice => ([&TEXT_KEYS[..], &GENERATE_KEYS].concat(), &["prompt", "choices", "answer"]),
+            TaskKind::Generate => ([&TEXT_KEYS[..], &["choices"]].concat(), &["prompt", "answer", "max_new_tokens"]),
+        };
+        if let Some(key) = foreign.into_iter().find(|key| keys.contains_key(*key)) {
+            return Err((key, format!("`{key}` has no meaning for a {} task", self.kind), None));
+        }
+        if let Some(key) = needed.iter().find(|key| !keys.contains_key(**key)) {
+            return Err(("kind", format!("a {} task needs the key `{key}`", self.kind), None));
+        }
+        if self.few_shot > 0 && self.few_shot_data.is_none() {
+            let hint = "examples taken from the tested items would give answers away: name another file";
+            return Err(("few_shot", "`few_shot` needs `few_shot_data`".into(), Some(hint.into())));
+        }
+        if self.max_new_tokens == Some(0) {
+            return Err(("max_new_tokens", "no answer fits into 0 tokens".into(), None));
+        }
+        if self.context_length.is_some_and(|length| length < 2) {
+            return Err(("context_length", "a window of fewer than 2 tokens predicts nothing".into(), None));
+        }
+        let fits = match self.metric {
+            None => true,
+            Some(Metric::Nll) => self.kind == TaskKind::Perplexity,
+            Some(Metric::Acc) => self.kind != TaskKind::Perplexity,
+            Some(Metric::AccNorm) => self.kind == TaskKind::Choice,
+        };
+        if !fits {
+            let hint = "perplexity has `nll`, choice `acc` and `acc_norm`, generate `acc`";
+            return Err(("metric", format!("a {} task has no such metric", self.kind), Some(hint.into())));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for TaskKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Choice => "choice",
+            Self::Perplexity => "perplexity",
+            Self::Generate => "generate",
+        })
+    }
+}
+
+/// Reads a file as UTF-8 text.
+fn read_text(path: &Path) -> Result<String, TaskError> {
+    let fault = |line, message: String| TaskError { file: path.to_path_buf(), line, message, hint: None };
+    let bytes = std::fs::read(path).map_err(|error| fault(None, format!("failed to read: {error}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..valid].iter().filter(|&&byte| byte == b'\n').count();
+        fault(Some(line), "the text is not UTF-8".into())
+    })
+}
+
+/// The line, from 1, of a byte offset.
+fn line_of(source: &str, offset: usize) -> usize {
+    1 + source.as_bytes()[..offset.min(source.len())].iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// The known word that was probably meant.
+fn closest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|word| (strsim::damerau_levenshtein(wanted, word), word))
+        .filter(|&(distance, word)| distance <= 1 + word.len().max(wanted.len()) / 4)
+        .min()
+        .map(|(_, word)| word)
+}

@@ -1,0 +1,332 @@
+//! The items of a task: its data lines, rendered and checked.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::{Map, Value};
+
+use super::{
+    Choices, KeyLines, TaskError, TaskFile, TaskKind, read_text,
+    template::{Fault, Template, field, text_of},
+};
+
+/// The items of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Items {
+    /// Of a choice task.
+    Choice(Vec<ChoiceItem>),
+    /// Of a task in which the model writes.
+    Generate(Vec<GenerateItem>),
+    /// Of running text.
+    Text(Vec<TextItem>),
+}
+
+impl Items {
+    /// Number of items.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Choice(items) => items.len(),
+            Self::Generate(items) => items.len(),
+            Self::Text(items) => items.len(),
+        }
+    }
+
+    /// Whether there are none; loading refuses such a task.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What stands before every question of a task, and what glues it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shots {
+    /// The system turn of a chat; in raw text the first paragraph.
+    pub description: Option<String>,
+    /// Solved examples: question and answer.
+    pub examples: Vec<(String, String)>,
+    /// Between a question and its answer in raw text.
+    pub answer_separator: String,
+    /// Between examples in raw text.
+    pub separator: String,
+}
+
+/// A prompt as structure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// Shared by all items of the task.
+    pub shots: Arc<Shots>,
+    /// The question itself.
+    pub question: String,
+}
+
+impl Prompt {
+    /// The prompt as raw text. It does not end with the answer separator: that belongs to the answer, so that tokens are
+    /// counted as language models saw them, with the space in front of the word.
+    pub fn text(&self) -> String {
+        let Shots { description, examples, answer_separator, separator } = &*self.shots;
+        let mut out = String::new();
+        for paragraph in
+            description.iter().cloned().chain(examples.iter().map(|(q, a)| format!("{q}{answer_separator}{a}")))
+        {
+            out.push_str(&paragraph);
+            out.push_str(separator);
+        }
+        out.push_str(&self.question);
+        out
+    }
+
+    /// The prompt as chat turns, (role, content), for a template with a generation prompt.
+    pub fn turns(&self) -> Vec<(&'static str, &str)> {
+        let system = self.shots.description.iter().map(|text| ("system", text.as_str()));
+        let examples = self.shots.examples.iter().flat_map(|(q, a)| [("user", q.as_str()), ("assistant", a.as_str())]);
+        system.chain(examples).chain([("user", self.question.as_str())]).collect()
+    }
+}
+
+/// A question with choices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChoiceItem {
+    /// The data's `id`, or the line number.
+    pub id: String,
+    /// What stands before the choice.
+    pub prompt: Prompt,
+    /// The choices, without a separator in front.
+    pub choices: Vec<String>,
+    /// Index of the right one.
+    pub answer: usize,
+}
+
+impl ChoiceItem {
+    /// A choice as it follows the raw prompt.
+    pub fn continuation(&self, choice: usize) -> String {
+        format!("{}{}", self.prompt.shots.answer_separator, self.choices[choice])
+    }
+}
+
+/// A question that the model answers in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GenerateItem {
+    /// The data's `id`, or the line number.
+    pub id: String,
+    /// The question.
+    pub prompt: Prompt,
+    /// Right answers, of which any will do.
+    pub answers: Vec<String>,
+}
+
+/// A piece of running text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextItem {
+    /// The data's `id`, or the line number.
+    pub id: String,
+    /// The text.
+    pub text: String,
+}
+
+/// One line of a data file.
+struct Line {
+    number: usize,
+    id: String,
+    fields: Map<String, Value>,
+}
+
+/// Reads the items of a task and the list of files they came from.
+pub(super) fn load(task: &TaskFile, path: &Path, keys: &KeyLines) -> Result<(Items, Vec<PathBuf>), TaskError> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let data = folder.join(&task.data);
+    let mut files = vec![data.clone()];
+    if task.kind == TaskKind::Perplexity && data.extension().is_some_and(|extension| extension == "txt") {
+        let text = read_text(&data)?;
+        return Ok((Items::Text(vec![TextItem { id: "1".into(), text }]), files));
+    }
+    let lines = read_lines(&data)?;
+    let at = |file: &Path, line: usize| {
+        let file = file.to_path_buf();
+        move |(message, hint): Fault| TaskError { file, line: Some(line), message, hint }
+    };
+    let items = match task.kind {
+        TaskKind::Perplexity => {
+            let name = task.text.as_deref().unwrap_or("text");
+            let item = |line: Line| {
+                let text =
+                    field(&line.fields, name).and_then(|value| text_of(value, name)).map_err(at(&data, line.number))?;
+                Ok(TextItem { id: line.id, text })
+            };
+            Items::Text(lines.into_iter().map(item).collect::<Result<_, _>>()?)
+        }
+        TaskKind::Choice | TaskKind::Generate => {
+            let form = Form::new(task).map_err(at(path, keys.get("prompt").copied().unwrap_or(1)))?;
+            let shots = match &task.few_shot_data {
+                Some(name) if task.few_shot > 0 => {
+                    let file = folder.join(name);
+                    let examples = read_lines(&file)?;
+                    if examples.len() < task.few_shot {
+                        let message =
+                            format!("{} examples wanted, `{}` has {}", task.few_shot, name.display(), examples.len());
+                        return Err(at(path, keys.get("few_shot").copied().unwrap_or(1))((message, None)));
+                    }
+                    let examples = examples.iter().take(task.few_shot);
+                    let examples = examples
+                        .map(|line| form.solved(&line.fields).map_err(at(&file, line.number)))
+                        .collect::<Result<_, _>>()?;
+                    files.push(file);
+                    examples
+                }
+                _ => Vec::new(),
+            };
+            let shots = Arc::new(Shots {
+                description: task.description.clone(),
+                examples: shots,
+                answer_separator: task.answer_separator.clone(),
+                separator: task.few_shot_separator.clone(),
+            });
+            let prompt = |line: &Line| Ok(Prompt { shots: shots.clone(), question: form.prompt.render(&line.fields)? });
+            if task.kind == TaskKind::Choice {
+                let item = |line: Line| {
+                    let parts = prompt(&line).and_then(|prompt| Ok((prompt, form.choice(&line.fields)?)));
+                    let (prompt, (choices, answer)) = parts.map_err(at(&data, line.number))?;
+                    Ok(ChoiceItem { id: line.id, prompt, choices, answer })
+                };
+                Items::Choice(lines.into_iter().map(item).collect::<Result<_, _>>()?)
+            } else {
+                let item = |line: Line| {
+                    let parts = prompt(&line).and_then(|prompt| Ok((prompt, form.answers(&line.fields)?)));
+                    let (prompt, answers) = parts.map_err(at(&data, line.number))?;
+                    Ok(GenerateItem { id: line.id, prompt, answers })
+                };
+                Items::Generate(lines.into_iter().map(item).collect::<Result<_, _>>()?)
+            }
+        }
+    };
+    Ok((items, files))
+}
+
+/// How a line becomes a question with its answer.
+struct Form<'a> {
+    prompt: Template,
+    choices: Option<&'a Choices>,
+    answer: &'a str,
+}
+
+impl<'a> Form<'a> {
+    /// The keys were checked when the task file was read; a missing one still gets an error rather than a panic.
+    fn new(task: &'a TaskFile) -> Result<Self, Fault> {
+        let need = |key: &str| (format!("a {} task needs the key `{key}`", task.kind), None);
+        Ok(Self {
+            prompt: Template::parse(task.prompt.as_deref().ok_or_else(|| need("prompt"))?)?,
+            choices: task.choices.as_ref(),
+            answer: task.answer.as_deref().ok_or_else(|| need("answer"))?,
+        })
+    }
+
+    /// A solved example.
+    fn solved(&self, fields: &Map<String, Value>) -> Result<(String, String), Fault> {
+        let answer = if self.choices.is_some() {
+            let (mut choices, answer) = self.choice(fields)?;
+            choices.swap_remove(answer)
+        } else {
+            self.answers(fields)?.swap_remove(0)
+        };
+        Ok((self.prompt.render(fields)?, answer))
+    }
+
+    /// The choices and the index of the right one.
+    fn choice(&self, fields: &Map<String, Value>) -> Result<(Vec<String>, usize), Fault> {
+        let choices = match self.choices {
+            Some(Choices::Fixed(list)) => list.clone(),
+            Some(Choices::Field(name)) => texts(field(fields, name)?, name)?,
+            None => return Err(("a choice task needs the key `choices`".into(), None)),
+        };
+        if choices.len() < 2 {
+            return Err((format!("{} is no number of choices", choices.len()), None));
+        }
+        if let Some(twice) = choices.iter().enumerate().find(|(i, choice)| choices[..*i].contains(choice)) {
+            return Err((format!("the choice `{}` stands there twice", twice.1), None));
+        }
+        let answer = match field(fields, self.answer)? {
+            Value::Number(number) => number.as_u64().map(|index| index as usize).filter(|&index| index < choices.len()),
+            Value::String(text) => choices.iter().position(|choice| choice == text),
+            _ => None,
+        };
+        let answer = answer.ok_or_else(|| {
+            let hint =
+                format!("`{}` is an index from 0 to {}, or the text of a choice", self.answer, choices.len() - 1);
+            (format!("{} is none of the choices", fields[self.answer]), Some(hint))
+        })?;
+        Ok((choices, answer))
+    }
+
+    /// The right answers of a question without choices.
+    fn answers(&self, fields: &Map<String, Value>) -> Result<Vec<String>, Fault> {
+        let answers = match field(fields, self.answer)? {
+            list @ Value::Array(_) => texts(list, self.answer)?,
+            value => vec![text_of(value, self.answer)?],
+        };
+        if answers.is_empty() {
+            return Err((format!("the field `{}` lists no answer", self.answer), None));
+        }
+        Ok(answers)
+    }
+}
+
+/// The texts of a list.
+fn texts(value: &Value, name: &str) -> Result<Vec<String>, Fault> {
+    let list = value.as_array().ok_or_else(|| (format!("the field `{name}` is no list"), None))?;
+    list.iter().map(|value| text_of(value, name)).collect()
+}
+
+/// Reads a jsonl file: an object a line, blank lines passed over, `id` or else the line number as identity.
+fn read_lines(path: &Path) -> Result<Vec<Line>, TaskError> {
+    let source = read_text(path)?;
+    let fault = |line: Option<usize>, message: String, hint: Option<String>| TaskError {
+        file: path.to_path_buf(),
+        line,
+        message,
+        hint,
+    };
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut lines = Vec::new();
+    for (index, line) in source.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let number = index + 1;
+        let fields = match serde_json::from_str(line) {
+            Ok(Value::Object(fields)) => fields,
+            Ok(_) => {
+                return Err(fault(
+                    Some(number),
+                    "the line is no JSON object".into(),
+                    Some("an item is `{\"field\": value, …}`".into()),
+                ));
+            }
+            // The library counts lines inside the one line it was given.
+            Err(error) => {
+                return Err(fault(
+                    Some(number),
+                    format!("no valid JSON at column {}: {}", error.column(), brief(&error)),
+                    None,
+                ));
+            }
+        };
+        let id = match fields.get("id") {
+            None => number.to_string(),
+            Some(value) => text_of(value, "id").map_err(|(message, _)| fault(Some(number), message, None))?,
+        };
+        if let Some(first) = seen.insert(id.clone(), number) {
+            let message = format!("the id `{id}` was used on line {first}");
+            return Err(fault(Some(number), message, Some("results are paired by id: give every item its own".into())));
+        }
+        lines.push(Line { number, id, fields });
+    }
+    if lines.is_empty() {
+        return Err(fault(None, "there is no item in the file".into(), None));
+    }
+    Ok(lines)
+}
+
+/// The error's words without the position that it adds.
+fn brief(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(words, _)| words.to_owned())
+}

@@ -1,0 +1,186 @@
+//! Task files as a user would write them, right and wrong.
+
+use std::{fs, path::PathBuf};
+
+use super::*;
+
+/// Writes a task and its data into a temporary folder.
+fn files(toml: &str, data: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("task.toml");
+    fs::write(&path, toml).unwrap();
+    fs::write(folder.path().join("data.jsonl"), data).unwrap();
+    (folder, path)
+}
+
+const CHOICE: &str = r#"
+name = "towns"
+kind = "choice"
+data = "data.jsonl"
+prompt = "Question: {question}\nAnswer:"
+choices = "options"
+answer = "answer"
+"#;
+
+fn load(toml: &str, data: &str) -> Result<Task, TaskError> {
+    let (_folder, path) = files(toml, data);
+    Task::load(&path)
+}
+
+/// The error of a task, its path reduced to the file name.
+fn error(toml: &str, data: &str) -> String {
+    let error = load(toml, data).unwrap_err();
+    let place = error.line.map(|line| format!(":{line}")).unwrap_or_default();
+    let hint = error.hint.map(|hint| format!(" | {hint}")).unwrap_or_default();
+    format!("{}{place}: {}{hint}", error.file.file_name().unwrap().to_string_lossy(), error.message)
+}
+
+#[test]
+fn choice_items_are_rendered() {
+    let data = "{\"id\": \"a\", \"question\": \"Where?\", \"options\": [\"here\", \"there\"], \"answer\": 1}\n\n\
+                {\"question\": \"When?\", \"options\": [\"now\", 7], \"answer\": \"7\"}\n";
+    let task = load(CHOICE, data).unwrap();
+    let Items::Choice(items) = &task.items else { panic!("choice items") };
+    assert_eq!(items[0].prompt.text(), "Question: Where?\nAnswer:");
+    assert_eq!((items[0].id.as_str(), items[0].answer, items[0].continuation(1).as_str()), ("a", 1, " there"));
+    assert_eq!(
+        (items[1].id.as_str(), items[1].answer, items[1].choices.clone()),
+        ("3", 1, vec!["now".into(), "7".into()])
+    );
+    assert_eq!(task.metric(), Metric::Acc);
+    assert!(!task.uses_chat_template());
+    assert_eq!(task.files.len(), 2);
+}
+
+#[test]
+fn letters_examples_and_description_make_the_usual_exam() {
+    let toml = r#"
+        name = "exam"
+        kind = "choice"
+        data = "data.jsonl"
+        description = "Questions with answers."
+        prompt = "{q}\nA. {o.0}\nB. {o.1}\nAnswer:"
+        choices = ["A", "B"]
+        answer = "right"
+        few_shot = 1
+        few_shot_data = "data.jsonl"
+        metric = "acc_norm"
+    "#;
+    let task = load(toml, "{\"q\": \"Up?\", \"o\": [\"yes\", \"no\"], \"right\": \"B\"}\n").unwrap();
+    let Items::Choice(items) = &task.items else { panic!("choice items") };
+    let question = "Up?\nA. yes\nB. no\nAnswer:";
+    assert_eq!(items[0].prompt.text(), format!("Questions with answers.\n\n{question} B\n\n{question}"));
+    let turns = [("system", "Questions with answers."), ("user", question), ("assistant", "B"), ("user", question)];
+    assert_eq!(items[0].prompt.turns(), turns);
+}
+
+#[test]
+fn generated_answers_may_have_alternatives() {
+    let toml = "name='g'\nkind='generate'\ndata='data.jsonl'\nprompt='{{{q}}}'\nanswer='a'\nmax_new_tokens=8\nmatch='numeric'\n";
+    let task = load(toml, "{\"q\": 1.5, \"a\": [\"two\", 2]}\n{\"q\": true, \"a\": -3}").unwrap();
+    let Items::Generate(items) = &task.items else { panic!("generate items") };
+    assert_eq!((items[0].prompt.text(), items[0].answers.clone()), ("{1.5}".into(), vec!["two".into(), "2".into()]));
+    assert_eq!((items[1].prompt.text(), items[1].answers.clone()), ("{true}".into(), vec!["-3".into()]));
+    assert!(task.uses_chat_template());
+    assert_eq!(task.file.matching, Some(Match::Numeric));
+}
+
+#[test]
+fn running_text_comes_from_lines_or_from_a_whole_file() {
+    let toml =
+        "name = 't'\nkind = 'perplexity'\ndata = 'data.jsonl'\ntext = 'page'\nprotocol = 'rolling'\nadd_bos = true\n";
+    let task = load(toml, "{\"page\": \"one\"}\n{\"page\": \"two\"}\n").unwrap();
+    assert_eq!(task.items.len(), 2);
+    assert_eq!(
+        (task.metric(), task.file.protocol, task.file.add_bos),
+        (Metric::Nll, Some(Protocol::Rolling), Toggle::On)
+    );
+
+    let (folder, path) = files("name = 't'\nkind = 'perplexity'\ndata = 'whole.txt'\n", "");
+    fs::write(folder.path().join("whole.txt"), "line\n\nline\n").unwrap();
+    let Items::Text(items) = Task::load(&path).unwrap().items else { panic!("text items") };
+    assert_eq!(items[0].text, "line\n\nline\n");
+}
+
+#[test]
+fn a_task_file_survives_being_written() {
+    let toml = format!("{CHOICE}few_shot = 0\nchat_template = \"auto\"\nadd_bos = false\n");
+    let file: TaskFile = toml::from_str(&toml).unwrap();
+    assert_eq!(toml::from_str::<TaskFile>(&toml::to_string(&file).unwrap()).unwrap(), file);
+    let keys: Vec<String> =
+        toml::from_str::<toml::Table>(&toml::to_string(&file).unwrap()).unwrap().keys().cloned().collect();
+    assert!(keys.iter().all(|key| KEYS.contains(&key.as_str()) || key == "metric"), "{keys:?}");
+}
+
+#[test]
+fn faults_of_the_task_file_name_their_line() {
+    let with = |old: &str, new: &str| error(&CHOICE.replace(old, new), "{\"question\": 1}\n");
+    assert_eq!(with("prompt =", "promt ="), "task.toml:5: unknown key `promt` | did you mean `prompt`?");
+    assert_eq!(
+        with("name = \"towns\"", "name = \"a b\""),
+        "task.toml:2: `a b` cannot name a task | use letters, digits, `-` and `_`"
+    );
+    assert_eq!(with("answer = \"answer\"", "stop = []"), "task.toml:7: `stop` has no meaning for a choice task");
+    assert_eq!(with("answer = \"answer\"", ""), "task.toml:3: a choice task needs the key `answer`");
+    assert_eq!(
+        with("choices = \"options\"", "choices = 3"),
+        "task.toml:6: invalid type: integer `3`, expected the name of a field or a list of texts"
+    );
+    assert_eq!(
+        with("{question}", "{question"),
+        "task.toml:5: `{` without its partner in the template | write `{{` for a brace"
+    );
+    assert_eq!(
+        with("{question}", "{a b}"),
+        "task.toml:5: `{a b}` is no placeholder | a placeholder is a field's name, such as `{question}`, or an element of a list, `{options.0}`"
+    );
+    assert!(with("kind = \"choice\"", "kind = \"multiple\"").starts_with("task.toml:3: unknown variant `multiple`"));
+    assert!(
+        with("answer = \"answer\"", "answer = \"answer\"\nmetric = \"nll\"")
+            .starts_with("task.toml:8: a choice task has no such metric")
+    );
+    assert!(
+        with("answer = \"answer\"", "answer = \"answer\"\nfew_shot = 2").starts_with("task.toml:8: `few_shot` needs")
+    );
+    assert!(
+        with("answer = \"answer\"", "answer = \"answer\"\nadd_bos = \"yes\"")
+            .starts_with("task.toml:8: invalid value: string \"yes\"")
+    );
+    assert!(with("name = ", "name == ").starts_with("task.toml:2: "));
+}
+
+#[test]
+fn faults_of_the_data_name_their_line() {
+    let good = "{\"question\": \"?\", \"options\": [\"a\", \"b\"], \"answer\": 0}";
+    let with = |bad: &str| error(CHOICE, &format!("{good}\n\n{bad}\n"));
+    assert_eq!(
+        with("{\"queston\": 1, \"options\": [], \"answer\": 0}"),
+        "data.jsonl:3: the item has no field `question` | did you mean `queston`?"
+    );
+    assert_eq!(with("[1]"), "data.jsonl:3: the line is no JSON object | an item is `{\"field\": value, …}`");
+    assert_eq!(with("{\"a\": }"), "data.jsonl:3: no valid JSON at column 7: expected value");
+    assert_eq!(
+        with("{\"question\": 1, \"options\": [\"a\", \"b\"], \"answer\": 2}"),
+        "data.jsonl:3: 2 is none of the choices | `answer` is an index from 0 to 1, or the text of a choice"
+    );
+    assert_eq!(
+        with("{\"question\": 1, \"options\": [\"a\", \"a\"], \"answer\": 0}"),
+        "data.jsonl:3: the choice `a` stands there twice"
+    );
+    assert_eq!(
+        with("{\"question\": 1, \"options\": [\"a\"], \"answer\": 0}"),
+        "data.jsonl:3: 1 is no number of choices"
+    );
+    assert_eq!(
+        with("{\"question\": null, \"options\": [\"a\", \"b\"], \"answer\": 0}").split(" | ").next().unwrap(),
+        "data.jsonl:3: the field `question` is neither text nor a number"
+    );
+    assert!(with("{\"id\": \"1\", \"question\": 1}").starts_with("data.jsonl:3: the id `1` was used on line 1"));
+    assert_eq!(error(CHOICE, "\n"), "data.jsonl: there is no item in the file");
+
+    let (folder, path) = files(CHOICE, "");
+    fs::write(folder.path().join("data.jsonl"), b"{}\n\xff\n").unwrap();
+    assert_eq!(Task::load(&path).unwrap_err().line, Some(2));
+    fs::remove_file(folder.path().join("data.jsonl")).unwrap();
+    assert!(Task::load(&path).unwrap_err().to_string().contains("data.jsonl: failed to read: "));
+}
