@@ -1,1 +1,9 @@
+//! The workbench: scripts build graphs, graphs become plans, plans run as node processes, records become tables.
+//!
+//! `ARCHITECTURE.md` holds the map of the modules and the invariants between them.
 
+pub mod engine;
+pub mod error;
+pub mod exec;
+pub mod graph;
+pub mod store;

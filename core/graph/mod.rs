@@ -1,0 +1,17 @@
+//! The graph that a script builds: nodes, their keys, and the plan that says which of them still have to run.
+//!
+//! Nothing here computes a result or writes a file. A node is a *meaning*: a kind, parameters with every default filled
+//! in, the keys of its inputs, the identity of the plugin and of the host code that run it, and the digests of the files
+//! it reads. The key is a hash of that and of nothing else, so two scripts that ask for the same thing share the answer.
+
+pub mod canonical;
+pub mod digest;
+pub mod key;
+pub mod node;
+pub mod plan;
+pub mod selector;
+
+pub use digest::FileDigests;
+pub use key::Key;
+pub use node::{Graph, Input, Node, NodeId, NodeKind};
+pub use plan::{Plan, PlanNode, State};

@@ -1,0 +1,228 @@
+//! Nodes and the graph that holds them.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{FileDigests, Key, canonical::canonical};
+use crate::error::Result;
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeKind {
+    /// Model to model of the same function.
+    Transform,
+    /// Model to quantized model.
+    Quantize,
+    /// Model to trained model.
+    Train,
+    /// Model to measured items.
+    Evaluate,
+}
+
+impl NodeKind {
+    /// The word for it in plans, logs and records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transform => "transform",
+            Self::Quantize => "quantize",
+            Self::Train => "train",
+            Self::Evaluate => "evaluate",
+        }
+    }
+}
+
+impl fmt::Display for NodeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A node of this graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub usize);
+
+/// A model that exists before the run: a Hugging Face folder or a GGUF file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceModel {
+    /// As the user named it.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// The files that decide its meaning.
+    pub files: Vec<PathBuf>,
+}
+
+/// Where a node takes a model from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The artifact of another node.
+    Node(NodeId),
+    /// A model that is there already.
+    Source(SourceModel),
+}
+
+/// Data that a node reads: a file, or a text that the workbench itself generates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataSource {
+    /// A file, by its path.
+    File(PathBuf),
+    /// A generated text, by its name (`stories/train`).
+    Demo(String),
+}
+
+/// The plugin that a node runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginUse {
+    /// Its name.
+    pub name: String,
+    /// Its identity: name, version and digest. Part of the key.
+    pub identity: Value,
+    /// The file to load. Not part of the key.
+    pub path: PathBuf,
+}
+
+/// Where in a script a node was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    pub file: String,
+    pub line: usize,
+    pub column: usize,
+}
+
+/// One step of an experiment.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub kind: NodeKind,
+    /// The plugin or the task: `rtn`, `perplexity`.
+    pub method: String,
+    /// What distinguishes it, for people.
+    pub label: String,
+    /// Everything that can change the result, with defaults filled in.
+    pub params: Value,
+    /// Models by their role: `model`, `reference`, `teacher`.
+    pub inputs: BTreeMap<String, Input>,
+    /// Data by role: `text`, `calibration`, `items`.
+    pub data: BTreeMap<String, DataSource>,
+    pub plugin: Option<PluginUse>,
+    pub origin: Origin,
+    /// Peak memory that the node is expected to need, in bytes. Not part of the key.
+    pub memory: u64,
+    /// A note for the plan: how many layers matched, and the like.
+    pub note: String,
+}
+
+/// The nodes of an experiment, each after its inputs. Asking twice for the same thing yields the same node.
+#[derive(Debug, Default)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    known: BTreeMap<String, NodeId>,
+}
+
+impl Graph {
+    /// Adds a node, or returns the one that already means the same.
+    pub fn add(&mut self, node: Node) -> NodeId {
+        let inputs: BTreeMap<_, _> = node
+            .inputs
+            .iter()
+            .map(|(role, input)| {
+                let text = match input {
+                    Input::Node(id) => format!("node {}", id.0),
+                    Input::Source(source) => format!("source {}", source.path.display()),
+                };
+                (role.clone(), text)
+            })
+            .collect();
+        let plugin = node.plugin.as_ref().map(|p| &p.identity);
+        let meaning = canonical(&json!({
+            "kind": node.kind, "method": node.method, "params": node.params, "inputs": inputs, "data": node.data, "plugin": plugin,
+        }));
+        *self.known.entry(meaning).or_insert_with(|| {
+            self.nodes.push(node);
+            NodeId(self.nodes.len() - 1)
+        })
+    }
+
+    /// The node of an id that this graph gave out.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// All nodes, inputs first.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(i, n)| (NodeId(i), n))
+    }
+
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether nothing was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// A node and everything that it needs, inputs first.
+    pub fn closure(&self, wanted: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
+        let mut needed = vec![false; self.nodes.len()];
+        let mut stack: Vec<_> = wanted.into_iter().collect();
+        while let Some(id) = stack.pop() {
+            if !std::mem::replace(&mut needed[id.0], true) {
+                stack.extend(self.parents(id));
+            }
+        }
+        (0..self.nodes.len()).filter(|&i| needed[i]).map(NodeId).collect()
+    }
+
+    /// The nodes whose artifacts a node reads.
+    pub fn parents(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes[id.0].inputs.values().filter_map(|input| match input {
+            Input::Node(parent) => Some(*parent),
+            Input::Source(_) => None,
+        })
+    }
+
+    /// The identities and keys of all nodes, in order. Reads the files that nodes depend on, through `digests`.
+    pub fn identities(&self, digests: &mut FileDigests) -> Result<Vec<(Value, Key)>> {
+        let mut done: Vec<(Value, Key)> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let identity = identity(node, &done, digests)?;
+            let key = Key::of(&identity);
+            done.push((identity, key));
+        }
+        Ok(done)
+    }
+}
+
+/// The meaning of a node, given those of the nodes before it.
+fn identity(node: &Node, done: &[(Value, Key)], digests: &mut FileDigests) -> Result<Value> {
+    let mut inputs = serde_json::Map::new();
+    for (role, input) in &node.inputs {
+        let value = match input {
+            Input::Node(id) => json!({ "node": done[id.0].1 }),
+            Input::Source(source) => json!({ "source": digests.files(&source.files)? }),
+        };
+        inputs.insert(role.clone(), value);
+    }
+    let mut data = serde_json::Map::new();
+    for (role, source) in &node.data {
+        let value = match source {
+            DataSource::File(path) => json!({ "file": digests.file(path)? }),
+            DataSource::Demo(name) => json!({ "demo": name, "version": crate::engine::demo() }),
+        };
+        data.insert(role.clone(), value);
+    }
+    Ok(json!({
+        "kind": node.kind,
+        "method": node.method,
+        "params": node.params,
+        "inputs": inputs,
+        "data": data,
+        "plugin": node.plugin.as_ref().map(|p| p.identity.clone()),
+        "engine": crate::engine::digests(node.kind),
+    }))
+}
