@@ -1,0 +1,152 @@
+//! Content-addressed artifacts and records: the only module that writes under `results/`.
+//!
+//! ```text
+//! results/
+//!   store/v1/objects/ab/<key>/   record.json, provenance.json, items.jsonl, artifact files
+//!   store/v1/shards/<name>       hard links to weight shards, named by their digest, so that equal shards are stored once
+//!   store/v1/scratch/<key>/      work in progress; survives a kill
+//!   store/v1/locks/<key>         held with flock while a process works on the key
+//!   runs/<run>/                  plan, events, one log per node
+//!   reports/<name>/              table.csv, table.md, index.html
+//!   cache/                       digests of files, answers of plugin probes; may be deleted at any time
+//! ```
+//!
+//! An object appears by one rename of its finished scratch folder, so what exists is finished and what is half-done is
+//! invisible. `record.json` is the same for the same meaning on the same kind of machine; whatever is not (times, hosts,
+//! paths) lies in `provenance.json`.
+
+mod collect;
+mod files;
+mod lock;
+mod object;
+mod run;
+mod scratch;
+
+pub use collect::{Garbage, Unreachable};
+pub use files::{write_atomic, write_json};
+pub use lock::KeyLock;
+pub use object::{Object, Record};
+pub use run::{RunFolder, RunSummary};
+pub use scratch::{Commit, Scratch};
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Result},
+    graph::{FileDigests, Key},
+};
+
+/// The store under a results folder.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Version of the layout; another version lives in another folder.
+    pub const VERSION: &'static str = "v1";
+
+    /// The store of a results folder. Nothing is created until something is written.
+    pub fn new(results: &Path) -> Self {
+        Self { root: results.to_owned() }
+    }
+
+    /// The results folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn store(&self) -> PathBuf {
+        self.root.join("store").join(Self::VERSION)
+    }
+
+    fn objects(&self) -> PathBuf {
+        self.store().join("objects")
+    }
+
+    fn object_path(&self, key: &Key) -> PathBuf {
+        self.objects().join(&key.as_str()[..2]).join(key.as_str())
+    }
+
+    fn scratch_path(&self, key: &Key) -> PathBuf {
+        self.store().join("scratch").join(key.as_str())
+    }
+
+    /// Whether the result of a key is stored.
+    pub fn holds(&self, key: &Key) -> bool {
+        self.object_path(key).join(object::RECORD).is_file()
+    }
+
+    /// The stored result of a key.
+    pub fn object(&self, key: &Key) -> Result<Object> {
+        Object::open(key.clone(), self.object_path(key))
+    }
+
+    /// All stored results, sorted by key.
+    pub fn objects_sorted(&self) -> Result<Vec<Object>> {
+        let mut found = Vec::new();
+        for shelf in files::entries(&self.objects())? {
+            for path in files::entries(&shelf)? {
+                if let Some(key) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Key>().ok()) {
+                    found.push(Object::open(key, path)?);
+                }
+            }
+        }
+        found.sort_by(|a, b| a.key().cmp(b.key()));
+        Ok(found)
+    }
+
+    /// The identities of all stored results, for explaining why a node is not among them.
+    pub fn identities(&self) -> Result<Vec<Value>> {
+        Ok(self.objects_sorted()?.into_iter().filter_map(|o| o.record().ok()).map(|r| r.identity).collect())
+    }
+
+    /// The one stored key that starts with `prefix`.
+    pub fn find(&self, prefix: &str) -> Result<Key> {
+        let keys: Vec<Key> = self.objects_sorted()?.into_iter().map(|o| o.key().clone()).collect();
+        let mut matches = keys.iter().filter(|k| k.as_str().starts_with(prefix));
+        match (matches.next(), matches.next()) {
+            (Some(key), None) => Ok(key.clone()),
+            (Some(_), Some(_)) => {
+                Err(Error::usage(format!("several stored nodes start with `{prefix}`")).hint("give more digits"))
+            }
+            (None, _) => {
+                Err(Error::usage(format!("no stored node starts with `{prefix}`")).hint("`workbench show` lists them"))
+            }
+        }
+    }
+
+    /// The digests remembered from earlier runs.
+    pub fn digests(&self) -> FileDigests {
+        FileDigests::from_json(&fs::read_to_string(self.cache_file("digests.json")).unwrap_or_default())
+    }
+
+    /// Remembers digests. A read-only store only costs time, so failing to write is no error.
+    pub fn remember(&self, digests: &FileDigests) {
+        if let Some(text) = digests.to_json() {
+            let _ = write_atomic(&self.cache_file("digests.json"), text.as_bytes());
+        }
+    }
+
+    /// A file of the cache folder.
+    pub fn cache_file(&self, name: &str) -> PathBuf {
+        self.root.join("cache").join(name)
+    }
+
+    /// The folder of a report.
+    pub fn report_folder(&self, name: &str) -> PathBuf {
+        self.root.join("reports").join(name)
+    }
+
+    /// Checks that the store can be written: creates its folders and renames a file.
+    pub fn check_writable(&self) -> Result<()> {
+        let probe = self.store().join("scratch").join(format!(".probe-{}", std::process::id()));
+        write_atomic(&probe, b"probe")?;
+        fs::remove_file(&probe).map_err(|e| Error::io("remove", &probe, &e))
+    }
+}

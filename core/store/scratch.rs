@@ -1,0 +1,136 @@
+//! Work in progress, and the one rename that finishes it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    KeyLock, Store,
+    files::{entries, make_folder, sync_folder, write_json},
+    object::{ARTIFACT, ITEMS, PROVENANCE, RECORD, Record},
+};
+use crate::{
+    error::{Error, Result},
+    graph::Key,
+};
+
+/// The scratch folder of a key, with the lock that makes it ours. It survives a kill; the next process continues there.
+#[derive(Debug)]
+pub struct Scratch {
+    store: Store,
+    key: Key,
+    path: PathBuf,
+    _lock: KeyLock,
+}
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// The result is stored now.
+    Stored,
+    /// Another process had stored it already; ours is discarded.
+    Existed,
+}
+
+impl Store {
+    /// Opens the scratch folder of a key, or returns `None` if the result was stored while waiting for the lock.
+    pub fn scratch(&self, key: &Key) -> Result<Option<Scratch>> {
+        let lock = self.lock(key)?;
+        if self.holds(key) {
+            return Ok(None);
+        }
+        let path = self.scratch_path(key);
+        make_folder(&path)?;
+        Ok(Some(Scratch { store: self.clone(), key: key.clone(), path, _lock: lock }))
+    }
+}
+
+impl Scratch {
+    /// Where checkpoints of the work itself may be kept; removed before the commit.
+    pub fn work_folder(&self) -> Result<PathBuf> {
+        let path = self.path.join("work");
+        make_folder(&path)?;
+        Ok(path)
+    }
+
+    /// A fresh folder for the model that the node produces.
+    pub fn model_folder(&self) -> Result<PathBuf> {
+        let path = self.path.join(ARTIFACT);
+        remove(&path)?;
+        make_folder(&path)?;
+        Ok(path)
+    }
+
+    /// Writes the items of an evaluation, one JSON object a line.
+    pub fn write_items<T: Serialize>(&self, items: &[T]) -> Result<()> {
+        let mut text = String::new();
+        for item in items {
+            text.push_str(&serde_json::to_string(item).map_err(|e| Error::internal(e.to_string()))?);
+            text.push('\n');
+        }
+        super::write_atomic(&self.path.join(ITEMS), text.as_bytes())
+    }
+
+    /// Puts the record in and makes the result visible.
+    pub fn commit(self, record: &Record, provenance: &Value) -> Result<Commit> {
+        remove(&self.path.join("work"))?;
+        self.store.share_shards(&self.path.join(ARTIFACT))?;
+        write_json(&self.path.join(PROVENANCE), provenance)?;
+        write_json(&self.path.join(RECORD), record)?;
+        sync_folder(&self.path)?;
+        let target = self.store.object_path(&self.key);
+        let shelf = target.parent().map(Path::to_owned).unwrap_or_default();
+        make_folder(&shelf)?;
+        match fs::rename(&self.path, &target) {
+            Ok(()) => {
+                sync_folder(&shelf)?;
+                Ok(Commit::Stored)
+            }
+            Err(_) if self.store.holds(&self.key) => {
+                remove(&self.path)?;
+                Ok(Commit::Existed)
+            }
+            Err(e) => Err(Error::io("rename into the store", &target, &e)),
+        }
+    }
+}
+
+impl Store {
+    /// Stores each weight shard once: a shard that is known under its name (which carries its digest) becomes a hard link
+    /// to the known one. File systems without hard links simply keep both.
+    fn share_shards(&self, folder: &Path) -> Result<()> {
+        let shards = self.store().join("shards");
+        for path in entries(folder)? {
+            let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|e| e == "safetensors")) else {
+                continue;
+            };
+            let known = shards.join(name);
+            let same_size =
+                |a: &Path, b: &Path| matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if a.len() == b.len());
+            if same_size(&known, &path) {
+                let linked = path.with_extension("link");
+                let _ = fs::remove_file(&linked);
+                if fs::hard_link(&known, &linked).is_ok() {
+                    fs::rename(&linked, &path).map_err(|e| Error::io("link", &path, &e))?;
+                }
+            } else {
+                make_folder(&shards)?;
+                let _ = fs::hard_link(&path, &known);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a file or folder if it is there.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match result {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
+        _ => Ok(()),
+    }
+}
