@@ -1,0 +1,285 @@
+//! The loop that runs a plan to its end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{End, Event, Executor, Job, News, NodeEvent, Update};
+use crate::{
+    error::Result,
+    graph::{Graph, Key, NodeId, Plan, PlanNode, State},
+    store::{RunFolder, Store},
+};
+
+/// How a run uses the machine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Nodes at a time.
+    pub jobs: usize,
+    /// Threads of each node.
+    pub threads: usize,
+    /// Bytes of memory for all nodes together, and at most for one.
+    pub memory: u64,
+    /// Seconds without a call to the host after which a plugin counts as hung.
+    pub plugin_timeout: Option<u64>,
+    /// Start nothing more after the first failure.
+    pub fail_fast: bool,
+}
+
+/// How the nodes of a run ended.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The end of every node that had to run.
+    pub ends: BTreeMap<NodeId, End>,
+    /// Whether the user ended the run.
+    pub interrupted: bool,
+}
+
+impl Outcome {
+    /// Adds the outcome of a later part of the same run.
+    pub fn merge(&mut self, later: Self) {
+        self.ends.extend(later.ends);
+        self.interrupted |= later.interrupted;
+    }
+
+    /// How many nodes ended in a way.
+    pub fn count(&self, is: impl Fn(&End) -> bool) -> usize {
+        self.ends.values().filter(|e| is(e)).count()
+    }
+}
+
+/// What a run needs to know and to tell.
+pub struct Context<'a> {
+    pub graph: &'a Graph,
+    pub store: &'a Store,
+    pub run: &'a RunFolder,
+    pub options: &'a Options,
+    /// Set by Ctrl-C; taken back once noticed.
+    pub interrupt: Arc<AtomicBool>,
+    /// Hears every event.
+    pub listener: &'a mut dyn FnMut(&Event),
+}
+
+/// Runs the pending nodes of a plan, each as soon as its inputs are stored, and returns how they ended. A failure costs
+/// the nodes that need the failed one and nothing else, unless `fail_fast` is set.
+pub fn run<'a>(plan: &'a Plan, executor: &mut dyn Executor, context: Context<'a>) -> Result<Outcome> {
+    let mut driver = Driver::new(plan, context);
+    driver.start();
+    while driver.open() {
+        driver.submit_ready(executor)?;
+        if driver.running.is_empty() {
+            break;
+        }
+        for update in executor.poll(Duration::from_millis(200)) {
+            driver.take(update);
+        }
+        driver.heed_interrupt(executor);
+    }
+    Ok(driver.finish())
+}
+
+struct Driver<'a> {
+    context: Context<'a>,
+    pending: Vec<&'a PlanNode>,
+    keys: BTreeMap<usize, Key>,
+    index: BTreeMap<Key, usize>,
+    running: BTreeMap<Key, Running<'a>>,
+    outcome: Outcome,
+    stopping: bool,
+    began: Instant,
+    of: usize,
+    cached: usize,
+}
+
+struct Running<'a> {
+    node: &'a PlanNode,
+    since: Instant,
+    said: Option<End>,
+}
+
+impl<'a> Driver<'a> {
+    fn new(plan: &'a Plan, context: Context<'a>) -> Self {
+        let pending: Vec<&PlanNode> = plan.nodes.iter().filter(|n| n.state == State::Pending).collect();
+        let of = pending.len();
+        Self {
+            keys: plan.nodes.iter().map(|n| (n.id.0, n.key.clone())).collect(),
+            index: pending.iter().enumerate().map(|(i, n)| (n.key.clone(), i + 1)).collect(),
+            cached: plan.nodes.len() - of,
+            pending,
+            context,
+            running: BTreeMap::new(),
+            outcome: Outcome::default(),
+            stopping: false,
+            began: Instant::now(),
+            of,
+        }
+    }
+
+    fn tell(&mut self, event: &Event) {
+        (self.context.listener)(event);
+    }
+
+    fn start(&mut self) {
+        let event = Event::RunStarted { run: self.context.run.id(), nodes: self.of + self.cached, cached: self.cached };
+        self.tell(&event);
+    }
+
+    fn open(&self) -> bool {
+        !self.running.is_empty() || (!self.pending.is_empty() && !self.stopping)
+    }
+
+    /// Starts every node whose inputs are stored, as far as jobs and memory allow. A node that needs more than all the
+    /// memory still runs, alone: the watch on its real use decides.
+    fn submit_ready(&mut self, executor: &mut dyn Executor) -> Result<()> {
+        self.skip_orphans();
+        while !self.stopping && self.running.len() < self.context.options.jobs.max(1) {
+            let used: u64 = self.running.values().map(|r| self.context.graph.node(r.node.id).memory).sum();
+            let waiting: BTreeSet<NodeId> =
+                self.pending.iter().map(|n| n.id).chain(self.running.values().map(|r| r.node.id)).collect();
+            let fits = |node: &PlanNode| {
+                let needed = self.context.graph.node(node.id).memory;
+                self.running.is_empty() || used + needed <= self.context.options.memory
+            };
+            let ready = |node: &PlanNode| self.context.graph.parents(node.id).all(|p| !waiting.contains(&p));
+            let Some(position) = self.pending.iter().position(|n| ready(n) && fits(n)) else { break };
+            let node = self.pending.remove(position);
+            let label = self.label(node);
+            let started =
+                Event::NodeStarted { key: node.key.clone(), label, index: self.index[&node.key], of: self.of };
+            self.tell(&started);
+            let submitted = Job::new(self.context.graph, node, &self.keys, self.context.store, self.context.options)
+                .and_then(|job| executor.submit(&job, self.context.run));
+            let running = Running { node, since: Instant::now(), said: None };
+            match submitted {
+                Ok(()) => {
+                    self.running.insert(node.key.clone(), running);
+                }
+                Err(e) => self.end(running, End::Failed { message: e.message, causes: e.causes, hints: e.hints }),
+            }
+            self.skip_orphans();
+        }
+        Ok(())
+    }
+
+    /// Gives up the nodes whose inputs will never be there.
+    fn skip_orphans(&mut self) {
+        loop {
+            let lost = |node: &&PlanNode| {
+                self.context.graph.parents(node.id).find(|p| self.outcome.ends.get(p).is_some_and(|e| *e != End::Done))
+            };
+            let Some((position, parent)) = self.pending.iter().enumerate().find_map(|(i, n)| lost(n).map(|p| (i, p)))
+            else {
+                return;
+            };
+            let node = self.pending.remove(position);
+            let because = format!("{} failed", self.context.graph.node(parent).label);
+            let end = if self.outcome.ends.get(&parent) == Some(&End::Cancelled) {
+                End::Cancelled
+            } else {
+                End::Skipped { because }
+            };
+            self.end(Running { node, since: Instant::now(), said: None }, end);
+        }
+    }
+
+    fn take(&mut self, update: Update) {
+        match update.news {
+            News::Said(said) => {
+                if let Some(running) = self.running.get_mut(&update.key) {
+                    match &said {
+                        NodeEvent::Done { .. } => running.said = Some(End::Done),
+                        NodeEvent::Failed { message, causes, hints } => {
+                            running.said = Some(End::Failed {
+                                message: message.clone(),
+                                causes: causes.clone(),
+                                hints: hints.clone(),
+                            });
+                        }
+                        _ => {}
+                    }
+                    self.tell(&Event::Node { key: update.key, said });
+                }
+            }
+            News::Ended(reason) => {
+                if let Some(running) = self.running.remove(&update.key) {
+                    let end = self.judge(&running, reason);
+                    self.end(running, end);
+                }
+            }
+        }
+    }
+
+    /// What a node said counts; a node that said nothing ended for the executor's reason. What is stored is done.
+    fn judge(&self, running: &Running<'_>, reason: Option<String>) -> End {
+        if let Some(said) = &running.said {
+            return said.clone();
+        }
+        if self.context.store.holds(&running.node.key) {
+            return End::Done;
+        }
+        if self.outcome.interrupted {
+            return End::Cancelled;
+        }
+        let message = reason.unwrap_or_else(|| "its process ended without a result".to_owned());
+        let hint =
+            format!("`workbench log {} {}` shows what it wrote", self.context.run.id(), running.node.key.short());
+        End::Failed { message, causes: Vec::new(), hints: vec![hint] }
+    }
+
+    fn end(&mut self, running: Running<'a>, end: End) {
+        if matches!(end, End::Failed { .. }) && self.context.options.fail_fast {
+            self.stopping = true;
+        }
+        let node = running.node;
+        self.outcome.ends.insert(node.id, end.clone());
+        let event = Event::NodeEnded {
+            key: node.key.clone(),
+            label: self.label(node),
+            seconds: running.since.elapsed().as_secs_f64(),
+            end,
+            index: self.index[&node.key],
+            of: self.of,
+        };
+        self.tell(&event);
+    }
+
+    /// The first Ctrl-C starts nothing more, the second one ends what runs.
+    fn heed_interrupt(&mut self, executor: &mut dyn Executor) {
+        if !self.context.interrupt.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        if self.outcome.interrupted {
+            let keys: Vec<Key> = self.running.keys().cloned().collect();
+            keys.iter().for_each(|key| executor.cancel(key));
+        } else {
+            self.outcome.interrupted = true;
+            self.stopping = true;
+            let running = self.running.len();
+            self.tell(&Event::Interrupting { running });
+        }
+    }
+
+    fn finish(mut self) -> Outcome {
+        for node in std::mem::take(&mut self.pending) {
+            self.end(Running { node, since: Instant::now(), said: None }, End::Cancelled);
+        }
+        let event = Event::RunEnded {
+            done: self.outcome.count(|e| *e == End::Done),
+            failed: self.outcome.count(|e| matches!(e, End::Failed { .. })),
+            skipped: self.outcome.count(|e| matches!(e, End::Skipped { .. })),
+            cancelled: self.outcome.count(|e| *e == End::Cancelled),
+            seconds: self.began.elapsed().as_secs_f64(),
+        };
+        self.tell(&event);
+        self.outcome
+    }
+
+    fn label(&self, node: &PlanNode) -> String {
+        self.context.graph.node(node.id).label.clone()
+    }
+}

@@ -1,0 +1,94 @@
+//! The order that a driver gives to a node's process.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Result},
+    graph::{Graph, Input, Key, NodeKind, PlanNode, node::DataSource},
+    store::{RunFolder, Store, write_json},
+};
+
+/// A node to run: its meaning, and where the things that it reads lie.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    pub key: Key,
+    pub kind: NodeKind,
+    pub method: String,
+    pub label: String,
+    /// The meaning that the key is the hash of; parameters are read from here.
+    pub identity: Value,
+    /// Folders or files of the models it reads, by role.
+    pub models: BTreeMap<String, PathBuf>,
+    pub data: BTreeMap<String, DataSource>,
+    pub plugin: Option<PathBuf>,
+    /// The results folder.
+    pub results: PathBuf,
+    pub threads: usize,
+    /// Bytes of anonymous memory past which the node is ended.
+    pub memory_limit: u64,
+    /// Seconds without a call to the host after which a plugin counts as hung.
+    pub plugin_timeout: Option<u64>,
+}
+
+impl Job {
+    /// The parameters of the node.
+    pub fn params(&self) -> &Value {
+        &self.identity["params"]
+    }
+
+    /// The order for a planned node.
+    pub fn new(
+        graph: &Graph,
+        planned: &PlanNode,
+        keys: &BTreeMap<usize, Key>,
+        store: &Store,
+        options: &super::Options,
+    ) -> Result<Self> {
+        let node = graph.node(planned.id);
+        let mut models = BTreeMap::new();
+        for (role, input) in &node.inputs {
+            let path = match input {
+                Input::Source(source) => source.path.clone(),
+                Input::Node(id) => {
+                    let key = keys.get(&id.0).ok_or_else(|| Error::internal("an input is missing from the plan"))?;
+                    let object = store.object(key)?;
+                    object.model().ok_or_else(|| Error::internal(format!("{} holds no model", key.short())))?
+                }
+            };
+            models.insert(role.clone(), path);
+        }
+        let trains = node.kind == NodeKind::Train;
+        Ok(Self {
+            key: planned.key.clone(),
+            kind: node.kind,
+            method: node.method.clone(),
+            label: node.label.clone(),
+            identity: planned.identity.clone(),
+            models,
+            data: node.data.clone(),
+            plugin: node.plugin.as_ref().map(|p| p.path.clone()),
+            results: store.root().to_owned(),
+            threads: options.threads,
+            memory_limit: options.memory,
+            // Training steps of large models are long; a limit for them has to be asked for.
+            plugin_timeout: if trains { options.plugin_timeout } else { options.plugin_timeout.or(Some(600)) },
+        })
+    }
+
+    /// Leaves the order where the node's process finds it.
+    pub fn write(&self, run: &RunFolder) -> Result<()> {
+        write_json(&run.job(&self.key), self)
+    }
+
+    /// Reads the order of a key.
+    pub fn read(run: &RunFolder, key: &Key) -> Result<Self> {
+        let path = run.job(key);
+        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, &e))?;
+        serde_json::from_str(&text)
+            .map_err(|e| Error::internal(format!("`{}` is no job", path.display())).cause(e.to_string()))
+    }
+}

@@ -1,0 +1,62 @@
+//! What the kernel says about this machine and its processes.
+
+use std::fs;
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+fn meminfo(name: &str) -> u64 {
+    fs::read_to_string("/proc/meminfo").ok().and_then(|t| field(&t, name)).unwrap_or(0)
+}
+
+/// Bytes of memory of this machine.
+pub fn total_memory() -> u64 {
+    meminfo("MemTotal")
+}
+
+/// Bytes of memory that new work can use without swapping.
+pub fn available_memory() -> u64 {
+    meminfo("MemAvailable")
+}
+
+/// Bytes of anonymous memory of a process, in memory and swapped out. Mapped checkpoints do not count.
+pub(super) fn anonymous_memory(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(field(&status, "RssAnon")? + field(&status, "VmSwap").unwrap_or(0))
+}
+
+/// The largest resident size that this process ever had, in bytes.
+pub fn peak_memory() -> u64 {
+    fs::read_to_string("/proc/self/status").ok().and_then(|t| field(&t, "VmHWM")).unwrap_or(0)
+}
+
+/// The CPU's name as the kernel tells it, with the vector extensions that change the last bits of a product.
+pub fn cpu_model() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = |name: &str| {
+        let found = info.lines().find(|l| l.starts_with(name)).and_then(|l| l.split_once(':'));
+        found.map(|(_, v)| v.trim().to_owned()).unwrap_or_default()
+    };
+    let flags = line("flags");
+    let widest = ["avx512f", "avx2", "avx"].into_iter().find(|w| flags.split(' ').any(|f| f == *w)).unwrap_or("sse2");
+    format!("{} ({widest})", line("model name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_in_bytes() {
+        assert_eq!(field("VmSwap:\t       0 kB\nRssAnon:\t     12 kB\n", "RssAnon"), Some(12 * 1024));
+        assert_eq!(field("RssAnonX:\t     12 kB\n", "RssAnon"), None);
+    }
+
+    #[test]
+    fn this_process_has_memory() {
+        assert!(anonymous_memory(std::process::id()).is_some_and(|b| b > 0));
+        assert!(peak_memory() > 0 && total_memory() >= available_memory());
+    }
+}

@@ -1,0 +1,51 @@
+//! Running a plan: one process per node, started and watched by an [`Executor`].
+//!
+//! Only this module spawns. It prints nothing: whatever happens becomes an [`Event`], and the terminal, `--json` and
+//! `events.jsonl` render those. A node's process tells its driver what it does through [`NodeEvent`]s on its standard
+//! output, and ends when its standard input closes, so no process outlives its driver.
+
+mod driver;
+mod event;
+mod job;
+mod local;
+mod machine;
+mod reporter;
+
+pub use driver::{Context, Options, Outcome, run};
+pub use event::{End, Event, NodeEvent};
+pub use job::Job;
+pub use local::LocalExecutor;
+pub use machine::{available_memory, cpu_model, peak_memory, total_memory};
+pub use reporter::NodeReporter;
+
+use std::time::Duration;
+
+use crate::{error::Result, graph::Key, store::RunFolder};
+
+/// Something that runs jobs: processes on this machine, or a batch system.
+pub trait Executor {
+    /// Starts a job.
+    fn submit(&mut self, job: &Job, run: &RunFolder) -> Result<()>;
+
+    /// What happened since the last call, waiting up to `patience` for something to happen.
+    fn poll(&mut self, patience: Duration) -> Vec<Update>;
+
+    /// Ends a job at once. Its end is reported by [`poll`](Self::poll) like any other.
+    fn cancel(&mut self, key: &Key);
+}
+
+/// News of one job.
+#[derive(Debug)]
+pub struct Update {
+    pub key: Key,
+    pub news: News,
+}
+
+/// What the executor learned.
+#[derive(Debug)]
+pub enum News {
+    /// The node said something.
+    Said(NodeEvent),
+    /// The job is over. `None` means that its process ended as a finished node does.
+    Ended(Option<String>),
+}
