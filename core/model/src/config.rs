@@ -1,5 +1,7 @@
 //! A model's configuration, normalised from the spellings of `config.json`.
 
+mod parse;
+
 use crate::{Site, SiteKind};
 
 /// The decoder families that this crate runs.
@@ -62,7 +64,77 @@ pub struct LinearInfo {
     pub site: Site,
 }
 
+/// One tensor that a model of a given configuration consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Hugging Face name, for example `model.layers.3.mlp.down_proj.weight`.
+    pub name: String,
+    /// Row-major shape; a linear's weight is `[out_features, in_features]`.
+    pub shape: Vec<usize>,
+}
+
+impl Architecture {
+    /// Every family, in the order in which messages list them.
+    pub const ALL: [Self; 3] = [Self::Llama, Self::Qwen2, Self::Qwen3];
+
+    /// The class name that `architectures` in `config.json` holds.
+    pub fn class_name(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+
+    /// The name that `model_type` in `config.json` and `general.architecture` in a GGUF file hold.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+}
+
 impl ModelConfig {
+    /// Every tensor that the decoder needs, in the order embeddings, blocks, final norm, head. With tied embeddings
+    /// there is no `lm_head.weight`.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let spec = |name: String, shape: &[usize]| TensorSpec { name, shape: shape.to_vec() };
+        let mut tensors = vec![spec("model.embed_tokens.weight".into(), &[self.vocab_size, self.hidden_size])];
+        let linears = self.linears();
+        for (block, linears) in linears.chunks(linears.len() / self.num_layers.max(1)).enumerate() {
+            let prefix = format!("model.layers.{block}");
+            tensors.push(spec(format!("{prefix}.input_layernorm.weight"), &[self.hidden_size]));
+            tensors.push(spec(format!("{prefix}.post_attention_layernorm.weight"), &[self.hidden_size]));
+            if self.qk_norm {
+                tensors.push(spec(format!("{prefix}.self_attn.q_norm.weight"), &[self.head_dim]));
+                tensors.push(spec(format!("{prefix}.self_attn.k_norm.weight"), &[self.head_dim]));
+            }
+            for linear in linears {
+                tensors.push(spec(format!("{}.weight", linear.name), &[linear.out_features, linear.in_features]));
+                if self.has_bias(linear.site.kind) {
+                    tensors.push(spec(format!("{}.bias", linear.name), &[linear.out_features]));
+                }
+            }
+        }
+        tensors.push(spec("model.norm.weight".into(), &[self.hidden_size]));
+        if !self.tie_word_embeddings {
+            tensors.push(spec("lm_head.weight".into(), &[self.vocab_size, self.hidden_size]));
+        }
+        tensors
+    }
+
+    /// Whether the linears that read a site carry a bias.
+    pub fn has_bias(&self, kind: SiteKind) -> bool {
+        match kind {
+            SiteKind::AttentionInput => self.qkv_bias,
+            SiteKind::OutputInput => self.output_bias,
+            SiteKind::MlpInput | SiteKind::DownInput => self.mlp_bias,
+            SiteKind::HeadInput | SiteKind::Query | SiteKind::Key | SiteKind::Value => false,
+        }
+    }
+
     /// The linears of the decoder blocks, in the order in which the forward pass meets them.
     pub fn linears(&self) -> Vec<LinearInfo> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);

@@ -1,6 +1,6 @@
 //! What can be wrong with a model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An error that names the file and, where there is one, the tensor.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,23 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    pub(crate) fn config(file: &Path, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Config { file: file.into(), message: message.into(), hint: some_text(hint) }
+    }
+
+    pub(crate) fn file(file: &Path, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::File { file: file.into(), message: message.into(), hint: some_text(hint) }
+    }
+
+    pub(crate) fn tensor(
+        file: &Path,
+        tensor: impl Into<String>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Tensor { file: file.into(), tensor: tensor.into(), message: message.into(), hint: some_text(hint) }
+    }
+
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<&str> {
         match self {
@@ -31,4 +48,9 @@ impl ModelError {
             Self::Text(_) | Self::Compute(_) => None,
         }
     }
+}
+
+/// An empty hint is no hint.
+fn some_text(hint: impl Into<String>) -> Option<String> {
+    Some(hint.into()).filter(|text| !text.is_empty())
 }

@@ -1,11 +1,15 @@
 //! Checkpoints, tokenizers and the decoder.
 
+pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod site;
 pub mod source;
+pub mod tokenizer;
 
+pub use checkpoint::Checkpoint;
 pub use config::ModelConfig;
 pub use error::ModelError;
 pub use site::{Site, SiteKind};
 pub use source::WeightSource;
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,122 @@
+//! Text to token ids and back.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::checkpoint::{Checkpoint, companion_json};
+use crate::{ModelConfig, ModelError};
+
+/// A model's tokenizer.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Ids from here on have no embedding.
+    vocab_size: usize,
+    bos: Option<u32>,
+    eos: Vec<u32>,
+}
+
+impl Tokenizer {
+    /// The tokenizer that belongs to a checkpoint: `tokenizer.json` of its folder.
+    ///
+    /// # Errors
+    /// The file is missing or malformed.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
+        let file = checkpoint.path().join("tokenizer.json");
+        let bytes = checkpoint.companion("tokenizer.json")?.ok_or_else(|| {
+            ModelError::file(&file, "does not exist", "the model needs its tokenizer as tokenizer.json")
+        })?;
+        let settings = companion_json(checkpoint, "tokenizer_config.json")?.unwrap_or(Value::Null);
+        Self::from_bytes(&bytes, &settings, checkpoint.config(), &file)
+    }
+
+    /// Reads the bytes of a `tokenizer.json`; `settings` is the parsed `tokenizer_config.json` or null, `file` is only
+    /// for messages.
+    ///
+    /// # Errors
+    /// The bytes are no tokenizer.
+    pub fn from_bytes(bytes: &[u8], settings: &Value, config: &ModelConfig, file: &Path) -> Result<Self, ModelError> {
+        let failed = |error: tokenizers::Error| ModelError::file(file, format!("is no tokenizer: {error}"), "");
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
+        // A saved tokenizer may remember the lengths of its last use; here every caller cuts and pads for itself.
+        inner.with_truncation(None).map_err(failed)?;
+        inner.with_padding(None);
+        let named = |key: &str| special_token(settings, key).and_then(|token| inner.token_to_id(token));
+        let bos = named("bos_token").or(config.bos_token_id);
+        let mut eos = config.eos_token_ids.clone();
+        eos.extend(named("eos_token").filter(|id| !config.eos_token_ids.contains(id)));
+        Ok(Self { bos, eos, vocab_size: config.vocab_size, inner })
+    }
+
+    /// The ids of a text; with `add_special` as the model was trained to see a document (a leading BOS where it has one).
+    ///
+    /// # Errors
+    /// The text cannot be encoded, or gives an id that the model has no embedding for.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, ModelError> {
+        let encoded = self.inner.encode_fast(text, add_special).map_err(text_error)?;
+        self.check(encoded.get_ids().to_vec())
+    }
+
+    /// Encodes many texts in parallel, in their order.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_batch(&self, texts: &[&str], add_special: bool) -> Result<Vec<Vec<u32>>, ModelError> {
+        let encoded = self.inner.encode_batch_fast(texts.to_vec(), add_special).map_err(text_error)?;
+        encoded.into_iter().map(|encoding| self.check(encoding.get_ids().to_vec())).collect()
+    }
+
+    /// The text of ids; `skip_special` leaves out special tokens.
+    ///
+    /// # Errors
+    /// The tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, ModelError> {
+        self.inner.decode(ids, skip_special).map_err(text_error)
+    }
+
+    /// The id of a token as the vocabulary spells it.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// How the vocabulary spells an id.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The number of ids that the model has embeddings for.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id that begins a document.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The ids that end a document or a turn.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos
+    }
+
+    fn check(&self, ids: Vec<u32>) -> Result<Vec<u32>, ModelError> {
+        match ids.iter().find(|id| **id as usize >= self.vocab_size) {
+            None => Ok(ids),
+            Some(id) => Err(ModelError::Text(format!(
+                "the tokenizer gives id {id} (`{}`), but the model has only {} embeddings",
+                self.inner.id_to_token(*id).unwrap_or_default(),
+                self.vocab_size
+            ))),
+        }
+    }
+}
+
+/// A special token of `tokenizer_config.json`, which spells it as a string or as an object with its `content`.
+pub(crate) fn special_token<'a>(settings: &'a Value, key: &str) -> Option<&'a str> {
+    let value = settings.get(key)?;
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+fn text_error(error: tokenizers::Error) -> ModelError {
+    ModelError::Text(format!("tokenizing failed: {error}"))
+}

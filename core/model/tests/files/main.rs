@@ -1,0 +1,9 @@
+//! Checkpoints, tokenizers and chat templates, driven through the public interface.
+
+// Helpers of tests may panic like the tests themselves, and say on stderr what they skip.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod bad_folders;
+mod common;
+mod config;
+mod folders;
