@@ -1,0 +1,85 @@
+//! What a plugin says about itself.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::example::Example;
+use crate::job::Needs;
+
+/// What the host promises about a plugin's result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Model to codes, scales and zero-points.
+    Quantizer,
+    /// Model to model of the same function.
+    Transform,
+    /// Model and batches to new weights or codes.
+    Trainer,
+}
+
+impl Kind {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quantizer => "quantizer",
+            Self::Transform => "transform",
+            Self::Trainer => "trainer",
+        }
+    }
+}
+
+/// How much of the model one job of a plugin spans; the field `scope` of its [`Job`](crate::job::Job)s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// One linear.
+    Linear,
+    /// One decoder block.
+    Block,
+    /// A whole model, by a transform.
+    Transform,
+    /// A whole model, by a trainer.
+    Train,
+}
+
+impl Scope {
+    /// The value of a job's field `scope`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Block => "block",
+            Self::Transform => "transform",
+            Self::Train => "train",
+        }
+    }
+}
+
+/// What `workbench plugins list` shows and the planner works with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Descriptor {
+    /// The name that scripts use.
+    pub name: String,
+    /// The kind.
+    pub kind: Kind,
+    /// How much one job spans.
+    pub scope: Scope,
+    /// Version of the plugin's crate.
+    pub version: String,
+    /// One line.
+    pub summary: String,
+    /// Where the method is described.
+    pub paper: Option<String>,
+    /// Version of the rounding rules that it carries; 0 if it rounds nothing.
+    pub grid_version: u32,
+    /// Digest of the sources that it was built from.
+    pub source_digest: Option<String>,
+    /// JSON Schema of its parameters.
+    pub schema: Value,
+    /// Its parameters' defaults.
+    pub defaults: Value,
+    /// What it needs with default parameters.
+    pub needs: Needs,
+    /// Inputs with known outputs, which `workbench plugins check` runs.
+    pub examples: Vec<Example>,
+}

@@ -1,0 +1,199 @@
+//! Jobs, needs and reports: the JSON that travels beside the tensors.
+//!
+//! Unknown fields are ignored, so that a later host can say more to a plugin built before it.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Context, Error};
+
+/// What a plugin is asked to do. In JSON the variant is the field `scope`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "scope", rename_all = "snake_case")]
+pub enum Job {
+    /// Quantize one linear.
+    Linear(Linear),
+    /// Quantize the linears of one decoder block.
+    Block(Block),
+    /// Rewrite a model without changing its function.
+    Transform(Model),
+    /// Train a model.
+    Train(Model),
+}
+
+impl Job {
+    /// The value of the field `scope`.
+    pub fn scope(&self) -> &'static str {
+        match self {
+            Self::Linear(_) => "linear",
+            Self::Block(_) => "block",
+            Self::Transform(_) => "transform",
+            Self::Train(_) => "train",
+        }
+    }
+}
+
+/// One linear of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Linear {
+    /// For example `model.layers.0.mlp.down_proj`.
+    pub module: String,
+    /// Name of its weight, `[out_features, in_features]`.
+    pub weight: String,
+    /// Name of its bias.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias: Option<String>,
+    /// The site that it reads, for example `model.layers.0.mlp.down_proj.input`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
+    /// The grid of its weight (JSON of workbench-quant's `Grid`); null where the linear is left alone.
+    #[serde(default)]
+    pub grid: Value,
+}
+
+impl Linear {
+    /// The grid as the caller's own copy of workbench-quant spells it.
+    ///
+    /// # Errors
+    /// The JSON is no such grid.
+    pub fn grid<G: DeserializeOwned>(&self) -> Result<G, Error> {
+        G::deserialize(&self.grid).context(|| format!("reading the grid of `{}`", self.module))
+    }
+}
+
+/// One decoder block. Its inputs come as the stream `inputs`: batches with `full_precision` and `quantized`, both
+/// `[batch, tokens, hidden]` F32, `mask` `[batch, tokens]` U8 and `positions` `[batch, tokens]` U32.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Block {
+    /// Index of the decoder layer.
+    pub block: usize,
+    /// Start of its tensors' names, for example `model.layers.3`.
+    pub prefix: String,
+    /// Its linears in forward order; those without a grid are left alone.
+    pub linears: Vec<Linear>,
+    /// Names of all its tensors.
+    #[serde(default)]
+    pub tensors: Vec<String>,
+    /// How many batches the stream `inputs` has.
+    #[serde(default)]
+    pub batches: usize,
+}
+
+/// A whole model: the job of a transform or a trainer. Tensors that the plugin does not put stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// The linears of its decoder blocks, in forward order. A grid is set where a trainer shall learn codes for it.
+    #[serde(default)]
+    pub linears: Vec<Linear>,
+    /// Names of the models at hand: `model`, and `teacher` where there is one.
+    #[serde(default)]
+    pub inputs: Vec<String>,
+    /// The streams of batches at hand.
+    #[serde(default)]
+    pub streams: Vec<Stream>,
+}
+
+/// A stream of batches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stream {
+    /// The name to ask for, for example `train`.
+    pub name: String,
+    /// How many batches it has; absent where it does not end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches: Option<usize>,
+}
+
+/// A per-site calibration statistic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Statistic {
+    /// Largest absolute value per channel, `[features]` F32.
+    Absmax,
+    /// Smallest value per channel, `[features]` F32.
+    Min,
+    /// Largest value per channel, `[features]` F32.
+    Max,
+    /// Mean absolute value per channel, `[features]` F32.
+    MeanAbs,
+    /// `XᵀX` over all tokens, `[features, features]` F32 (both halves filled).
+    Gram,
+    /// Number of tokens that the statistics were taken over, `[1]` F64.
+    Count,
+    /// Sampled rows, `[rows, features]` F32.
+    Rows,
+}
+
+impl Statistic {
+    /// The name under which a plugin asks for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Absmax => "absmax",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::MeanAbs => "mean_abs",
+            Self::Gram => "gram",
+            Self::Count => "count",
+            Self::Rows => "rows",
+        }
+    }
+}
+
+/// A statistic that a job wants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatisticNeed {
+    /// Which one.
+    pub kind: Statistic,
+    /// Globs on site names. Empty: the site that the job's linear reads, or every site of the job's block.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<String>,
+    /// The job can be done without it.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// What a job wants to have ready before it runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Needs {
+    /// Calibration statistics.
+    #[serde(default)]
+    pub statistics: Vec<StatisticNeed>,
+    /// Models beside `model`, for example `teacher`.
+    #[serde(default)]
+    pub inputs: Vec<String>,
+    /// Streams of batches, for example `train`, or `inputs` at block scope.
+    #[serde(default)]
+    pub streams: Vec<String>,
+}
+
+impl Needs {
+    /// Nothing but the model.
+    pub fn nothing() -> Self {
+        Self::default()
+    }
+
+    /// Adds a statistic of the job's own sites.
+    #[must_use]
+    pub fn statistic(mut self, kind: Statistic) -> Self {
+        self.statistics.push(StatisticNeed { kind, sites: Vec::new(), optional: false });
+        self
+    }
+
+    /// Adds a stream of batches.
+    #[must_use]
+    pub fn stream(mut self, name: &str) -> Self {
+        self.streams.push(name.to_owned());
+        self
+    }
+}
+
+/// What a plugin says about a finished job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Whatever the method wants on record: loss, damping, what it had to repair.
+    #[serde(default)]
+    pub facts: Facts,
+}
+
+/// Facts by name.
+pub type Facts = Map<String, Value>;

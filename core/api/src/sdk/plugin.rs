@@ -1,0 +1,88 @@
+//! The traits of a plugin.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Host, QuantizedLinear};
+use crate::error::Error;
+use crate::example::Example;
+use crate::job::{Block, Facts, Linear, Model, Needs};
+
+/// What every plugin says, whatever its kind. The value itself is the plugin with its parameters.
+pub trait Plugin: Sized + Send + Sync + 'static {
+    /// Parameters as scripts write them: a struct with `#[serde(default, deny_unknown_fields)]` whose doc comments are
+    /// what `workbench plugins list` shows. Ranges (`#[schemars(range(min = 1))]`) are checked while the script runs, and
+    /// so are names: `#[schemars(extend("aliases" = ["percdamp"]))]` on a field answers `percdamp` with the field's name.
+    type Parameters: Serialize + DeserializeOwned + JsonSchema + Default;
+
+    /// The name that scripts use.
+    const NAME: &'static str;
+
+    /// One line on what it does.
+    const SUMMARY: &'static str;
+
+    /// Where the method is described.
+    const PAPER: Option<&'static str> = None;
+
+    /// `workbench_quant::GRID_VERSION`, or 0 if the plugin rounds nothing. A host whose rounding rules are of another
+    /// version refuses the plugin; from a plugin that says 0 it takes no codes.
+    const GRID_VERSION: u32;
+
+    /// The plugin with its parameters.
+    ///
+    /// # Errors
+    /// The parameters contradict each other in a way that a schema cannot say.
+    fn new(parameters: Self::Parameters) -> Result<Self, Error>;
+
+    /// What its jobs want to have ready.
+    fn needs(&self) -> Needs {
+        Needs::nothing()
+    }
+
+    /// Small inputs with known outputs, at least one. `workbench plugins check` runs them, and so does a test that the
+    /// export macro adds to the plugin's crate.
+    ///
+    /// # Errors
+    /// The example cannot be built.
+    fn examples() -> Result<Vec<Example>, Error>;
+}
+
+/// Quantizes a model one linear at a time.
+pub trait Quantizer: Plugin {
+    /// Codes, scales and zero-points of one linear. The weight is read by `host.tensor(&linear.weight)`, statistics of
+    /// the linear's site by [`Host::statistics`].
+    ///
+    /// # Errors
+    /// The linear cannot be quantized like this.
+    fn quantize(&self, linear: &Linear, host: &Host<'_>) -> Result<QuantizedLinear, Error>;
+}
+
+/// Quantizes a model one decoder block at a time, with the block's inputs at hand.
+pub trait BlockQuantizer: Plugin {
+    /// Puts codes of the block's linears ([`Host::put_codes`]) and whatever other tensors of it change. The inputs come
+    /// as the stream `inputs`, see [`Block`].
+    ///
+    /// # Errors
+    /// The block cannot be quantized like this.
+    fn quantize_block(&self, block: &Block, host: &Host<'_>) -> Result<Facts, Error>;
+}
+
+/// Rewrites a model without changing its function; the host checks that.
+pub trait Transform: Plugin {
+    /// Puts the tensors that change and patches the configuration.
+    ///
+    /// # Errors
+    /// The model cannot be rewritten like this.
+    fn transform(&self, model: &Model, host: &Host<'_>) -> Result<Facts, Error>;
+}
+
+/// Trains a model.
+pub trait Trainer: Plugin {
+    /// Puts plain weights ([`Host::put_tensor`]) or codes with their scales ([`Host::put_codes`]), which the host stores
+    /// as they are. Calls [`Host::check_cancelled`] every step and keeps its checkpoints in [`Host::scratch`].
+    ///
+    /// # Errors
+    /// Training failed.
+    fn train(&self, model: &Model, host: &Host<'_>) -> Result<Facts, Error>;
+}
