@@ -6,4 +6,5 @@ pub mod engine;
 pub mod error;
 pub mod exec;
 pub mod graph;
+pub mod report;
 pub mod store;

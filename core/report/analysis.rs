@@ -1,0 +1,166 @@
+//! The table with its statistics: everything that the renderers print, nothing that they compute.
+
+use super::ReportError;
+use super::aggregate::{Aggregate, Group, MetricKey, RawCell, aggregate};
+use super::compare::{self, Comparison, Method, Pair, ResampleCache};
+use super::input::Table;
+use super::labels;
+use super::stats::Interval;
+
+/// One metric of one line of the table.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// Point estimate `Σ sum / Σ weight`; the reason where the items cannot be used.
+    pub estimate: Result<f64, String>,
+    /// Its 95 % interval; `None` for too few items.
+    pub interval: Option<Interval>,
+    /// Method behind the interval.
+    pub method: Method,
+    /// Number of items.
+    pub items: usize,
+    /// What the items stand for: tokens, or questions.
+    pub weight: f64,
+    /// Answers that could not be read.
+    pub unparsed: usize,
+    /// Estimates of the rows of the group; more than one where the row was repeated with other seeds.
+    pub per_seed: Vec<f64>,
+    /// How the task was scored.
+    pub protocol: String,
+}
+
+/// A table with its statistics.
+#[derive(Debug)]
+pub struct Analysis<'a> {
+    /// The input.
+    pub table: &'a Table,
+    /// Lines of the table.
+    pub groups: Vec<Group>,
+    /// Index into `groups` of the baseline.
+    pub baseline: Option<usize>,
+    /// Metrics of all tasks.
+    pub metrics: Vec<MetricKey>,
+    /// Each line against the baseline; adjusted p-values only where no contrasts are declared.
+    pub against_baseline: Vec<Comparison>,
+    /// Declared contrasts, matched row by row.
+    pub contrasts: Vec<Comparison>,
+    /// What a reader must know about the comparisons: contrasts without rows, protocols that differ.
+    pub warnings: Vec<String>,
+    cells: Vec<Option<Cell>>,
+}
+
+impl<'a> Analysis<'a> {
+    /// Aggregates the items of a table, and estimates and tests everything that its outputs show.
+    ///
+    /// # Errors
+    /// Where `baseline` is no row of the table, or the aggregation fails.
+    pub fn new(table: &'a Table) -> Result<Self, ReportError> {
+        if let Some(row) = table.baseline.filter(|row| *row >= table.rows.len()) {
+            return Err(ReportError::Baseline { row, rows: table.rows.len() });
+        }
+        let data = aggregate(table)?;
+        let baseline = table.baseline.and_then(|row| data.groups.iter().position(|group| group.rows.contains(&row)));
+        let declared: Vec<Vec<Pair>> =
+            table.contrasts.iter().enumerate().map(|(i, c)| compare::matched(c, i, &data.groups)).collect();
+        let mut warnings = Vec::new();
+        for (contrast, pairs) in table.contrasts.iter().zip(&declared) {
+            if pairs.is_empty() {
+                warnings.push(format!(
+                    "contrast {} against {}: no two rows that are equal in all other labels",
+                    labels::line(&contrast.left),
+                    labels::line(&contrast.right),
+                ));
+            }
+        }
+        let default_pairs = compare::against_baseline(data.groups.len(), baseline);
+        let declared: Vec<Pair> = declared.into_iter().flatten().collect();
+        let family = if table.contrasts.is_empty() { default_pairs.len() } else { declared.len() };
+        let mut cache = ResampleCache::new(family);
+        let cells = estimate(&data, &mut cache);
+        let mut against_baseline = test(&data, &default_pairs, &mut cache);
+        let mut contrasts = test(&data, &declared, &mut cache);
+        compare::adjust(if table.contrasts.is_empty() { &mut against_baseline } else { &mut contrasts });
+        warnings.extend(protocol_warnings(&data));
+        let Aggregate { groups, metrics, .. } = data;
+        Ok(Self { table, groups, baseline, metrics, against_baseline, contrasts, warnings, cells })
+    }
+
+    /// The cell of a line and a metric; `None` where the line has no such result.
+    #[must_use]
+    pub fn cell(&self, group: usize, metric: usize) -> Option<&Cell> {
+        self.cells.get(group * self.metrics.len() + metric).and_then(Option::as_ref)
+    }
+
+    /// The comparison of a line with the baseline.
+    #[must_use]
+    pub fn difference(&self, group: usize, metric: usize) -> Option<&Comparison> {
+        self.against_baseline.iter().find(|c| c.pair.left == group && c.metric == metric)
+    }
+
+    /// The comparisons whose p-values were adjusted together, metric by metric.
+    #[must_use]
+    pub fn family(&self) -> &[Comparison] {
+        if self.table.contrasts.is_empty() { &self.against_baseline } else { &self.contrasts }
+    }
+}
+
+fn estimate(data: &Aggregate, cache: &mut ResampleCache) -> Vec<Option<Cell>> {
+    let width = data.metrics.len();
+    let one = |(index, raw): (usize, &Option<RawCell>)| {
+        let raw = raw.as_ref()?;
+        let key = &data.metrics[index % width];
+        let mut cell = Cell {
+            estimate: Err(String::new()),
+            interval: None,
+            method: Method::Bootstrap,
+            items: 0,
+            weight: 0.0,
+            unparsed: raw.unparsed,
+            per_seed: raw.per_seed.clone(),
+            protocol: raw.protocol.clone(),
+        };
+        match &raw.items {
+            Ok(items) => {
+                cell.estimate = Ok(items.estimate());
+                (cell.interval, cell.method) = compare::interval(items, key, cache);
+                cell.items = items.ids.len();
+                cell.weight = items.weights.iter().sum();
+            }
+            Err(reason) => cell.estimate = Err(reason.clone()),
+        }
+        Some(cell)
+    };
+    data.cells.iter().enumerate().map(one).collect()
+}
+
+fn test(data: &Aggregate, pairs: &[Pair], cache: &mut ResampleCache) -> Vec<Comparison> {
+    let width = data.metrics.len();
+    let mut comparisons = Vec::new();
+    for pair in pairs {
+        for (metric, key) in data.metrics.iter().enumerate().filter(|(_, key)| key.is_tested()) {
+            let side = |group: usize| data.cells[group * width + metric].as_ref();
+            if let (Some(left), Some(right)) = (side(pair.left), side(pair.right)) {
+                let outcome = compare::compare(left, right, key, &data.item_names, cache);
+                comparisons.push(Comparison { pair: pair.clone(), metric, outcome });
+            }
+        }
+    }
+    comparisons
+}
+
+/// One warning per task whose rows were not all scored in the same way.
+fn protocol_warnings(data: &Aggregate) -> Vec<String> {
+    let mut warnings: Vec<String> = Vec::new();
+    let width = data.metrics.len();
+    for (metric, key) in data.metrics.iter().enumerate().filter(|(_, key)| key.primary) {
+        let mut protocols: Vec<&str> = Vec::new();
+        for cell in data.cells.iter().skip(metric).step_by(width.max(1)).flatten() {
+            if !protocols.contains(&cell.protocol.as_str()) {
+                protocols.push(&cell.protocol);
+            }
+        }
+        if protocols.len() > 1 {
+            warnings.push(format!("{}: rows were scored under different protocols and are not compared", key.task));
+        }
+    }
+    warnings
+}

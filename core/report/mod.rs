@@ -1,0 +1,40 @@
+//! From items to tables that can be trusted: estimates with intervals, paired tests, and the files that show them.
+//!
+//! The caller fills an [`input::Table`] from its records; [`Analysis::new`] aggregates and tests; the renderers turn the
+//! analysis into text. They compute nothing, so that no two outputs can disagree, and equal input gives equal bytes.
+
+mod aggregate;
+mod analysis;
+mod compare;
+mod format;
+pub mod input;
+mod labels;
+mod notes;
+mod sheet;
+pub mod stats;
+mod terminal;
+mod text;
+
+pub use aggregate::{Group, MetricKey};
+pub use analysis::{Analysis, Cell};
+pub use compare::{Comparison, Method, Pair, Paired};
+pub use terminal::{Terminal, terminal};
+
+/// Why a report could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The baseline is not a row of the table.
+    #[error("the baseline is row {row}, but the table has {rows} rows")]
+    Baseline {
+        /// Index that was asked for.
+        row: usize,
+        /// Rows that there are.
+        rows: usize,
+    },
+    /// Polars refused an aggregation.
+    #[error("cannot aggregate the items of the table")]
+    Frame(#[from] polars::error::PolarsError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,11 @@
+//! The whole way from items to text, on synthetic tables.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use serde_json::{Value, json};
+
+use super::input::*;
+use super::*;
+
+mod synthetic;
+mod tables;

@@ -1,0 +1,148 @@
+//! Tables with known properties, from a seeded generator.
+
+use super::*;
+
+/// Uniform in [0, 1).
+pub(super) fn uniform(generator: &mut ChaCha8Rng) -> f64 {
+    f64::from(generator.next_u32()) / (f64::from(u32::MAX) + 1.0)
+}
+
+pub(super) fn labels(value: Value) -> Labels {
+    value.as_object().unwrap().iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+pub(super) fn contrast(left: Value, right: Value) -> Contrast {
+    Contrast { left: labels(left), right: labels(right) }
+}
+
+/// Chunks of 128 tokens whose loss per token is a common difficulty plus `damage`, with a little noise of its own.
+pub(super) fn wikitext(chunks: usize, damage: f64, noise: f64, row: u64) -> TaskResult {
+    let mut common = ChaCha8Rng::seed_from_u64(1);
+    let mut own = ChaCha8Rng::seed_from_u64(100 + row);
+    let metric = |name: &str, kind, higher, items| Metric {
+        name: name.into(),
+        kind,
+        higher_is_better: higher,
+        items,
+        unparsed: 0,
+    };
+    let (mut nll, mut kl, mut top1) = (Vec::new(), Vec::new(), Vec::new());
+    for chunk in 0..chunks {
+        let difficulty = 2.8 + 0.8 * uniform(&mut common);
+        let extra = damage * (0.5 + uniform(&mut own)) + noise * (uniform(&mut own) - 0.5);
+        let agree = (128.0 * (1.0 - (0.4 * damage).min(0.9) * uniform(&mut own))).round();
+        let item = |sum: f64| Item { id: format!("chunk {chunk:03}"), weight: 128.0, sum };
+        nll.push(item(128.0 * (difficulty + extra)));
+        kl.push(item(128.0 * (damage * (0.3 + 0.5 * uniform(&mut own)))));
+        top1.push(item(agree));
+    }
+    TaskResult {
+        task: "wikitext".into(),
+        protocol: "blocks of 512 without BOS, every token but the first scored".into(),
+        primary: "nll".into(),
+        metrics: vec![
+            metric("nll", MetricKind::MeanNats, Some(false), nll),
+            metric("kl", MetricKind::MeanNats, Some(false), kl),
+            metric("top1", MetricKind::Rate, Some(true), top1),
+        ],
+    }
+}
+
+/// Questions answered right with a chance that depends on the question and falls with `damage`.
+pub(super) fn quiz(task: &str, questions: usize, damage: f64, row: u64) -> TaskResult {
+    let mut common = ChaCha8Rng::seed_from_u64(2);
+    let mut own = ChaCha8Rng::seed_from_u64(200 + row);
+    let items = (0..questions).map(|question| {
+        let luck = uniform(&mut common);
+        let right = luck < 0.85 && uniform(&mut own) > 0.02 + damage;
+        Item { id: format!("q{question}"), weight: 1.0, sum: f64::from(u8::from(right)) }
+    });
+    let metric = Metric {
+        name: "acc".into(),
+        kind: MetricKind::Rate,
+        higher_is_better: Some(true),
+        items: items.collect(),
+        unparsed: 0,
+    };
+    TaskResult {
+        task: task.into(),
+        protocol: "5-shot, log-likelihood".into(),
+        primary: "acc".into(),
+        metrics: vec![metric],
+    }
+}
+
+pub(super) fn facts(bits: f64, bytes: u64, engine: &str) -> ModelFacts {
+    ModelFacts {
+        bits_per_weight: Some(bits),
+        bytes_on_disk: Some(bytes),
+        compute_dtype: Some("f32".into()),
+        engine: Some(engine.into()),
+    }
+}
+
+pub(super) fn row(index: u64, names: Value, damage: f64, noise: f64) -> Row {
+    let (bits, bytes, engine) =
+        if index == 0 { (16.0, 269_060_552, "exact") } else { (8.25, 163_301_888, "fake-quantized") };
+    Row {
+        labels: labels(names),
+        state: RowState::Complete,
+        tasks: vec![wikitext(64, damage, noise, index), quiz("world", 200, damage / 4.0, index)],
+        model: facts(bits, bytes, engine),
+        stale_engine: false,
+    }
+}
+
+/// The down_proj ablation: an unlabelled baseline and five variants, one of which failed.
+pub(super) fn ablation() -> Table {
+    let mut rows = vec![
+        row(0, json!({}), 0.0, 0.0),
+        row(1, json!({"method": "rtn", "activations": "none", "ignore": []}), 0.0, 0.01),
+        row(2, json!({"method": "rtn", "activations": "static", "ignore": []}), 0.74, 0.1),
+        row(3, json!({"method": "rtn", "activations": "static", "ignore": ["*.down_proj"]}), 0.10, 0.05),
+        row(4, json!({"method": "rtn", "activations": "dynamic", "ignore": []}), 0.03, 0.02),
+    ];
+    rows.push(Row {
+        labels: labels(json!({"method": "rtn", "activations": "dynamic", "ignore": ["*.down_proj"]})),
+        state: RowState::Failed {
+            message: "quantize rtn: killed, 2.1 GB used of 1.9 GB declared (log: show 3f2a)".into(),
+        },
+        ..Row::default()
+    });
+    Table {
+        name: "ablation_down_proj".into(),
+        script: "experiments/ablation_down_proj.rhai".into(),
+        baseline: Some(0),
+        rows,
+        contrasts: Vec::new(),
+        provenance: vec![("commit".into(), "0123abc".into()), ("cpu".into(), "AMD EPYC <Zen 5> & co".into())],
+        remarks: vec!["Static scales: running minmax over 4,096 calibration tokens, full-precision pass.".into()],
+        graph: GraphPicture::default(),
+    }
+}
+
+/// The same with declared contrasts.
+pub(super) fn contrasted() -> Table {
+    let mut table = ablation();
+    table.contrasts = vec![
+        contrast(json!({"activations": "static"}), json!({"activations": "dynamic"})),
+        contrast(
+            json!({"activations": "static", "ignore": ["*.down_proj"]}),
+            json!({"activations": "static", "ignore": []}),
+        ),
+    ];
+    table
+}
+
+/// Two configurations with five seeds each, beside a baseline without a seed.
+pub(super) fn seeded() -> Table {
+    let mut rows = vec![row(0, json!({"variant": "base"}), 0.0, 0.0)];
+    for (variant, damage) in [("gptq", 0.05), ("rotate+gptq", 0.03)] {
+        for seed in 0..5 {
+            let index = rows.len() as u64;
+            let wobble = damage * (1.0 + 0.1 * f64::from(seed - 2));
+            rows.push(row(index, json!({"variant": variant, "seed": seed}), wobble, 0.02));
+        }
+    }
+    Table { name: "seeds".into(), script: "experiments/seeds.rhai".into(), baseline: Some(0), rows, ..Table::default() }
+}
