@@ -1,6 +1,30 @@
 //! Number grids, fake quantization and packing: the one place where a value is rounded.
+//!
+//! [`QuantizationArgs`] say what kind of grid a tensor gets, a [`Scheme`] which tensors of a model get which, a [`Grid`]
+//! decides everything the arguments leave open and does the work on plain slices.
 
+mod apply;
 pub mod args;
+pub mod conventions;
+mod derive;
+pub mod error;
+pub mod float;
+mod grid;
+mod kernel;
+mod matrix;
+pub mod observer;
+pub mod pack;
+mod preset;
+mod scale;
+mod scheme;
+
+pub use args::{ActivationOrdering, Dynamic, NumberType, QuantizationArgs, ScaleDtype, Strategy, ZeroPointDtype};
+pub use conventions::{ClampOrder, Compute, Conventions, MxRule, RangeConvention};
+pub use error::{ArgsError, GridError, dividing_group_sizes};
+pub use grid::{Grid, Parameters, StorageDtype};
+pub use matrix::Matrix;
+pub use preset::{preset, preset_names};
+pub use scheme::{Format, Scheme};
 
 /// Version of the rounding rules in this crate. Every dylib carries its own copy of the crate, so the number travels in
 /// the plugin probe and a host refuses a plugin whose number differs. Raise it whenever any code or scale could change.
