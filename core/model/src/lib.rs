@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod decoder;
 pub mod error;
 pub mod site;
 pub mod source;
@@ -9,6 +10,7 @@ pub mod tokenizer;
 
 pub use checkpoint::Checkpoint;
 pub use config::ModelConfig;
+pub use decoder::{Block, Context, Decoder, Taps};
 pub use error::ModelError;
 pub use site::{Site, SiteKind};
 pub use source::WeightSource;

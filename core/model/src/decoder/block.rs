@@ -1,0 +1,183 @@
+//! One decoder layer.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::Context;
+use super::cache::LayerCache;
+use super::layers::{Linear, Norm};
+use super::ops::{self, Attention};
+use super::parameters::{Loading, TensorSource, has_bias};
+use super::quantizer::ActivationQuantizer;
+use super::rope::Rope;
+use super::taps::Taps;
+use crate::{ModelConfig, ModelError, Site, SiteKind, WeightSource};
+
+/// One decoder layer: attention and SwiGLU, each behind an RMSNorm and added to the hidden states.
+pub struct Block {
+    index: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    rope: Arc<Rope>,
+    attention_norm: Norm,
+    /// On queries and keys per head.
+    head_norms: Option<(Norm, Norm)>,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    mlp_norm: Norm,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl Block {
+    /// Loads block `index` standing alone, for walking a model that does not fit into memory.
+    pub fn load(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        index: usize,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        Self::new(config, &Loading { source, device }, index, &Arc::new(Rope::new(config)))
+    }
+
+    /// Builds block `index` over tensors, for example the variables of a model in training.
+    pub fn over(config: &ModelConfig, source: &dyn TensorSource, index: usize) -> Result<Self, ModelError> {
+        Self::new(config, source, index, &Arc::new(Rope::new(config)))
+    }
+
+    pub(super) fn new(
+        config: &ModelConfig,
+        source: &dyn TensorSource,
+        index: usize,
+        rope: &Arc<Rope>,
+    ) -> Result<Self, ModelError> {
+        let prefix = format!("model.layers.{index}");
+        let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
+        let (q, kv) = (config.num_heads * dim, config.num_kv_heads * dim);
+        let norm = |name: &str, size| Norm::new(&format!("{prefix}.{name}"), size, config.rms_norm_eps, source);
+        let linear = |name: &str, shape| {
+            let name = format!("{prefix}.{name}");
+            let bias = has_bias(config, &name);
+            Linear::new(name, shape, bias, source)
+        };
+        let head_norms = match config.qk_norm {
+            true => Some((norm("self_attn.q_norm", dim)?, norm("self_attn.k_norm", dim)?)),
+            false => None,
+        };
+        Ok(Self {
+            index,
+            heads: config.num_heads,
+            kv_heads: config.num_kv_heads,
+            head_dim: dim,
+            rope: rope.clone(),
+            attention_norm: norm("input_layernorm", hidden)?,
+            head_norms,
+            q: linear("self_attn.q_proj", (q, hidden))?,
+            k: linear("self_attn.k_proj", (kv, hidden))?,
+            v: linear("self_attn.v_proj", (kv, hidden))?,
+            o: linear("self_attn.o_proj", (hidden, q))?,
+            mlp_norm: norm("post_attention_layernorm", hidden)?,
+            gate: linear("mlp.gate_proj", (inner, hidden))?,
+            up: linear("mlp.up_proj", (inner, hidden))?,
+            down: linear("mlp.down_proj", (hidden, inner))?,
+        })
+    }
+
+    /// Puts a quantizer on the input of a linear (`self_attn.q_proj` or the full module name), or takes it away. Linears
+    /// that share a site should share the `Arc`: the input is then quantized once.
+    pub fn set_input_quantizer(
+        &mut self,
+        module: &str,
+        quantizer: Option<Arc<dyn ActivationQuantizer>>,
+    ) -> Result<(), ModelError> {
+        self.linear_mut(module)?.set_quantizer(quantizer);
+        Ok(())
+    }
+
+    /// Replaces the weight of a linear.
+    pub fn set_weight(&mut self, module: &str, weight: Tensor) -> Result<(), ModelError> {
+        self.linear_mut(module)?.set_weight(weight)
+    }
+
+    fn linear_mut(&mut self, module: &str) -> Result<&mut Linear, ModelError> {
+        let prefix = format!("model.layers.{}.", self.index);
+        let linears =
+            [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down];
+        linears
+            .into_iter()
+            .find(|linear| linear.name == module || linear.name.strip_prefix(&prefix) == Some(module))
+            .ok_or_else(|| {
+                let message = format!("block {} has no linear `{module}`", self.index);
+                candle_core::Error::Msg(message).into()
+            })
+    }
+
+    /// The block's output for `hidden` `[batch, len, hidden]`.
+    pub fn forward(&self, hidden: &Tensor, context: &Context, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
+        self.run(hidden, context, None, taps)
+    }
+
+    pub(super) fn run(
+        &self,
+        hidden: &Tensor,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+        taps: &mut dyn Taps,
+    ) -> Result<Tensor, ModelError> {
+        let (batch, len, _) = hidden.dims3()?;
+        context.check(batch, len)?;
+        let hidden = (hidden + self.attention(hidden, context, cache, taps)?)?;
+        let hidden = (&hidden + self.mlp(&hidden, taps)?)?;
+        Ok(hidden)
+    }
+
+    fn site(&self, kind: SiteKind) -> Site {
+        Site::in_block(self.index, kind)
+    }
+
+    fn attention(
+        &self,
+        hidden: &Tensor,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+        taps: &mut dyn Taps,
+    ) -> Result<Tensor, ModelError> {
+        let x = self.attention_norm.forward(hidden)?;
+        taps.observe(self.site(SiteKind::AttentionInput), &x)?;
+        let [q, k, v] = Linear::forward_together([&self.q, &self.k, &self.v], &x)?;
+        let (batch, len) = (context.batch(), context.len());
+        let mut q = q.reshape((batch, len, self.heads, self.head_dim))?;
+        let mut k = k.reshape((batch, len, self.kv_heads, self.head_dim))?;
+        let v = v.reshape((batch, len, self.kv_heads, self.head_dim))?;
+        if let Some((q_norm, k_norm)) = &self.head_norms {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        let angles = self.rope.angles(context.end());
+        let (q, k) = (ops::rotate(&q, &angles, context)?, ops::rotate(&k, &angles, context)?);
+        for (kind, x) in [(SiteKind::Query, &q), (SiteKind::Key, &k), (SiteKind::Value, &v)] {
+            taps.observe(self.site(kind), x)?;
+        }
+        let (k, v) = match cache {
+            Some(cache) => cache.extend(&k, &v, context)?,
+            None => (k, v),
+        };
+        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        let mixed = ops::attention(&q, &k, &v, Attention { context: context.clone(), scale })?.flatten_from(2)?;
+        taps.observe(self.site(SiteKind::OutputInput), &mixed)?;
+        self.o.forward(&mixed)
+    }
+
+    fn mlp(&self, hidden: &Tensor, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
+        let x = self.mlp_norm.forward(hidden)?;
+        taps.observe(self.site(SiteKind::MlpInput), &x)?;
+        let [gate, up] = Linear::forward_together([&self.gate, &self.up], &x)?;
+        let inner = ops::silu_times(&gate, &up)?;
+        taps.observe(self.site(SiteKind::DownInput), &inner)?;
+        self.down.forward(&inner)
+    }
+}

@@ -1,0 +1,158 @@
+//! Gradients by the model's variables, with or without keeping the activations of every block.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, Tensor, Var};
+
+use super::{Context, Decoder, Parameters, Targets};
+use crate::ModelError;
+
+/// Gradients by the names of the parameters.
+#[derive(Default)]
+pub struct Gradients {
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Gradients {
+    /// The gradient by the parameter of that name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// Names and gradients in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Adds the gradients that a backward pass has found.
+    pub fn add(&mut self, parameters: &Parameters, found: &mut GradStore) -> Result<(), ModelError> {
+        for (name, var) in parameters.iter() {
+            if let Some(gradient) = found.remove(var.as_tensor()) {
+                let sum = match self.tensors.remove(name) {
+                    Some(sum) => (sum + gradient)?,
+                    None => gradient,
+                };
+                self.tensors.insert(name.to_owned(), sum);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The inputs of a decoder's blocks: all that gradient checkpointing keeps of a forward pass.
+pub struct Tape {
+    ids: Tensor,
+    context: Context,
+    inputs: Vec<Tensor>,
+}
+
+impl Tape {
+    /// Runs each block again, last to first, and adds up the gradients of all blocks and the embedding, given the
+    /// gradient by the last block's output. They are equal to the last bit to those of an ordinary backward pass.
+    pub fn backward(
+        self,
+        decoder: &Decoder,
+        parameters: &Parameters,
+        gradient: &Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<(), ModelError> {
+        let mut gradient = gradient.clone();
+        for (block, input) in decoder.blocks().iter().zip(self.inputs).rev() {
+            let input = Var::from_tensor(&input)?;
+            let output = block.forward(input.as_tensor(), &self.context, &mut ())?;
+            let mut found = seed(&output, gradient)?.backward()?;
+            gradient = found
+                .remove(input.as_tensor())
+                .ok_or_else(|| candle_core::Error::Msg("a block passes no gradient to its input".into()))?;
+            gradients.add(parameters, &mut found)?;
+        }
+        let mut found = seed(&decoder.embed(&self.ids)?, gradient)?.backward()?;
+        gradients.add(parameters, &mut found)
+    }
+}
+
+impl Decoder {
+    /// The output of the last block, detached from the graph, and the tape that leads back from it.
+    pub fn forward_checkpointed(&self, ids: &Tensor, context: &Context) -> Result<(Tensor, Tape), ModelError> {
+        let mut hidden = self.embed(ids)?.detach();
+        let mut inputs = Vec::with_capacity(self.blocks().len());
+        for block in self.blocks() {
+            let output = block.forward(&hidden, context, &mut ())?.detach();
+            inputs.push(std::mem::replace(&mut hidden, output));
+        }
+        Ok((hidden, Tape { ids: ids.clone(), context: context.clone(), inputs }))
+    }
+}
+
+/// How the loss of a batch is computed.
+#[derive(Clone, Copy, Debug)]
+pub struct LossOptions {
+    /// Keep only the inputs of blocks and compute the rest again on the way back.
+    pub gradient_checkpointing: bool,
+    /// Positions whose logits exist at one time.
+    pub chunk: usize,
+}
+
+impl Default for LossOptions {
+    fn default() -> Self {
+        Self { gradient_checkpointing: false, chunk: 1024 }
+    }
+}
+
+/// The weighted cross-entropy of a batch `ids` `[batch, len]`, and its gradients added to `gradients`.
+///
+/// The decoder must have been built over `parameters`. The recursion that walks the graph is as deep as the graph: call
+/// this from a thread with a stack of 64 MiB, or with gradient checkpointing.
+pub fn loss_and_gradients(
+    decoder: &Decoder,
+    parameters: &Parameters,
+    ids: &Tensor,
+    context: &Context,
+    targets: &Targets,
+    options: LossOptions,
+    gradients: &mut Gradients,
+) -> Result<f64, ModelError> {
+    if !options.gradient_checkpointing {
+        let hidden = decoder.hidden(ids, context, &mut ())?;
+        let loss = decoder.head_layer().loss(&hidden, targets, options.chunk)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        gradients.add(parameters, &mut loss.backward()?)?;
+        return Ok(value);
+    }
+    let (hidden, tape) = decoder.forward_checkpointed(ids, context)?;
+    let hidden = Var::from_tensor(&hidden)?;
+    let loss = decoder.head_layer().loss(hidden.as_tensor(), targets, options.chunk)?;
+    let value = f64::from(loss.to_scalar::<f32>()?);
+    let mut found = loss.backward()?;
+    let gradient = found
+        .remove(hidden.as_tensor())
+        .ok_or_else(|| candle_core::Error::Msg("the loss passes no gradient to the hidden states".into()))?;
+    gradients.add(parameters, &mut found)?;
+    drop(found);
+    tape.backward(decoder, parameters, &gradient, gradients)?;
+    Ok(value)
+}
+
+/// A scalar whose gradient by `x` is `gradient`: where a backward pass begins that does not begin at a loss.
+fn seed(x: &Tensor, gradient: Tensor) -> CandleResult<Tensor> {
+    x.apply_op1(Seed { gradient })
+}
+
+struct Seed {
+    gradient: Tensor,
+}
+
+impl CustomOp1 for Seed {
+    fn name(&self) -> &'static str {
+        "seed"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> CandleResult<Option<Tensor>> {
+        Ok(Some(self.gradient.clone()))
+    }
+}

@@ -1,0 +1,272 @@
+//! Causal grouped-query attention, without ever holding the whole score matrix.
+//!
+//! Queries are taken in chunks. A chunk needs the keys up to its last position only, so the products skip most of the
+//! masked half, and its scores stay in the cache of one core. The backward pass computes the scores again.
+
+use std::cell::RefCell;
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::Shared;
+use super::matmul::{Operand, product};
+use super::vector::{exp, max, sum, vectorized};
+
+/// Queries per chunk.
+const QUERIES: usize = 64;
+
+/// Shapes: queries `[batch, len, heads, dim]`, keys and values `[batch, capacity, kv_heads, dim]`.
+///
+/// Query `i` of sequence `b` stands at position `past[b] + i` and sees the keys `0..=past[b] + i`. Queries from
+/// `lens[b]` on are padding: their output is zero, and no gradient passes through them.
+#[derive(Clone, Copy)]
+pub(crate) struct Problem<'a> {
+    pub(crate) past: &'a [usize],
+    pub(crate) lens: &'a [usize],
+    pub(crate) len: usize,
+    pub(crate) capacity: usize,
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) dim: usize,
+    pub(crate) scale: f32,
+}
+
+/// The queries `first..last` of one head of one sequence, and the keys `0..keys` that they see.
+struct Chunk {
+    query_start: usize,
+    key_start: usize,
+    rows: usize,
+    keys: usize,
+    /// Keys that the chunk's first query sees.
+    visible: usize,
+}
+
+impl Problem<'_> {
+    fn row(&self) -> usize {
+        self.heads * self.dim
+    }
+
+    fn kv_row(&self) -> usize {
+        self.kv_heads * self.dim
+    }
+
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    fn chunk(&self, sequence: usize, head: usize, first: usize) -> Chunk {
+        let rows = QUERIES.min(self.lens[sequence] - first);
+        let visible = self.past[sequence] + first + 1;
+        Chunk {
+            query_start: (sequence * self.len + first) * self.row() + head * self.dim,
+            key_start: sequence * self.capacity * self.kv_row() + head / self.group() * self.dim,
+            rows,
+            keys: visible + rows - 1,
+            visible,
+        }
+    }
+
+    fn check(&self, q: &[f32], k: &[f32], v: &[f32]) {
+        let batch = self.past.len();
+        assert_eq!(q.len(), batch * self.len * self.row());
+        assert_eq!(k.len(), batch * self.capacity * self.kv_row());
+        assert_eq!(v.len(), k.len());
+        assert!(self.lens.len() == batch && self.heads.is_multiple_of(self.kv_heads));
+        let fits = |(past, len): (&usize, &usize)| *len <= self.len && past + len <= self.capacity;
+        assert!(self.past.iter().zip(self.lens).all(fits));
+    }
+}
+
+vectorized! {
+    /// Softmax over the first `visible + row` scores of each row, zero beyond.
+    fn causal_softmax(scores: &mut [f32], keys: usize, visible: usize) {
+        for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
+            let (seen, masked) = scores.split_at_mut(visible + row);
+            masked.fill(0.0);
+            let most = max(seen);
+            for score in seen.iter_mut() {
+                *score = exp(*score - most);
+            }
+            let inverse = 1.0 / sum(seen.len(), |i| seen[i]);
+            for score in seen.iter_mut() {
+                *score *= inverse;
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// The softmax's backward pass in place: dS = P (dP - sum(P dP)).
+    fn causal_softmax_backward(p: &[f32], dp: &mut [f32], keys: usize, visible: usize) {
+        for (row, (p, dp)) in p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
+            let seen = visible + row;
+            let dot = sum(seen, |i| p[i] * dp[i]);
+            for i in 0..seen {
+                dp[i] = p[i] * (dp[i] - dot);
+            }
+            dp[seen..].fill(0.0);
+        }
+    }
+}
+
+thread_local! {
+    /// Scores of one chunk; kept, because fresh pages cost more than the arithmetic.
+    static SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+fn with_scratch(len: usize, both: bool, f: impl FnOnce(&mut [f32], &mut [f32])) {
+    SCRATCH.with_borrow_mut(|(first, second)| {
+        let grow = |buffer: &mut Vec<f32>| {
+            if buffer.len() < len {
+                buffer.resize(len, 0.0);
+            }
+        };
+        grow(first);
+        if both {
+            grow(second);
+            f(&mut first[..len], &mut second[..len]);
+        } else {
+            f(&mut first[..len], &mut []);
+        }
+    });
+}
+
+/// softmax(scale q k^T) v, of the shape of `q`.
+pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], problem: Problem<'_>) -> Vec<f32> {
+    problem.check(q, k, v);
+    let mut out = vec![0.0; q.len()];
+    let to = Shared(out.as_mut_ptr());
+    let tasks: Vec<(usize, usize, usize)> = (0..problem.past.len())
+        .flat_map(|sequence| {
+            let firsts = (0..problem.lens[sequence]).step_by(QUERIES);
+            firsts.flat_map(move |first| (0..problem.heads).map(move |head| (sequence, head, first)))
+        })
+        .collect();
+    tasks.into_par_iter().for_each(|(sequence, head, first)| {
+        let chunk = problem.chunk(sequence, head, first);
+        with_scratch(chunk.rows * chunk.keys, false, |scores, _| {
+            // SAFETY: `check` has held the slices against the problem's shapes, so the chunk's rows lie inside of them;
+            // each task writes the output rows of its own sequence, head and chunk.
+            #[allow(unsafe_code)]
+            unsafe {
+                probabilities(q, k, &problem, &chunk, scores);
+                let values = Operand::new(v.as_ptr().add(chunk.key_start), problem.kv_row());
+                product(
+                    (chunk.rows, problem.dim, chunk.keys),
+                    to.get().add(chunk.query_start),
+                    problem.row(),
+                    Operand::new(scores.as_ptr(), chunk.keys),
+                    values,
+                    1.0,
+                    false,
+                    Parallelism::None,
+                );
+            }
+        });
+    });
+    out
+}
+
+/// # Safety
+/// The chunk must lie inside of `q` and `k`, and `scores` hold `rows * keys` elements.
+#[allow(unsafe_code)]
+unsafe fn probabilities(q: &[f32], k: &[f32], problem: &Problem<'_>, chunk: &Chunk, scores: &mut [f32]) {
+    // SAFETY: the caller vouches for the ranges.
+    unsafe {
+        product(
+            (chunk.rows, chunk.keys, problem.dim),
+            scores.as_mut_ptr(),
+            chunk.keys,
+            Operand::new(q.as_ptr().add(chunk.query_start), problem.row()),
+            Operand::new(k.as_ptr().add(chunk.key_start), problem.kv_row()).transposed(),
+            problem.scale,
+            false,
+            Parallelism::None,
+        );
+    }
+    causal_softmax(scores, chunk.keys, chunk.visible);
+}
+
+/// The gradients by queries, keys and values, given `g`, the gradient by the output.
+pub(crate) fn backward(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    g: &[f32],
+    problem: Problem<'_>,
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    problem.check(q, k, v);
+    assert_eq!(g.len(), q.len());
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    let to = (Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr()));
+    let tasks = problem.past.len() * problem.kv_heads;
+    // A task owns the keys and values of one kv head, so that nothing is added up across threads.
+    (0..tasks).into_par_iter().for_each(|task| {
+        let (sequence, kv_head) = (task / problem.kv_heads, task % problem.kv_heads);
+        for head in kv_head * problem.group()..(kv_head + 1) * problem.group() {
+            for first in (0..problem.lens[sequence]).step_by(QUERIES) {
+                let chunk = problem.chunk(sequence, head, first);
+                with_scratch(chunk.rows * chunk.keys, true, |p, dp| {
+                    // SAFETY: as in `forward`; tasks differ in sequence or kv head, so their rows are disjoint.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        backward_chunk((q, k, v, g), &problem, &chunk, (p, dp), to);
+                    }
+                });
+            }
+        }
+    });
+    (dq, dk, dv)
+}
+
+/// # Safety
+/// The chunk must lie inside of all tensors, the scratch hold `rows * keys` elements each, and no other thread may write
+/// the chunk's queries, keys and values.
+#[allow(unsafe_code)]
+unsafe fn backward_chunk(
+    (q, k, v, g): (&[f32], &[f32], &[f32], &[f32]),
+    problem: &Problem<'_>,
+    chunk: &Chunk,
+    (p, dp): (&mut [f32], &mut [f32]),
+    (dq, dk, dv): (Shared, Shared, Shared),
+) {
+    let (rows, keys, dim) = (chunk.rows, chunk.keys, problem.dim);
+    let (row, kv_row) = (problem.row(), problem.kv_row());
+    // SAFETY: the caller vouches for the ranges.
+    unsafe {
+        let queries = Operand::new(q.as_ptr().add(chunk.query_start), row);
+        let upstream = Operand::new(g.as_ptr().add(chunk.query_start), row);
+        let key = Operand::new(k.as_ptr().add(chunk.key_start), kv_row);
+        let value = Operand::new(v.as_ptr().add(chunk.key_start), kv_row);
+        let none = Parallelism::None;
+        probabilities(q, k, problem, chunk, p);
+        // dV += P^T g, dP = g V^T
+        let scores = Operand::new(p.as_ptr(), keys);
+        product(
+            (keys, dim, rows),
+            dv.get().add(chunk.key_start),
+            kv_row,
+            scores.transposed(),
+            upstream,
+            1.0,
+            true,
+            none,
+        );
+        product((rows, keys, dim), dp.as_mut_ptr(), keys, upstream, value.transposed(), 1.0, false, none);
+        causal_softmax_backward(p, dp, keys, chunk.visible);
+        // dQ = scale dS K, dK += scale dS^T Q
+        let gradient = Operand::new(dp.as_ptr(), keys);
+        let scale = problem.scale;
+        product((rows, dim, keys), dq.get().add(chunk.query_start), row, gradient, key, scale, false, none);
+        product(
+            (keys, dim, rows),
+            dk.get().add(chunk.key_start),
+            kv_row,
+            gradient.transposed(),
+            queries,
+            scale,
+            true,
+            none,
+        );
+    }
+}

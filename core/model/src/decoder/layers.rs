@@ -1,0 +1,187 @@
+//! The layers that a decoder is made of.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::kernels::cross_entropy::{TokenScore, scores};
+use super::ops::{self, View};
+use super::parameters::{Loading, TensorSource};
+use super::quantizer::ActivationQuantizer;
+use super::taps::Taps;
+use crate::{ModelConfig, ModelError, Site, WeightSource};
+
+/// A linear with an optional quantizer on its input.
+pub(super) struct Linear {
+    pub(super) name: String,
+    weight: Tensor,
+    bias: Option<Tensor>,
+    quantizer: Option<Arc<dyn ActivationQuantizer>>,
+}
+
+impl Linear {
+    /// The linear `name`, whose weight is `[outputs, inputs]`.
+    pub(super) fn new(
+        name: String,
+        (outputs, inputs): (usize, usize),
+        bias: bool,
+        source: &dyn TensorSource,
+    ) -> Result<Self, ModelError> {
+        let weight = source.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
+        let bias = if bias { Some(source.tensor(&format!("{name}.bias"), &[outputs])?) } else { None };
+        Ok(Self { name, weight, bias, quantizer: None })
+    }
+
+    pub(super) fn set_quantizer(&mut self, quantizer: Option<Arc<dyn ActivationQuantizer>>) {
+        self.quantizer = quantizer;
+    }
+
+    pub(super) fn set_weight(&mut self, weight: Tensor) -> Result<(), ModelError> {
+        if weight.shape() != self.weight.shape() {
+            let message = format!("`{}` is of shape {:?}, not {:?}", self.name, self.weight.shape(), weight.shape());
+            return Err(candle_core::Error::Msg(message).into());
+        }
+        self.weight = weight;
+        Ok(())
+    }
+
+    fn quantize(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        match &self.quantizer {
+            Some(quantizer) => quantizer.apply(x),
+            None => Ok(x.clone()),
+        }
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        self.multiply(&self.quantize(x)?)
+    }
+
+    fn multiply(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(ops::linear(x, &self.weight, self.bias.as_ref())?)
+    }
+
+    /// Runs linears that read the same input. Where they share a quantizer, it works once.
+    pub(super) fn forward_together<const N: usize>(linears: [&Self; N], x: &Tensor) -> Result<[Tensor; N], ModelError> {
+        let mut inputs: Vec<(Option<&Arc<dyn ActivationQuantizer>>, Tensor)> = Vec::with_capacity(N);
+        let mut outputs = Vec::with_capacity(N);
+        for linear in linears {
+            let quantizer = linear.quantizer.as_ref();
+            let same = |other: &Option<&Arc<dyn ActivationQuantizer>>| match (quantizer, other) {
+                (None, None) => true,
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                _ => false,
+            };
+            let input = match inputs.iter().find(|(other, _)| same(other)) {
+                Some((_, input)) => input.clone(),
+                None => {
+                    let input = linear.quantize(x)?;
+                    inputs.push((quantizer, input.clone()));
+                    input
+                }
+            };
+            outputs.push(linear.multiply(&input)?);
+        }
+        // There are as many outputs as linears.
+        outputs.try_into().map_err(|_| ModelError::Compute(candle_core::Error::Msg("outputs got lost".into())))
+    }
+}
+
+/// An RMSNorm.
+pub(super) struct Norm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl Norm {
+    pub(super) fn new(name: &str, size: usize, eps: f64, source: &dyn TensorSource) -> Result<Self, ModelError> {
+        Ok(Self { weight: source.tensor(&format!("{name}.weight"), &[size])?, eps })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(ops::rms_norm(x, &self.weight, self.eps)?)
+    }
+}
+
+/// The token embedding.
+pub struct Embedding {
+    weight: Tensor,
+}
+
+impl Embedding {
+    /// Loads the embedding alone.
+    pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> Result<Self, ModelError> {
+        Self::new(config, &Loading { source, device })
+    }
+
+    pub(super) fn new(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
+        Ok(Self { weight: source.tensor("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size])? })
+    }
+
+    /// Hidden states `[batch, len, hidden]` of `ids` `[batch, len]` (u32).
+    pub fn forward(&self, ids: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(ops::embedding(ids, &self.weight)?)
+    }
+}
+
+/// The final norm and `lm_head`.
+pub struct Head {
+    norm: Norm,
+    linear: Linear,
+}
+
+impl Head {
+    /// Loads the head alone.
+    pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> Result<Self, ModelError> {
+        Self::new(config, &Loading { source, device })
+    }
+
+    pub(super) fn new(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
+        let norm = Norm::new("model.norm", config.hidden_size, config.rms_norm_eps, source)?;
+        let shape = [config.vocab_size, config.hidden_size];
+        let name = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
+        let weight = source.tensor(&format!("{name}.weight"), &shape)?;
+        Ok(Self { norm, linear: Linear { name: "lm_head".into(), weight, bias: None, quantizer: None } })
+    }
+
+    pub(super) fn linear_mut(&mut self) -> &mut Linear {
+        &mut self.linear
+    }
+
+    /// Logits `[.., vocabulary]` of the last block's output `[.., hidden]`, final norm included.
+    pub fn forward(&self, hidden: &Tensor, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
+        let normed = self.norm.forward(hidden)?;
+        taps.observe(Site::head(), &normed)?;
+        self.linear.forward(&normed)
+    }
+
+    /// Scores each position of `hidden` `[.., hidden]` against its target, `chunk` positions at a time, so that the
+    /// logits of a large vocabulary never exist as a whole.
+    pub fn score(&self, hidden: &Tensor, targets: &[u32], chunk: usize) -> Result<Vec<TokenScore>, ModelError> {
+        let hidden = hidden.flatten_to(hidden.rank().saturating_sub(2))?;
+        let (rows, vocabulary) = (hidden.dim(0)?, self.linear.weight.dim(0)?);
+        let wrong = targets.iter().find(|target| **target as usize >= vocabulary);
+        if targets.len() != rows || wrong.is_some() || chunk == 0 {
+            let message = format!(
+                "{rows} positions were given {} targets (vocabulary {vocabulary}, first one outside: {wrong:?}) in chunks of {chunk}",
+                targets.len()
+            );
+            return Err(candle_core::Error::Msg(message).into());
+        }
+        let mut all = Vec::with_capacity(rows);
+        for start in (0..rows).step_by(chunk) {
+            let n = chunk.min(rows - start);
+            let logits = self.forward(&hidden.narrow(0, start, n)?, &mut ())?;
+            let logits = logits.to_dtype(candle_core::DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
+            all.extend(scores(View::new(&logits)?.values(), vocabulary, &targets[start..start + n]));
+        }
+        Ok(all)
+    }
+
+    /// The sum over positions of `-weights[i] * log p(targets[i])` of `hidden` `[.., hidden]`: differentiable, and chunked
+    /// like [`score`](Self::score). The input quantizer of `lm_head`, if any, is applied.
+    pub fn loss(&self, hidden: &Tensor, targets: &super::Targets, chunk: usize) -> Result<Tensor, ModelError> {
+        let normed = self.linear.quantize(&self.norm.forward(hidden)?)?;
+        let normed = normed.flatten_to(normed.rank().saturating_sub(2))?;
+        Ok(ops::cross_entropy(&normed, &self.linear.weight, &targets.ids, &targets.weights, chunk)?)
+    }
+}

@@ -1,0 +1,94 @@
+//! The same operations out of candle's differentiable primitives: for devices without kernels of ours, and as the
+//! reference that the fused ones are tested against.
+
+use candle_core::{D, Device, Result, Tensor};
+
+use super::super::Context;
+use super::super::rope::Angles;
+use super::Attention;
+
+pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let y = x.broadcast_matmul(&weight.t()?)?;
+    match bias {
+        None => Ok(y),
+        Some(bias) => y.broadcast_add(bias),
+    }
+}
+
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+    x.broadcast_div(&(mean + eps)?.sqrt()?)?.broadcast_mul(weight)
+}
+
+pub(super) fn silu_times(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()?.mul(up)
+}
+
+pub(super) fn embedding(ids: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let rows = weight.index_select(&ids.flatten_all()?, 0)?;
+    let mut dims = ids.dims().to_vec();
+    dims.push(weight.dim(1)?);
+    rows.reshape(dims)
+}
+
+/// The angles' rows at the context's positions, `[batch, len, 1, half]`.
+fn at_positions(table: &[f32], half: usize, context: &Context, device: &Device) -> Result<Tensor> {
+    let rows = context.past().iter().flat_map(|past| *past..past + context.len());
+    let values: Vec<f32> = rows.flat_map(|row| table[row * half..(row + 1) * half].iter().copied()).collect();
+    Tensor::from_vec(values, (context.batch(), context.len(), 1, half), device)
+}
+
+pub(super) fn rotate(x: &Tensor, angles: &Angles, context: &Context) -> Result<Tensor> {
+    let cos = at_positions(&angles.cos, angles.half, context, x.device())?;
+    let sin = at_positions(&angles.sin, angles.half, context, x.device())?;
+    let first = x.narrow(D::Minus1, 0, angles.half)?;
+    let second = x.narrow(D::Minus1, angles.half, angles.half)?;
+    let turned_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
+    let turned_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
+    Tensor::cat(&[turned_first, turned_second], D::Minus1)
+}
+
+pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, attention: &Attention) -> Result<Tensor> {
+    let (batch, len, heads, dim) = q.dims4()?;
+    let (_, capacity, kv_heads, _) = k.dims4()?;
+    let group = heads / kv_heads;
+    let repeat = |x: &Tensor| -> Result<Tensor> {
+        let x = x.transpose(1, 2)?.unsqueeze(2)?.broadcast_as((batch, kv_heads, group, capacity, dim))?;
+        x.contiguous()?.reshape((batch, heads, capacity, dim))
+    };
+    let scores = q.transpose(1, 2)?.contiguous()?.matmul(&repeat(k)?.transpose(2, 3)?.contiguous()?)?;
+    let scores = (scores * f64::from(attention.scale))?;
+    let context = &attention.context;
+    let mut mask = Vec::with_capacity(batch * len * capacity);
+    let mut real = Vec::with_capacity(batch * len);
+    for (past, length) in context.past().iter().zip(context.lens()) {
+        for query in 0..len {
+            real.push(if query < *length { 1f32 } else { 0.0 });
+            mask.extend((0..capacity).map(|key| if key <= past + query { 0.0 } else { f32::NEG_INFINITY }));
+        }
+    }
+    let mask = Tensor::from_vec(mask, (batch, 1, len, capacity), q.device())?;
+    let real = Tensor::from_vec(real, (batch, len, 1, 1), q.device())?;
+    let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
+    weights.matmul(&repeat(v)?)?.transpose(1, 2)?.contiguous()?.broadcast_mul(&real)
+}
+
+pub(super) fn cross_entropy(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    weights: &[f32],
+    chunk: usize,
+) -> Result<Tensor> {
+    let mut total = Tensor::zeros((), hidden.dtype(), hidden.device())?;
+    for start in (0..targets.len()).step_by(chunk) {
+        let n = chunk.min(targets.len() - start);
+        let logits = hidden.narrow(0, start, n)?.matmul(&head.t()?)?;
+        let log_probabilities = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+        let targets = Tensor::from_slice(&targets[start..start + n], (n, 1), hidden.device())?;
+        let weights = Tensor::from_slice(&weights[start..start + n], (n, 1), hidden.device())?;
+        let picked = (log_probabilities.gather(&targets, 1)? * weights)?;
+        total = (total - picked.sum_all()?)?;
+    }
+    Ok(total)
+}

@@ -1,0 +1,194 @@
+//! Where the decoder's tensors come from: weights that are only read, or variables that are trained.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor, Var};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::ops::View;
+use crate::{ModelConfig, ModelError, WeightSource};
+
+/// Tensors by name.
+pub trait TensorSource {
+    /// The tensor of that name; an error unless it exists and has that shape.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError>;
+}
+
+/// Makes tensors on a device out of weights.
+pub(super) struct Loading<'a> {
+    pub(super) source: &'a dyn WeightSource,
+    pub(super) device: &'a Device,
+}
+
+impl TensorSource for Loading<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        // A missing tensor is the source's to explain: it knows the file.
+        let values = self.source.values(name)?;
+        let found = self.source.shape(name).unwrap_or_else(|| vec![values.len()]);
+        if found != shape || values.len() != shape.iter().product::<usize>() {
+            return Err(misshapen(name, &found, shape));
+        }
+        Ok(Tensor::from_vec(values, shape, self.device)?)
+    }
+}
+
+fn misshapen(tensor: &str, found: &[usize], expected: &[usize]) -> ModelError {
+    ModelError::Tensor {
+        file: PathBuf::from("weights"),
+        tensor: tensor.to_owned(),
+        message: format!("shape {found:?}, but the configuration asks for {expected:?}"),
+        hint: Some("check that config.json belongs to these weights".to_owned()),
+    }
+}
+
+fn missing(tensor: &str) -> ModelError {
+    ModelError::Tensor {
+        file: PathBuf::from("weights"),
+        tensor: tensor.to_owned(),
+        message: "there is no tensor of this name".to_owned(),
+        hint: None,
+    }
+}
+
+/// Names and shapes of all tensors of an architecture, embedding first, then block by block, then the head.
+pub(crate) fn names_and_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    let hidden = config.hidden_size;
+    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, hidden])];
+    let linears = config.linears();
+    for (block, linears) in linears.chunks(linears.len() / config.num_layers.max(1)).enumerate() {
+        let prefix = format!("model.layers.{block}");
+        all.push((format!("{prefix}.input_layernorm.weight"), vec![hidden]));
+        all.push((format!("{prefix}.post_attention_layernorm.weight"), vec![hidden]));
+        if config.qk_norm {
+            all.push((format!("{prefix}.self_attn.q_norm.weight"), vec![config.head_dim]));
+            all.push((format!("{prefix}.self_attn.k_norm.weight"), vec![config.head_dim]));
+        }
+        for linear in linears {
+            all.push((format!("{}.weight", linear.name), vec![linear.out_features, linear.in_features]));
+            if has_bias(config, &linear.name) {
+                all.push((format!("{}.bias", linear.name), vec![linear.out_features]));
+            }
+        }
+    }
+    all.push(("model.norm.weight".to_owned(), vec![hidden]));
+    if !config.tie_word_embeddings {
+        all.push(("lm_head.weight".to_owned(), vec![config.vocab_size, hidden]));
+    }
+    all
+}
+
+/// Whether the architecture gives a linear a bias.
+pub(super) fn has_bias(config: &ModelConfig, linear: &str) -> bool {
+    match linear.rsplit('.').next() {
+        Some("q_proj" | "k_proj" | "v_proj") => config.qkv_bias,
+        Some("o_proj") => config.output_bias,
+        Some("gate_proj" | "up_proj" | "down_proj") => config.mlp_bias,
+        _ => false,
+    }
+}
+
+/// The variables of a model in training, by name.
+#[derive(Clone)]
+pub struct Parameters {
+    vars: BTreeMap<String, Var>,
+}
+
+impl Parameters {
+    /// Copies all weights that the architecture needs into variables.
+    pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> Result<Self, ModelError> {
+        let loading = Loading { source, device };
+        Self::collect(config, |name, shape| loading.tensor(name, shape))
+    }
+
+    /// Fresh weights: normal with standard deviation `deviation` for matrices (as the models of this family were begun
+    /// with; .02 is the usual value), ones for norms, zeros for biases. Each tensor draws from a stream of its own, so
+    /// that its values depend on the seed and its place in the model alone.
+    pub fn random(config: &ModelConfig, deviation: f64, seed: u64, device: &Device) -> Result<Self, ModelError> {
+        let mut stream = 0;
+        Self::collect(config, |name, shape| {
+            stream += 1;
+            let count = shape.iter().product();
+            let values = match shape.len() {
+                2 => normal(count, deviation, seed, stream),
+                _ if name.ends_with(".bias") => vec![0.0; count],
+                _ => vec![1.0; count],
+            };
+            Ok(Tensor::from_vec(values, shape, device)?)
+        })
+    }
+
+    fn collect(
+        config: &ModelConfig,
+        mut make: impl FnMut(&str, &[usize]) -> Result<Tensor, ModelError>,
+    ) -> Result<Self, ModelError> {
+        let mut vars = BTreeMap::new();
+        for (name, shape) in names_and_shapes(config) {
+            let tensor = make(&name, &shape)?;
+            vars.insert(name, Var::from_tensor(&tensor)?);
+        }
+        Ok(Self { vars })
+    }
+
+    /// Names and variables in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.vars.iter().map(|(name, var)| (name.as_str(), var))
+    }
+
+    /// The variable of that name.
+    pub fn get(&self, name: &str) -> Option<&Var> {
+        self.vars.get(name)
+    }
+
+    /// How many numbers are trained.
+    pub fn count(&self) -> usize {
+        self.vars.values().map(|var| var.elem_count()).sum()
+    }
+
+    /// Overwrites a variable in place; the decoders built over it see the new values.
+    pub fn set(&self, name: &str, values: Vec<f32>) -> Result<(), ModelError> {
+        let var = self.vars.get(name).ok_or_else(|| missing(name))?;
+        if values.len() != var.elem_count() {
+            return Err(misshapen(name, &[values.len()], var.dims()));
+        }
+        Ok(var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?)
+    }
+}
+
+impl TensorSource for Parameters {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        let var = self.vars.get(name).ok_or_else(|| missing(name))?;
+        if var.dims() != shape {
+            return Err(misshapen(name, var.dims(), shape));
+        }
+        Ok(var.as_tensor().clone())
+    }
+}
+
+impl WeightSource for Parameters {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.vars.get(name).map(|var| var.dims().to_vec())
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let var = self.vars.get(name).ok_or_else(|| missing(name))?;
+        let tensor = var.as_tensor().to_device(&Device::Cpu)?;
+        Ok(View::new(&tensor)?.values().to_vec())
+    }
+}
+
+/// Normal deviates by the Box-Muller transform from a seeded stream.
+fn normal(count: usize, deviation: f64, seed: u64, stream: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream);
+    let mut values = Vec::with_capacity(count + 1);
+    while values.len() < count {
+        // 1 - u lies in (0, 1], where the logarithm is finite.
+        let radius = deviation * (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+        let (sin, cos) = (2.0 * std::f64::consts::PI * rng.random::<f64>()).sin_cos();
+        values.extend([(radius * cos) as f32, (radius * sin) as f32]);
+    }
+    values.truncate(count);
+    values
+}

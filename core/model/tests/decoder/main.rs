@@ -1,0 +1,10 @@
+//! The decoder against independent implementations: a scalar one in these tests, candle-transformers, golden tensors.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod brute_force;
+mod forward;
+mod golden;
+mod gradients;
+mod oracle;
+mod support;
