@@ -14,4 +14,4 @@ pub use decoder::{Block, Context, Decoder, Taps};
 pub use error::ModelError;
 pub use site::{Site, SiteKind};
 pub use source::WeightSource;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{ChatTemplate, Message, Tokenizer};

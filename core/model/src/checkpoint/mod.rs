@@ -6,6 +6,7 @@
 
 mod dtype;
 mod folder;
+mod gguf;
 mod mapped;
 mod safetensors;
 mod verify;
@@ -19,6 +20,9 @@ use serde_json::Value;
 
 pub use self::dtype::Dtype;
 use self::dtype::widen;
+use self::gguf::GgufTensor;
+use self::gguf::Meta;
+use self::gguf::vocabulary::Vocabulary;
 use self::mapped::MappedFile;
 use self::safetensors::StoredTensor;
 use crate::{ModelConfig, ModelError, WeightSource};
@@ -34,11 +38,20 @@ pub struct Checkpoint {
     weight_files: Vec<Arc<MappedFile>>,
     /// Files other than weights that decide what the model means.
     documents: Vec<PathBuf>,
+    companions: Companions,
 }
 
 /// How a logical tensor is stored.
 enum Stored {
     Dense(StoredTensor),
+    Gguf(GgufTensor),
+}
+
+/// Where tokenizer and generation settings come from.
+enum Companions {
+    Folder,
+    /// The metadata that say what the files of a folder would say.
+    Gguf(BTreeMap<String, Meta>),
 }
 
 /// A dense tensor's bytes, row-major and little-endian.
@@ -52,7 +65,7 @@ pub struct RawTensor<'a> {
 }
 
 impl Checkpoint {
-    /// Opens a model folder (`config.json` and safetensors files).
+    /// Opens a model folder (`config.json` and safetensors files) or a GGUF file.
     ///
     /// # Errors
     /// [`ModelError`] that names the file and the tensor for anything that is missing, extra, misshapen, truncated,
@@ -61,8 +74,24 @@ impl Checkpoint {
         match path.metadata() {
             Err(error) => Err(ModelError::file(path, format!("cannot be opened: {error}"), "")),
             Ok(metadata) if metadata.is_dir() => Self::open_folder(path),
-            Ok(_) => Err(ModelError::file(path, "is no model folder", "name the folder that holds config.json")),
+            Ok(_) => Self::open_file(path),
         }
+    }
+
+    fn open_file(path: &Path) -> Result<Self, ModelError> {
+        let file = Arc::new(MappedFile::open(path)?);
+        let named_gguf = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+        if !named_gguf && !gguf::is_gguf(file.bytes()) {
+            let hint = "name a GGUF file, or the folder that holds config.json and safetensors files";
+            return Err(ModelError::file(path, "is neither a model folder nor a GGUF file", hint));
+        }
+        let gguf::GgufModel { mut config, config_json, tensors, metadata } = gguf::open(&file)?;
+        if let Some(vocabulary) = Vocabulary::read(&metadata, path)? {
+            add_generation_eos(&mut config, &vocabulary.generation_config(), path)?;
+        }
+        let companions = Companions::Gguf(metadata);
+        let (path, documents) = (path.into(), Vec::new());
+        Ok(Self { path, config, config_json, tensors, weight_files: vec![file], documents, companions })
     }
 
     fn open_folder(path: &Path) -> Result<Self, ModelError> {
@@ -71,13 +100,17 @@ impl Checkpoint {
             ModelError::file(&config_file, "does not exist", "a model folder holds config.json and safetensors files")
         })?;
         let mut config = ModelConfig::from_json(&config_json, &config_file)?;
-        add_generation_eos(&mut config, path)?;
+        let generation_file = path.join("generation_config.json");
+        if let Some(generation) = mapped::read_json(&generation_file)? {
+            add_generation_eos(&mut config, &generation, &generation_file)?;
+        }
         let weights = folder::open_weights(path)?;
         let tensors = verify::match_tensors(&config, weights.tensors, path)?;
         let mut documents = vec![config_file];
         documents.extend(weights.index);
         documents.extend(folder::COMPANIONS.map(|name| path.join(name)).into_iter().filter(|file| file.exists()));
-        Ok(Self { path: path.into(), config, config_json, tensors, weight_files: weights.files, documents })
+        let (path, weight_files, companions) = (path.into(), weights.files, Companions::Folder);
+        Ok(Self { path, config, config_json, tensors, weight_files, documents, companions })
     }
 
     /// The folder or file that was opened.
@@ -90,7 +123,7 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The parsed `config.json`.
+    /// The parsed `config.json`; for a GGUF file one that says the same as its metadata.
     pub fn config_json(&self) -> &Value {
         &self.config_json
     }
@@ -100,21 +133,26 @@ impl Checkpoint {
         self.tensors.keys().cloned().collect()
     }
 
-    /// The type in which a tensor is stored.
+    /// The type in which [`Checkpoint::raw`] gives a tensor.
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
         self.tensors.get(name).map(|stored| match stored {
             Stored::Dense(tensor) => tensor.dtype,
+            Stored::Gguf(tensor) => tensor.dense_dtype(),
         })
     }
 
-    /// A tensor's bytes as they are stored.
+    /// A tensor's bytes as they are stored; as f32 where it is stored in blocks.
     ///
     /// # Errors
-    /// There is no tensor of that name.
+    /// There is no tensor of that name, or its blocks hold values that are not finite.
     pub fn raw(&self, name: &str) -> Result<RawTensor<'_>, ModelError> {
         match self.stored(name)? {
             Stored::Dense(tensor) => {
                 Ok(RawTensor { dtype: tensor.dtype, shape: &tensor.shape, bytes: Cow::Borrowed(tensor.bytes()) })
+            }
+            Stored::Gguf(tensor) => {
+                let bytes = tensor.dense_bytes().map_err(|bad| self.not_finite(name, &tensor.shape, bad))?;
+                Ok(RawTensor { dtype: tensor.dense_dtype(), shape: &tensor.shape, bytes: Cow::Owned(bytes) })
             }
         }
     }
@@ -133,9 +171,21 @@ impl Checkpoint {
     /// The bytes of a file that accompanies the weights, such as `tokenizer.json`; `None` where the model has none.
     ///
     /// # Errors
-    /// The file exists but cannot be read.
+    /// The file exists but cannot be read, or a GGUF file's tokenizer is of an unknown kind.
     pub fn companion(&self, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
-        mapped::read_small(&self.path.join(name))
+        match &self.companions {
+            Companions::Folder => mapped::read_small(&self.path.join(name)),
+            Companions::Gguf(metadata) => {
+                let Some(vocabulary) = Vocabulary::read(metadata, &self.path)? else { return Ok(None) };
+                let content = match name {
+                    "tokenizer.json" => vocabulary.tokenizer_json()?,
+                    "tokenizer_config.json" => vocabulary.tokenizer_config(),
+                    "generation_config.json" => vocabulary.generation_config(),
+                    _ => return Ok(None),
+                };
+                Ok(Some(content.to_string().into_bytes()))
+            }
+        }
     }
 
     /// Reads every tensor once and makes sure that all values are finite.
@@ -155,8 +205,13 @@ impl Checkpoint {
         for stored in names.into_iter().filter_map(|name| self.tensors.get(name)) {
             match stored {
                 Stored::Dense(tensor) => tensor.file.drop_pages(tensor.range.clone()),
+                Stored::Gguf(tensor) => tensor.file.drop_pages(tensor.range.clone()),
             }
         }
+    }
+
+    fn not_finite(&self, name: &str, shape: &[usize], (index, value): (usize, f32)) -> ModelError {
+        not_finite(&self.path, name, shape, index, value)
     }
 
     fn stored(&self, name: &str) -> Result<&Stored, ModelError> {
@@ -168,12 +223,14 @@ impl WeightSource for Checkpoint {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.tensors.get(name).map(|stored| match stored {
             Stored::Dense(tensor) => tensor.shape.clone(),
+            Stored::Gguf(tensor) => tensor.shape.clone(),
         })
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         match self.stored(name)? {
             Stored::Dense(tensor) => dense_values(name, tensor),
+            Stored::Gguf(tensor) => tensor.values().map_err(|bad| self.not_finite(name, &tensor.shape, bad)),
         }
     }
 }
@@ -211,9 +268,7 @@ fn not_finite(file: &Path, name: &str, shape: &[usize], index: usize, value: f32
 }
 
 /// Chat models often name their turn's end only in `generation_config.json`.
-fn add_generation_eos(config: &mut ModelConfig, folder: &Path) -> Result<(), ModelError> {
-    let file = folder.join("generation_config.json");
-    let Some(generation) = mapped::read_json(&file)? else { return Ok(()) };
+fn add_generation_eos(config: &mut ModelConfig, generation: &Value, file: &Path) -> Result<(), ModelError> {
     let ids = match generation.get("eos_token_id") {
         Some(Value::Array(ids)) => ids.clone(),
         Some(id) => vec![id.clone()],
@@ -221,7 +276,7 @@ fn add_generation_eos(config: &mut ModelConfig, folder: &Path) -> Result<(), Mod
     };
     for id in ids.iter().filter(|id| !id.is_null()) {
         let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) else {
-            return Err(ModelError::config(&file, format!("`eos_token_id` holds {id}, which is no token id"), ""));
+            return Err(ModelError::config(file, format!("`eos_token_id` holds {id}, which is no token id"), ""));
         };
         if !config.eos_token_ids.contains(&id) {
             config.eos_token_ids.push(id);

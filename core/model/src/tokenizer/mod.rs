@@ -1,11 +1,15 @@
 //! Text to token ids and back.
 
+mod chat;
+
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, companion_json};
 use crate::{ModelConfig, ModelError};
+
+pub use self::chat::{ChatTemplate, Message};
 
 /// A model's tokenizer.
 pub struct Tokenizer {
@@ -17,7 +21,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// The tokenizer that belongs to a checkpoint: `tokenizer.json` of its folder.
+    /// The tokenizer that belongs to a checkpoint: `tokenizer.json` of its folder, or what a GGUF file's metadata hold.
     ///
     /// # Errors
     /// The file is missing or malformed.

@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod bad_folders;
+mod bad_gguf;
+mod chat;
 mod common;
 mod config;
 mod folders;
+mod gguf_files;
+mod tokenizers;
