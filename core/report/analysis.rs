@@ -1,5 +1,7 @@
 //! The table with its statistics: everything that the renderers print, nothing that they compute.
 
+use rayon::prelude::*;
+
 use super::ReportError;
 use super::aggregate::{Aggregate, Group, MetricKey, RawCell, aggregate};
 use super::compare::{self, Comparison, Method, Pair, ResampleCache};
@@ -74,10 +76,12 @@ impl<'a> Analysis<'a> {
         let default_pairs = compare::against_baseline(data.groups.len(), baseline);
         let declared: Vec<Pair> = declared.into_iter().flatten().collect();
         let family = if table.contrasts.is_empty() { default_pairs.len() } else { declared.len() };
-        let mut cache = ResampleCache::new(family);
-        let cells = estimate(&data, &mut cache);
-        let mut against_baseline = test(&data, &default_pairs, &mut cache);
-        let mut contrasts = test(&data, &declared, &mut cache);
+        let sizes =
+            data.cells.iter().flatten().filter_map(|cell| cell.items.as_ref().ok()).map(|items| items.ids.len());
+        let cache = ResampleCache::new(sizes, family);
+        let cells = estimate(&data, &cache);
+        let mut against_baseline = test(&data, &default_pairs, &cache);
+        let mut contrasts = test(&data, &declared, &cache);
         compare::adjust(if table.contrasts.is_empty() { &mut against_baseline } else { &mut contrasts });
         warnings.extend(protocol_warnings(&data));
         let Aggregate { groups, metrics, .. } = data;
@@ -103,7 +107,7 @@ impl<'a> Analysis<'a> {
     }
 }
 
-fn estimate(data: &Aggregate, cache: &mut ResampleCache) -> Vec<Option<Cell>> {
+fn estimate(data: &Aggregate, cache: &ResampleCache) -> Vec<Option<Cell>> {
     let width = data.metrics.len();
     let one = |(index, raw): (usize, &Option<RawCell>)| {
         let raw = raw.as_ref()?;
@@ -129,22 +133,25 @@ fn estimate(data: &Aggregate, cache: &mut ResampleCache) -> Vec<Option<Cell>> {
         }
         Some(cell)
     };
-    data.cells.iter().enumerate().map(one).collect()
+    data.cells.par_iter().enumerate().map(one).collect()
 }
 
-fn test(data: &Aggregate, pairs: &[Pair], cache: &mut ResampleCache) -> Vec<Comparison> {
+fn test(data: &Aggregate, pairs: &[Pair], cache: &ResampleCache) -> Vec<Comparison> {
     let width = data.metrics.len();
-    let mut comparisons = Vec::new();
+    let mut wanted = Vec::new();
     for pair in pairs {
         for (metric, key) in data.metrics.iter().enumerate().filter(|(_, key)| key.is_tested()) {
             let side = |group: usize| data.cells[group * width + metric].as_ref();
             if let (Some(left), Some(right)) = (side(pair.left), side(pair.right)) {
-                let outcome = compare::compare(left, right, key, &data.item_names, cache);
-                comparisons.push(Comparison { pair: pair.clone(), metric, outcome });
+                wanted.push((pair, metric, key, left, right));
             }
         }
     }
-    comparisons
+    let one = |(pair, metric, key, left, right): (&Pair, usize, &MetricKey, &RawCell, &RawCell)| {
+        let outcome = compare::compare(left, right, key, &data.item_names, cache);
+        Comparison { pair: pair.clone(), metric, outcome }
+    };
+    wanted.into_par_iter().map(one).collect()
 }
 
 /// One warning per task whose rows were not all scored in the same way.

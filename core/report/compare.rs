@@ -6,7 +6,7 @@ use super::aggregate::{Group, Items, MetricKey, RawCell};
 use super::input::{Contrast, Labels, MetricKind, SEED_LABEL};
 use super::labels;
 use super::stats::rates::{self, Discordance};
-use super::stats::{Bootstrap, Interval, Resamples, holm};
+use super::stats::{Bootstrap, Interval, Resamples, bootstrap, holm};
 
 /// Seed of the bootstrap's draws. Fixed: the same records give the same table.
 const SEED: u64 = 0x0074_6162_6c65;
@@ -73,32 +73,35 @@ impl Paired {
     }
 }
 
-/// Resamples by number of items, drawn once.
+/// Resamples by number of items, drawn once for all rows and metrics.
 pub(super) struct ResampleCache {
-    family: usize,
     by_items: HashMap<usize, Resamples>,
 }
 
 impl ResampleCache {
-    pub(super) fn new(family: usize) -> Self {
-        Self { family, by_items: HashMap::new() }
+    /// Draws for every number of items that occurs, enough for a family of `family` tests.
+    pub(super) fn new(items: impl Iterator<Item = usize>, family: usize) -> Self {
+        let mut by_items = HashMap::new();
+        for items in items.filter(|items| *items >= bootstrap::MIN_ITEMS) {
+            by_items.entry(items).or_insert_with(|| {
+                Resamples::new(items, Resamples::replicates_for(items, family), SEED ^ ((items as u64) << 32))
+            });
+        }
+        Self { by_items }
     }
 
-    fn get(&mut self, items: usize) -> &Resamples {
-        let family = self.family;
-        self.by_items.entry(items).or_insert_with(|| {
-            Resamples::new(items, Resamples::replicates_for(items, family), SEED ^ ((items as u64) << 32))
-        })
+    fn ratio(&self, weights: &[f64], sums: &[f64]) -> Option<Bootstrap> {
+        Bootstrap::ratio(weights, sums, self.by_items.get(&weights.len())?)
     }
 }
 
 /// Interval of one estimate: Wilson's for right / wrong items, the bootstrap's for everything else.
-pub(super) fn interval(items: &Items, key: &MetricKey, cache: &mut ResampleCache) -> (Option<Interval>, Method) {
+pub(super) fn interval(items: &Items, key: &MetricKey, cache: &ResampleCache) -> (Option<Interval>, Method) {
     if key.kind == MetricKind::Rate && items.is_binary() {
         let right = items.sums.iter().filter(|sum| **sum == 1.0).count() as u64;
         return (rates::wilson(right, items.sums.len() as u64), Method::Wilson);
     }
-    let bootstrap = Bootstrap::ratio(&items.weights, &items.sums, cache.get(items.ids.len()));
+    let bootstrap = cache.ratio(&items.weights, &items.sums);
     let (low, high) = key.bounds();
     (bootstrap.and_then(|b| b.interval()).map(|interval| interval.clamped(low, high)), Method::Bootstrap)
 }
@@ -138,7 +141,7 @@ pub(super) fn compare(
     right: &RawCell,
     key: &MetricKey,
     names: &[String],
-    cache: &mut ResampleCache,
+    cache: &ResampleCache,
 ) -> Result<Paired, String> {
     let (a, b) = (left.items.as_ref().map_err(Clone::clone)?, right.items.as_ref().map_err(Clone::clone)?);
     if left.protocol != right.protocol {
@@ -150,7 +153,7 @@ pub(super) fn compare(
         return Ok(right_and_wrong(a, b));
     }
     let sums: Vec<f64> = a.sums.iter().zip(&b.sums).map(|(x, y)| x - y).collect();
-    let bootstrap = Bootstrap::ratio(&a.weights, &sums, cache.get(a.ids.len()));
+    let bootstrap = cache.ratio(&a.weights, &sums);
     Ok(Paired {
         difference: bootstrap.as_ref().map_or(difference, |b| b.estimate),
         interval: bootstrap.as_ref().and_then(Bootstrap::interval),

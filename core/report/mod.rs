@@ -6,9 +6,11 @@
 mod aggregate;
 mod analysis;
 mod compare;
+mod csv;
 mod format;
 pub mod input;
 mod labels;
+mod markdown;
 mod notes;
 mod sheet;
 pub mod stats;
@@ -18,6 +20,8 @@ mod text;
 pub use aggregate::{Group, MetricKey};
 pub use analysis::{Analysis, Cell};
 pub use compare::{Comparison, Method, Pair, Paired};
+pub use csv::{CsvColumns, CsvWriter, comparisons_csv, csv};
+pub use markdown::markdown;
 pub use terminal::{Terminal, terminal};
 
 /// Why a report could not be made.
@@ -34,6 +38,14 @@ pub enum ReportError {
     /// Polars refused an aggregation.
     #[error("cannot aggregate the items of the table")]
     Frame(#[from] polars::error::PolarsError),
+    /// A file could not be written.
+    #[error("cannot write the table to {}", path.display())]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
 }
 
 #[cfg(test)]

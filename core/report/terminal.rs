@@ -19,7 +19,7 @@ pub struct Terminal {
 /// Columns between two columns of the table.
 const GAP: usize = 2;
 /// A label column is never squeezed below this.
-const MIN_LABEL: usize = 8;
+const MIN_LABEL: usize = 4;
 
 /// Renders the table with its caption and footers. Ends with a newline.
 ///
@@ -128,7 +128,12 @@ impl<'a> Layout<'a> {
             let whole: usize = self.widths[column..end].iter().map(|w| w + GAP).sum();
             let glued = |c: &usize| self.sheet.columns[*c].glued;
             let unit = (column + 1..self.widths.len()).take_while(glued).last().map_or(column + 1, |last| last + 1);
-            let take = if whole <= room + GAP { end } else { unit };
+            let together: usize = self.widths[column..unit].iter().map(|w| w + GAP).sum();
+            let take = match room + GAP {
+                room if whole <= room => end,
+                room if together <= room => unit,
+                _ => column + 1,
+            };
             let needed: usize = self.widths[column..take].iter().map(|w| w + GAP).sum();
             let fits = |panel: &usize| used[*panel] == 0 || used[*panel] + needed <= room + GAP;
             let from = if task.is_empty() { first_open } else { panels.len() - 1 };
@@ -150,10 +155,14 @@ impl<'a> Layout<'a> {
     fn panel(&self, out: &mut String, values: &[usize], width: usize, first: bool) {
         let columns: Vec<usize> = (0..self.sheet.labels).chain(values.iter().copied()).collect();
         self.task_line(out, &columns);
-        let header = columns.iter().map(|&c| self.pad(c, &self.sheet.columns[c].header)).collect::<Vec<_>>();
-        let line = join(&header);
-        *out += &paint(&line, "1", self.color);
-        out.push('\n');
+        let headers: Vec<Vec<String>> =
+            columns.iter().map(|&c| wrap(&self.sheet.columns[c].header, self.widths[c])).collect();
+        for i in 0..headers.iter().map(Vec::len).max().unwrap_or(1) {
+            let text = |lines: &Vec<String>| lines.get(i).cloned().unwrap_or_default();
+            let line: Vec<String> = columns.iter().zip(&headers).map(|(&c, lines)| self.pad(c, &text(lines))).collect();
+            *out += &paint(&join(&line), "1", self.color);
+            out.push('\n');
+        }
         let total = columns.iter().map(|c| self.widths[*c] + GAP).sum::<usize>() - GAP;
         *out += &"─".repeat(total);
         out.push('\n');

@@ -7,5 +7,7 @@ use serde_json::{Value, json};
 use super::input::*;
 use super::*;
 
+mod files;
+mod statistics;
 mod synthetic;
 mod tables;

@@ -93,9 +93,12 @@ impl Bootstrap {
         }
         let (estimate, standard_error) = ratio_with_error(weights, sums);
         // Residuals of the full sample: their sum in a replicate is the replicate's error, free of cancellation.
-        let residuals: Vec<f64> = weights.iter().zip(sums).map(|(w, s)| s - estimate * w).collect();
-        let mut errors: Vec<f64> =
-            resamples.iter().map(|drawn| studentized_error(weights, &residuals, drawn).abs()).collect();
+        let moments = |(w, s): (&f64, &f64)| {
+            let u = s - estimate * w;
+            [*w, u, u * u, u * w, w * w]
+        };
+        let moments: Vec<[f64; 5]> = weights.iter().zip(sums).map(moments).collect();
+        let mut errors: Vec<f64> = resamples.iter().map(|drawn| studentized_error(&moments, drawn).abs()).collect();
         errors.sort_by(f64::total_cmp);
         Some(Self { estimate, standard_error, errors })
     }
@@ -150,18 +153,20 @@ fn ratio_with_error(weights: &[f64], sums: &[f64]) -> (f64, f64) {
     (estimate, if error <= noise { 0.0 } else { error })
 }
 
-/// Error of one replicate in units of its own standard error, from the residuals of the full sample.
-fn studentized_error(weights: &[f64], residuals: &[f64], drawn: &[u32]) -> f64 {
+/// Error of one replicate in units of its own standard error. `moments` holds, for each item with weight `w` and
+/// residual `u` of the full sample, `[w, u, u², u w, w²]`.
+fn studentized_error(moments: &[[f64; 5]], drawn: &[u32]) -> f64 {
     let n = drawn.len() as f64;
-    let (mut weight, mut residual, mut square, mut cross, mut weight_square) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    let mut totals = [0.0; 5];
     for &index in drawn {
-        let (w, u) = (weights[index as usize], residuals[index as usize]);
-        weight += w;
-        residual += u;
-        square += u * u;
-        cross += u * w;
-        weight_square += w * w;
+        let item = &moments[index as usize];
+        totals[0] += item[0];
+        totals[1] += item[1];
+        totals[2] += item[2];
+        totals[3] += item[3];
+        totals[4] += item[4];
     }
+    let [weight, residual, square, cross, weight_square] = totals;
     let error = residual / weight;
     // Σ (u - error w)²; zero up to rounding where the replicate drew one item n times.
     let spread = square - 2.0 * error * cross + error * error * weight_square;

@@ -54,3 +54,47 @@ fn one_row() {
 fn nothing_at_all() {
     insta::assert_snapshot!(show(&Table { name: "empty".into(), ..Table::default() }, 80));
 }
+
+#[test]
+fn forty_rows_and_long_labels_fit_every_screen() {
+    let name = "model.layers.*.mlp.down_proj and a very_long-selector/with/no_end";
+    let rows = (0..40).map(|index| {
+        let labels = json!({"method": format!("méthode {index} 量化"), "ignore": [name, "*.o_proj"], "n": index % 3});
+        row(index, labels, 0.01 * index as f64, 0.02)
+    });
+    let mut table = Table { name: "large".into(), baseline: Some(0), rows: rows.collect(), ..Table::default() };
+    table.rows[1].labels[1].1 = json!([]);
+    table.rows[7].state = RowState::Missing;
+    table.rows[7].tasks.clear();
+    for width in [40, 60, 80, 100, 132, 250] {
+        let text = show(&table, width);
+        fits(&text, width);
+        assert!(width < 60 || text.matches("not run yet").count() == 1, "{text}");
+        assert!(width < 100 || text.contains("méthode 39 量化"), "{text}");
+    }
+    assert!(!show(&table, 80).contains('\u{1b}'));
+}
+
+#[test]
+fn colour_adds_nothing_but_colour() {
+    let table = ablation();
+    let analysis = Analysis::new(&table).unwrap();
+    let plain = terminal(&analysis, Terminal { width: Some(100), color: false }).unwrap();
+    let color = terminal(&analysis, Terminal { width: Some(100), color: true }).unwrap();
+    assert!(color.contains("\u{1b}[31m") && color.contains("\u{1b}[1m"));
+    let mut stripped = color;
+    for code in ["0", "1", "31", "32", "33"] {
+        stripped = stripped.replace(&format!("\u{1b}[{code}m"), "");
+    }
+    assert_eq!(stripped, plain);
+}
+
+#[test]
+fn no_baseline_and_unparsed_answers() {
+    let mut table = ablation();
+    table.baseline = None;
+    table.rows.remove(0);
+    table.rows[1].tasks[1].metrics[0].unparsed = 17;
+    table.rows[2].stale_engine = true;
+    insta::assert_snapshot!(show(&table, 130));
+}

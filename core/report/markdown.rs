@@ -1,0 +1,73 @@
+//! The table for a README or an issue.
+
+use super::analysis::Analysis;
+use super::sheet::{self, Sheet};
+use super::{ReportError, notes};
+
+/// Renders title, caption, table, contrasts and footers as GitHub-flavoured Markdown. Ends with a newline.
+///
+/// # Errors
+/// Where the pivot fails.
+pub fn markdown(analysis: &Analysis<'_>) -> Result<String, ReportError> {
+    let mut out = format!("## {}\n\n", escape(&analysis.table.name));
+    for line in notes::caption(analysis) {
+        out += &format!("{}  \n", escape(&line));
+    }
+    out.push('\n');
+    table(&mut out, &sheet::main(analysis)?);
+    if let Some(contrasts) = sheet::contrasts(analysis)? {
+        out += "\n### Contrasts\n\n";
+        table(&mut out, &contrasts);
+    }
+    let footer = notes::footer(analysis);
+    if !footer.is_empty() {
+        out.push('\n');
+    }
+    for line in footer {
+        out += &format!("- {}\n", escape(&line));
+    }
+    Ok(out)
+}
+
+fn table(out: &mut String, sheet: &Sheet) {
+    if sheet.rows() == 0 {
+        *out += "no rows\n";
+        return;
+    }
+    let header = sheet.columns.iter().map(|column| escape(format!("{} {}", column.group, column.header).trim()));
+    line(out, header);
+    line(out, sheet.columns.iter().map(|column| if column.numeric { "---:" } else { "---" }.to_owned()));
+    for row in 0..sheet.rows() {
+        let message = |column: usize| sheet.messages[row].as_deref().filter(|_| column == sheet.labels);
+        let gap = if sheet.messages[row].is_some() { "" } else { "—" };
+        let cell = |column: usize| {
+            let gap = if column < sheet.labels { "" } else { gap };
+            message(column).or(sheet.text(row, column)).unwrap_or(gap)
+        };
+        line(out, (0..sheet.columns.len()).map(|column| escape(cell(column))));
+    }
+}
+
+fn line(out: &mut String, cells: impl Iterator<Item = String>) {
+    *out += "|";
+    for cell in cells {
+        *out += &format!(" {cell} |");
+    }
+    out.push('\n');
+}
+
+/// Keeps every character that Markdown would read as markup, and a row on its line.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\\' | '|' | '*' | '_' | '`' | '<' | '>' | '[' | ']' | '#' | '~' | '&' => {
+                escaped.push('\\');
+                escaped.push(character);
+            }
+            control if control.is_control() => escaped.push(' '),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
