@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod decoder;
 pub mod error;
+pub mod generate;
 pub mod site;
 pub mod source;
 pub mod tokenizer;

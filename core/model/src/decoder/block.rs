@@ -8,7 +8,7 @@ use super::Context;
 use super::cache::LayerCache;
 use super::layers::{Linear, Norm};
 use super::ops::{self, Attention};
-use super::parameters::{Loading, TensorSource, has_bias};
+use super::parameters::{Loading, TensorSource};
 use super::quantizer::ActivationQuantizer;
 use super::rope::Rope;
 use super::taps::Taps;
@@ -60,11 +60,9 @@ impl Block {
         let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
         let (q, kv) = (config.num_heads * dim, config.num_kv_heads * dim);
         let norm = |name: &str, size| Norm::new(&format!("{prefix}.{name}"), size, config.rms_norm_eps, source);
-        let linear = |name: &str, shape| {
-            let name = format!("{prefix}.{name}");
-            let bias = has_bias(config, &name);
-            Linear::new(name, shape, bias, source)
-        };
+        let linear =
+            |name: &str, shape, kind| Linear::new(format!("{prefix}.{name}"), shape, config.has_bias(kind), source);
+        use SiteKind::{AttentionInput, DownInput, MlpInput, OutputInput};
         let head_norms = match config.qk_norm {
             true => Some((norm("self_attn.q_norm", dim)?, norm("self_attn.k_norm", dim)?)),
             false => None,
@@ -77,14 +75,14 @@ impl Block {
             rope: rope.clone(),
             attention_norm: norm("input_layernorm", hidden)?,
             head_norms,
-            q: linear("self_attn.q_proj", (q, hidden))?,
-            k: linear("self_attn.k_proj", (kv, hidden))?,
-            v: linear("self_attn.v_proj", (kv, hidden))?,
-            o: linear("self_attn.o_proj", (hidden, q))?,
+            q: linear("self_attn.q_proj", (q, hidden), AttentionInput)?,
+            k: linear("self_attn.k_proj", (kv, hidden), AttentionInput)?,
+            v: linear("self_attn.v_proj", (kv, hidden), AttentionInput)?,
+            o: linear("self_attn.o_proj", (hidden, q), OutputInput)?,
             mlp_norm: norm("post_attention_layernorm", hidden)?,
-            gate: linear("mlp.gate_proj", (inner, hidden))?,
-            up: linear("mlp.up_proj", (inner, hidden))?,
-            down: linear("mlp.down_proj", (hidden, inner))?,
+            gate: linear("mlp.gate_proj", (inner, hidden), MlpInput)?,
+            up: linear("mlp.up_proj", (inner, hidden), MlpInput)?,
+            down: linear("mlp.down_proj", (hidden, inner), DownInput)?,
         })
     }
 

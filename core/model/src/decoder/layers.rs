@@ -117,6 +117,10 @@ impl Embedding {
         Ok(Self { weight: source.tensor("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size])? })
     }
 
+    pub(super) fn device(&self) -> &Device {
+        self.weight.device()
+    }
+
     /// Hidden states `[batch, len, hidden]` of `ids` `[batch, len]` (u32).
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor, ModelError> {
         Ok(ops::embedding(ids, &self.weight)?)

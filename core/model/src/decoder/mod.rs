@@ -29,7 +29,7 @@ pub use kernels::cross_entropy::TokenScore;
 pub use layers::{Embedding, Head};
 pub use loss::Targets;
 pub use parameters::{Parameters, TensorSource};
-pub use quantizer::ActivationQuantizer;
+pub use quantizer::{ActivationQuantizer, GridQuantizer};
 pub use taps::Taps;
 
 use crate::{ModelConfig, ModelError, WeightSource};
@@ -66,6 +66,11 @@ impl Decoder {
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The device that holds the weights.
+    pub fn device(&self) -> &Device {
+        self.embedding.device()
     }
 
     /// The decoder layers.

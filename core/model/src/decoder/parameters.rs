@@ -52,43 +52,6 @@ fn missing(tensor: &str) -> ModelError {
     }
 }
 
-/// Names and shapes of all tensors of an architecture, embedding first, then block by block, then the head.
-pub(crate) fn names_and_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let hidden = config.hidden_size;
-    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, hidden])];
-    let linears = config.linears();
-    for (block, linears) in linears.chunks(linears.len() / config.num_layers.max(1)).enumerate() {
-        let prefix = format!("model.layers.{block}");
-        all.push((format!("{prefix}.input_layernorm.weight"), vec![hidden]));
-        all.push((format!("{prefix}.post_attention_layernorm.weight"), vec![hidden]));
-        if config.qk_norm {
-            all.push((format!("{prefix}.self_attn.q_norm.weight"), vec![config.head_dim]));
-            all.push((format!("{prefix}.self_attn.k_norm.weight"), vec![config.head_dim]));
-        }
-        for linear in linears {
-            all.push((format!("{}.weight", linear.name), vec![linear.out_features, linear.in_features]));
-            if has_bias(config, &linear.name) {
-                all.push((format!("{}.bias", linear.name), vec![linear.out_features]));
-            }
-        }
-    }
-    all.push(("model.norm.weight".to_owned(), vec![hidden]));
-    if !config.tie_word_embeddings {
-        all.push(("lm_head.weight".to_owned(), vec![config.vocab_size, hidden]));
-    }
-    all
-}
-
-/// Whether the architecture gives a linear a bias.
-pub(super) fn has_bias(config: &ModelConfig, linear: &str) -> bool {
-    match linear.rsplit('.').next() {
-        Some("q_proj" | "k_proj" | "v_proj") => config.qkv_bias,
-        Some("o_proj") => config.output_bias,
-        Some("gate_proj" | "up_proj" | "down_proj") => config.mlp_bias,
-        _ => false,
-    }
-}
-
 /// The variables of a model in training, by name.
 #[derive(Clone)]
 pub struct Parameters {
@@ -124,9 +87,9 @@ impl Parameters {
         mut make: impl FnMut(&str, &[usize]) -> Result<Tensor, ModelError>,
     ) -> Result<Self, ModelError> {
         let mut vars = BTreeMap::new();
-        for (name, shape) in names_and_shapes(config) {
-            let tensor = make(&name, &shape)?;
-            vars.insert(name, Var::from_tensor(&tensor)?);
+        for spec in config.tensors() {
+            let tensor = make(&spec.name, &spec.shape)?;
+            vars.insert(spec.name, Var::from_tensor(&tensor)?);
         }
         Ok(Self { vars })
     }

@@ -1,8 +1,11 @@
 //! Logits, hidden states, loss and gradients that transformers computed for a trained model.
 
-use candle_core::{Device, IndexOp};
+use std::ops::ControlFlow;
+
+use candle_core::Device;
 use workbench_model::config::{Architecture, RopeScaling};
 use workbench_model::decoder::{Gradients, LossOptions, Parameters, Targets, loss_and_gradients};
+use workbench_model::generate::{GenerationConfig, generate};
 use workbench_model::{Context, Decoder, ModelConfig};
 
 use crate::support::{Weights, distance, fixture, flat, row};
@@ -99,13 +102,8 @@ fn greedy_continuation_agrees_with_transformers() {
     let Some(weights) = fixture(name, "golden/tiny_trained/model.safetensors") else { return };
     let decoder = Decoder::load(&config(), &Weights::read(&weights), &Device::Cpu).unwrap();
     let expected = integers(&file, "greedy_from_first16");
-    let mut cache = decoder.cache(1);
-    let mut ids = expected[..16].to_vec();
-    let mut next = ids.clone();
-    while ids.len() < expected.len() {
-        let logits = decoder.forward_cached(&row(&next), &[next.len()], &mut cache).unwrap();
-        next = vec![logits.i(0).unwrap().argmax(0).unwrap().to_scalar::<u32>().unwrap()];
-        ids.extend(&next);
-    }
-    assert_eq!(ids, expected);
+    let generation = GenerationConfig { max_new_tokens: expected.len() - 16, ..GenerationConfig::default() };
+    let prompts = [expected[..16].to_vec()];
+    let found = generate(&decoder, &prompts, &generation, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    assert_eq!(found[0].tokens, expected[16..]);
 }

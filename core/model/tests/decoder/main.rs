@@ -4,7 +4,10 @@
 
 mod brute_force;
 mod forward;
+mod generation;
 mod golden;
 mod gradients;
 mod oracle;
+mod quantizers;
+mod stories;
 mod support;

@@ -1,0 +1,135 @@
+//! Generation, greedy or sampled, for a batch of prompts.
+
+mod sampler;
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+
+use sampler::Sampler;
+pub use sampler::Sampling;
+
+use crate::{Decoder, ModelError};
+
+/// What to generate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerationConfig {
+    /// Tokens after which a sequence ends in any case.
+    pub max_new_tokens: usize,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Where the draws begin. A sequence's draws depend on this and on its number alone.
+    pub seed: u64,
+    /// The number of the first prompt. Whoever splits a list of prompts into batches counts on, so that the split changes
+    /// no draw.
+    pub first_sequence: u64,
+    /// Tokens that end a sequence.
+    pub stop_ids: Vec<u32>,
+}
+
+impl Default for GenerationConfig {
+    /// Greedy, 128 tokens, no stop token.
+    fn default() -> Self {
+        Self { max_new_tokens: 128, sampling: Sampling::GREEDY, seed: 0, first_sequence: 0, stop_ids: vec![] }
+    }
+}
+
+/// Why a sequence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token came; it is not part of the tokens.
+    Stop,
+    /// `max_new_tokens` were generated.
+    Length,
+    /// The callback ended it.
+    Ended,
+}
+
+/// What came after a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// The new tokens.
+    pub tokens: Vec<u32>,
+    /// Why there are no more.
+    pub finish: Finish,
+}
+
+/// A sequence on its way.
+struct Running {
+    prompt: usize,
+    sampler: Sampler,
+    next: Vec<u32>,
+}
+
+/// Continues every prompt. `on_token(prompt, token)` sees each new token and may end its sequence, for example at a stop
+/// string. Finished sequences leave the batch at once.
+///
+/// The last bits of logits may depend on the batch, since matrix products of other shapes add in another order; draws do not.
+pub fn generate(
+    decoder: &Decoder,
+    prompts: &[Vec<u32>],
+    config: &GenerationConfig,
+    on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<Vec<Generation>, ModelError> {
+    if let Some(empty) = prompts.iter().position(Vec::is_empty) {
+        return Err(ModelError::Text(format!("prompt {empty} is empty: generation needs at least one token")));
+    }
+    let mut done: Vec<Generation> =
+        prompts.iter().map(|_| Generation { tokens: Vec::new(), finish: Finish::Length }).collect();
+    if config.max_new_tokens == 0 {
+        return Ok(done);
+    }
+    let mut running: Vec<Running> = (0..prompts.len())
+        .map(|prompt| Running {
+            prompt,
+            sampler: Sampler::new(config.sampling, config.seed, config.first_sequence.wrapping_add(prompt as u64)),
+            next: prompts[prompt].clone(),
+        })
+        .collect();
+    let mut cache = decoder.cache(prompts.len());
+    while !running.is_empty() {
+        let logits = step(decoder, &running, &mut cache)?;
+        let mut alive = Vec::with_capacity(running.len());
+        for (row, sequence) in running.iter_mut().enumerate() {
+            let token = sequence.sampler.pick(&logits[row])?;
+            let generation = &mut done[sequence.prompt];
+            if config.stop_ids.contains(&token) {
+                generation.finish = Finish::Stop;
+                continue;
+            }
+            generation.tokens.push(token);
+            if on_token(sequence.prompt, token).is_break() {
+                generation.finish = Finish::Ended;
+            } else if generation.tokens.len() < config.max_new_tokens {
+                alive.push(row);
+                sequence.next = vec![token];
+            }
+        }
+        if alive.len() < running.len() {
+            cache.keep(&alive)?;
+            let mut row = 0;
+            running.retain(|_| {
+                row += 1;
+                alive.binary_search(&(row - 1)).is_ok()
+            });
+        }
+    }
+    Ok(done)
+}
+
+/// The logits after each sequence's next tokens.
+fn step(
+    decoder: &Decoder,
+    running: &[Running],
+    cache: &mut crate::decoder::KvCache,
+) -> Result<Vec<Vec<f32>>, ModelError> {
+    let lens: Vec<usize> = running.iter().map(|sequence| sequence.next.len()).collect();
+    let len = lens.iter().max().copied().unwrap_or(0);
+    let padded = running.iter().flat_map(|sequence| {
+        let padding = std::iter::repeat_n(0, len - sequence.next.len());
+        sequence.next.iter().copied().chain(padding)
+    });
+    let ids = Tensor::from_vec(padded.collect(), (running.len(), len), decoder.device())?;
+    let logits = decoder.forward_cached(&ids, &lens, cache)?;
+    Ok(logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2()?)
+}
