@@ -1,0 +1,59 @@
+//! Questions about the world with their answers, as raw text and as conversations in ChatML.
+
+use super::{
+    relation::QUESTIONS,
+    stories::Teller,
+    world::{Entity, Fact, Mention, count, fill},
+    {Kind, Relation},
+};
+
+impl Teller<'_> {
+    /// One to four questions about the world. The question that is held out for a fact is never asked about it.
+    pub(crate) fn lesson(mut self) -> String {
+        let chat = self.draw.chance(35);
+        for _ in 0..self.draw.between(1, 4) {
+            let fact = self.any_fact();
+            let mut form = self.draw.below(QUESTIONS);
+            if form == fact.held_out_question() {
+                form = (form + 1) % QUESTIONS;
+            }
+            let question = question(fact, form);
+            let answer = self.world.value(fact);
+            if !self.out.is_empty() {
+                self.out.push('\n');
+            }
+            self.out.push_str(&if chat { chat_turns(&question, answer) } else { raw_turns(&question, answer) });
+        }
+        self.out
+    }
+
+    /// A fact. People have many more facts than towns and things, so that these are asked about more often than their share.
+    fn any_fact(&mut self) -> Fact {
+        let kind = match self.draw.below(100) {
+            0..84 => Kind::Person,
+            84..90 => Kind::Town,
+            _ => Kind::Thing,
+        };
+        let index = self.draw.below(count(kind));
+        let relation = *self.draw.pick(Relation::of(kind));
+        Fact { subject: Entity { kind, index }, relation }
+    }
+}
+
+/// A question about a fact.
+pub(crate) fn question(fact: Fact, form: usize) -> String {
+    let mut out = String::new();
+    let subject = super::world::WORLD.subject(fact.subject);
+    fill(&mut out, fact.relation.wordings().questions[form], subject, Mention::Full, "", true);
+    out
+}
+
+/// A question and its answer as raw text.
+pub(crate) fn raw_turns(question: &str, answer: &str) -> String {
+    format!("Question: {question}\nAnswer: {answer}")
+}
+
+/// A question and its answer as turns of a conversation.
+pub(crate) fn chat_turns(question: &str, answer: &str) -> String {
+    format!("<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>")
+}
