@@ -2,8 +2,10 @@
 //!
 //! `ARCHITECTURE.md` holds the map of the modules and the invariants between them.
 
+pub mod demo;
 pub mod engine;
 pub mod error;
+pub mod eval;
 pub mod exec;
 pub mod graph;
 pub mod report;

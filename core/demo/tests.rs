@@ -5,7 +5,7 @@ mod reader;
 mod separation;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -14,8 +14,7 @@ use rayon::prelude::*;
 use super::{
     assets::assets,
     relation::{QUESTIONS, TELLINGS, Values},
-    tasks,
-    world::{Fact, Gender, Mention, PEOPLE, THINGS, WORLD, fill},
+    world::{Fact, Gender, PEOPLE, THINGS, WORLD},
     *,
 };
 use crate::eval::task::{ChoiceItem, GenerateItem, Items, Task};
