@@ -68,7 +68,7 @@ pub(super) fn align_numbers(texts: &[String]) -> Vec<String> {
                 line += &pad_left(&p.error_whole, error_whole);
                 line += &pad_right(&p.error_fraction, error_fraction);
             }
-            line + &pad_right(&p.suffix, suffix)
+            line + pad_right(&p.suffix, suffix).as_str()
         }
     };
     texts.iter().zip(&split).map(one).collect()
