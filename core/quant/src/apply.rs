@@ -81,12 +81,17 @@ impl Grid {
     /// When the parameters are not those of a tensor of this shape. Values that are not finite get arbitrary codes:
     /// [`Grid::parameters`] refuses them.
     pub fn quantize(&self, x: Matrix<'_>, p: &Parameters) -> Result<Vec<i8>, GridError> {
-        let prepared = Prepared::new(self, p, x.rows(), x.columns())?;
         let mut codes = vec![0i8; x.values().len()];
-        with_codec!(self.codec(), codec => prepared.for_each(x.values(), as_bytes_mut(&mut codes), |row, x, out| {
+        self.quantize_into(x, p, &mut codes)?;
+        Ok(codes)
+    }
+
+    fn quantize_into(&self, x: Matrix<'_>, p: &Parameters, codes: &mut [i8]) -> Result<(), GridError> {
+        let prepared = Prepared::new(self, p, x.rows(), x.columns())?;
+        with_codec!(self.codec(), codec => prepared.for_each(x.values(), as_bytes_mut(codes), |row, x, out| {
             kernel::encode(codec, x, prepared.layout.columns, prepared.rows(row), out);
         }));
-        Ok(codes)
+        Ok(())
     }
 
     /// Codes and parameters in one go, as round-to-nearest needs them: the same as [`Grid::parameters`] and then
@@ -95,14 +100,25 @@ impl Grid {
     /// # Errors
     /// As for [`Grid::parameters`].
     pub fn round_to_nearest(&self, x: Matrix<'_>) -> Result<(Vec<i8>, Parameters), GridError> {
+        let mut codes = vec![0i8; x.values().len()];
+        let parameters = self.round_to_nearest_into(x, &mut codes)?;
+        Ok((codes, parameters))
+    }
+
+    /// As [`Grid::round_to_nearest`], into a slice that can be used again for the next tensor.
+    ///
+    /// # Errors
+    /// As for [`Grid::parameters`], or when the slice has another length than the tensor. The codes are then undefined.
+    pub fn round_to_nearest_into(&self, x: Matrix<'_>, codes: &mut [i8]) -> Result<Parameters, GridError> {
+        check_len("codes", codes.len(), x.rows(), x.columns())?;
         let layout = self.layout(x.rows(), x.columns())?;
         let fusible = layout.height == 1 && !layout.is_empty() && !self.is_two_level();
         if !fusible || observer::Options::from_args(self.args())?.method != Method::MinMax {
             let parameters = self.parameters(x)?;
-            return Ok((self.quantize(x, &parameters)?, parameters));
+            self.quantize_into(x, &parameters, codes)?;
+            return Ok(parameters);
         }
         let [down, across] = layout.shape();
-        let mut codes = vec![0i8; x.values().len()];
         let mut scales = vec![0f32; down * across];
         let mut zero_points = vec![0f32; down * across];
         let (rule, columns, rows) = (self.rule(), x.columns(), layout.rows_per_task());
@@ -112,7 +128,7 @@ impl Grid {
                 kernel::fused_encode(codec, &rule, values, columns, None, out, codes)
                     .map(|offset| index * rows * columns + offset)
             };
-            let codes = as_bytes_mut(&mut codes);
+            let codes = as_bytes_mut(codes);
             if layout.is_large() {
                 let outputs = scales.par_chunks_mut(rows * across).zip(zero_points.par_chunks_mut(rows * across));
                 let tensors = x.values().par_chunks(rows * columns).zip(codes.par_chunks_mut(rows * columns));
@@ -129,7 +145,7 @@ impl Grid {
             return Err(not_finite(x.values(), columns, offset));
         }
         let zero_points = (!self.args().symmetric).then(|| zero_points.into_iter().map(|point| point as i32).collect());
-        Ok((codes, Parameters { scales, zero_points, global_scale: None, shape: [down, across] }))
+        Ok(Parameters { scales, zero_points, global_scale: None, shape: [down, across] })
     }
 
     /// The values that codes stand for, into `out`, [rows, columns].

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::ArgsError;
+use crate::error::{ArgsError, OneLine};
 use crate::observer;
 
 /// Integer or floating-point codes.
@@ -248,7 +248,7 @@ impl Default for QuantizationArgs {
 /// [`QuantizationArgs`] as they stand in JSON: everything optional, older spellings included.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct RawArgs {
+pub(crate) struct RawArgs {
     num_bits: u8,
     r#type: NumberType,
     symmetric: bool,
@@ -301,15 +301,25 @@ impl<'de> Deserialize<'de> for RawBlock {
 }
 
 impl TryFrom<RawArgs> for QuantizationArgs {
-    type Error = String;
+    type Error = OneLine;
 
-    fn try_from(raw: RawArgs) -> Result<Self, String> {
+    fn try_from(raw: RawArgs) -> Result<Self, OneLine> {
+        Self::from_raw(raw).map_err(OneLine)
+    }
+}
+
+impl QuantizationArgs {
+    /// Fills in the strategy and checks everything but the observer.
+    pub(crate) fn from_raw(raw: RawArgs) -> Result<Self, ArgsError> {
         let (group_size, inferred) = match raw.group_size {
             None => (None, Strategy::Tensor),
             Some(-1) => (None, Strategy::Channel),
             Some(size) => match usize::try_from(size) {
                 Ok(size) if size > 0 => (Some(size), Strategy::Group),
-                _ => return Err(format!("`group_size` is a positive number, or -1 for one group a row, not {size}")),
+                _ => {
+                    return Err(ArgsError::new("group_size", format!("group_size {size} is not a positive number"))
+                        .with_hint("-1 means one group a row"));
+                }
             },
         };
         let args = Self {
@@ -326,12 +336,10 @@ impl TryFrom<RawArgs> for QuantizationArgs {
             observer: raw.observer,
             observer_kwargs: raw.observer_kwargs.unwrap_or_default(),
         };
-        args.validate_shape().map_err(|error| error.one_line())?;
+        args.validate_shape()?;
         Ok(args)
     }
-}
 
-impl QuantizationArgs {
     /// Checks that the arguments agree with each other, the observer and its options included.
     ///
     /// # Errors

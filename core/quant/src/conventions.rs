@@ -23,7 +23,8 @@ pub enum Compute {
     /// Single precision.
     #[default]
     F32,
-    /// Every operation rounded to bfloat16, as compressed-tensors does on bfloat16 tensors.
+    /// Every operation rounded to bfloat16, as compressed-tensors does on bfloat16 tensors. Seven and eight bit integers
+    /// are too fine for it: quantizing a fake-quantized value again may then give a neighbouring code.
     Bf16,
 }
 

@@ -29,12 +29,17 @@ impl ArgsError {
         self.key = if self.key.is_empty() { outer.to_owned() } else { format!("{outer}.{}", self.key) };
         self
     }
+}
 
-    /// Message and hint in one line, for formats that carry only a string.
-    pub(crate) fn one_line(&self) -> String {
-        match &self.hint {
-            Some(hint) => format!("{} ({hint})", self.message),
-            None => self.message.clone(),
+/// An error that shows its hint too, for formats that carry only one line of text.
+#[derive(Debug)]
+pub(crate) struct OneLine(pub(crate) ArgsError);
+
+impl fmt::Display for OneLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.hint {
+            Some(hint) => write!(f, "{} ({hint})", self.0.message),
+            None => f.write_str(&self.0.message),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{Dynamic, NumberType, QuantizationArgs, ScaleDtype, Strategy, ZeroPointDtype};
 use crate::conventions::{ClampOrder, Compute, Conventions, MxRule, RangeConvention};
-use crate::error::{ArgsError, GridError};
+use crate::error::{ArgsError, GridError, OneLine};
 use crate::kernel::codec::{AnyCodec, E2M1, E4M3, Int};
 use crate::matrix::Layout;
 use crate::scale::ScaleRule;
@@ -74,11 +74,10 @@ struct RawGrid {
 }
 
 impl TryFrom<RawGrid> for Grid {
-    type Error = String;
+    type Error = OneLine;
 
-    fn try_from(raw: RawGrid) -> Result<Self, String> {
-        let grid = Self::with_dtypes(&raw.args, raw.scale_dtype, raw.zp_dtype, raw.conventions);
-        grid.map_err(|error| error.one_line())
+    fn try_from(raw: RawGrid) -> Result<Self, OneLine> {
+        Self::with_dtypes(&raw.args, raw.scale_dtype, raw.zp_dtype, raw.conventions).map_err(OneLine)
     }
 }
 

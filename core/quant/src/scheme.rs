@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::args::{Dynamic, NumberType, QuantizationArgs, Strategy};
+use crate::args::{Dynamic, NumberType, QuantizationArgs, RawArgs, Strategy};
 use crate::error::{ArgsError, nearest};
 use crate::preset::{preset, preset_names};
 
@@ -215,14 +215,8 @@ fn changed(key: &str, before: Option<QuantizationArgs>, value: &Value) -> Result
     for (name, value) in changes {
         keys.insert(name.clone(), value.clone());
     }
-    serde_json::from_value(Value::Object(keys)).map(Some).map_err(|error| {
-        let text = error.to_string();
-        // Contradictions come as "message (hint)", and are told apart again here.
-        match text.strip_suffix(')').and_then(|text| text.split_once(" (")) {
-            Some((message, hint)) => ArgsError::new(key, message).with_hint(hint),
-            None => ArgsError::new(key, text),
-        }
-    })
+    let raw: RawArgs = typed(key, &Value::Object(keys))?;
+    QuantizationArgs::from_raw(raw).map(Some).map_err(|error| error.inside(key))
 }
 
 /// Takes out of a preset what a change to its neighbour makes meaningless: the group size with the strategy `group`, the
@@ -259,18 +253,16 @@ fn unknown_argument(name: &str) -> ArgsError {
 
 fn check_weights(args: &QuantizationArgs) -> Result<(), ArgsError> {
     args.validate()?;
+    if matches!(args.strategy, Strategy::Token | Strategy::AttnHead) {
+        let message = format!("strategy `{}` does not apply to weights", args.strategy.name());
+        return Err(ArgsError::new("strategy", message).with_hint("write `strategy: \"channel\"`, or `group_size`"));
+    }
     if args.dynamic != Dynamic::No {
         return Err(
             ArgsError::new("dynamic", "weights cannot be dynamic: they do not change").with_hint("leave `dynamic` out")
         );
     }
-    match args.strategy {
-        Strategy::Token | Strategy::AttnHead => {
-            let message = format!("strategy `{}` does not apply to weights", args.strategy.name());
-            Err(ArgsError::new("strategy", message).with_hint("write `strategy: \"channel\"`, or `group_size`"))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn check_activations(args: &QuantizationArgs) -> Result<(), ArgsError> {

@@ -241,20 +241,12 @@ mod generic {
     pub(super) fn search<C: Codec>(codec: C, x: &[f32], scale: f32, zero_point: f32, norm: f32) -> f32 {
         /// Fixed partial sums keep the order of additions the same on every instruction set.
         const LANES: usize = 16;
-        let error = |v: f32| {
-            let fake = codec.value(codec.nearest(codec.scaled(v, scale, zero_point)), scale, zero_point);
-            power((fake - v).abs(), norm)
-        };
         let mut sums = [0.0f32; LANES];
-        let chunks = x.chunks_exact(LANES);
-        let rest = chunks.remainder();
-        for chunk in chunks {
+        for chunk in x.chunks(LANES) {
             for (sum, v) in sums.iter_mut().zip(chunk) {
-                *sum += error(*v);
+                let fake = codec.value(codec.nearest(codec.scaled(*v, scale, zero_point)), scale, zero_point);
+                *sum += power((fake - v).abs(), norm);
             }
-        }
-        for (sum, v) in sums.iter_mut().zip(rest) {
-            *sum += error(*v);
         }
         sums.iter().sum()
     }
@@ -288,5 +280,82 @@ mod generic {
             1.0 + y * (1.0 + y * (0.5 + y * (1.0 / 6.0 + y * (1.0 / 24.0 + y * (1.0 / 120.0 + y * (1.0 / 720.0))))));
         let exponent = crate::float::MAGIC + whole;
         f32::from_bits(series.to_bits().wrapping_add(exponent.to_bits() << 23))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::codec::{E2M1, E4M3, Int};
+
+    /// Values of all magnitudes and both signs, without NaN.
+    fn values() -> Vec<f32> {
+        let random = (0..4099u32).map(|i| i.wrapping_mul(0x9e37_79b9) ^ (i << 7)).map(f32::from_bits);
+        random.map(|v| if v.is_finite() { v } else { 0.75 }).chain((0..93).map(|i| i as f32 * 0.25 - 11.0)).collect()
+    }
+
+    /// The dispatched loops against their bodies, compiled for the instructions that every machine of its kind has.
+    fn check<C: Codec>(codec: C, rule: &ScaleRule) {
+        let x = values();
+        let columns = x.len();
+        let scales: Vec<f32> = (0..columns.div_ceil(37)).map(|i| 2f32.powi(i as i32 - 60) * 1.37).collect();
+        let points: Vec<f32> = (0..scales.len()).map(|i| (i % 16) as f32 - 8.0).collect();
+        let p = Scales { scales: &scales, zero_points: &points, width: 37 };
+        let (mut fast, mut slow) = (vec![0u8; columns], vec![1u8; columns]);
+        encode(codec, &x, columns, p, &mut fast);
+        generic::encode(codec, &x, columns, p, &mut slow);
+        assert_eq!(fast, slow);
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let (mut a, mut b) = (x.clone(), x.clone());
+        decode(codec, &fast, columns, p, &mut a);
+        generic::decode(codec, &fast, columns, p, &mut b);
+        assert_eq!(bits(&a), bits(&b));
+        (a, b) = (x.clone(), x.clone());
+        fake(codec, &mut a, columns, p);
+        generic::fake(codec, &mut b, columns, p);
+        assert_eq!(bits(&a), bits(&b));
+        straight_through(codec, &x, columns, p, &x, &mut a);
+        generic::straight_through(codec, &x, columns, p, &x, &mut b);
+        assert_eq!(bits(&a), bits(&b));
+        (a, b) = (x.clone(), x.clone());
+        assert_eq!(fused_fake(codec, rule, &mut a, columns, 37, None), None);
+        assert_eq!(generic::fused_fake(codec, rule, &mut b, columns, 37, None), None);
+        assert_eq!(bits(&a), bits(&b));
+        let near = &x[4099..];
+        let error = search(codec, near, 0.5, 1.0, 2.4);
+        assert_eq!(error.to_bits(), generic::search(codec, near, 0.5, 1.0, 2.4).to_bits());
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let conventions = crate::Conventions::default();
+        let rule = |args: &crate::QuantizationArgs| ScaleRule::new(args, &conventions, crate::ScaleDtype::Bf16);
+        let int = rule(&crate::QuantizationArgs { num_bits: 4, symmetric: false, ..Default::default() });
+        let (low, high) = (-8.0, 7.0);
+        check(Int::<false, false> { low, high }, &int);
+        check(Int::<false, true> { low, high }, &int);
+        check(Int::<true, false> { low, high }, &int);
+        check(Int::<true, true> { low, high }, &int);
+        let float =
+            |num_bits| crate::QuantizationArgs { num_bits, r#type: crate::NumberType::Float, ..Default::default() };
+        check(E4M3::<false>, &rule(&float(8)));
+        check(E4M3::<true>, &rule(&float(8)));
+        check(E2M1::<false, false>, &rule(&float(4)));
+        check(E2M1::<true, true>, &rule(&float(4)));
+        check(E2M1::<false, true>, &rule(&float(4)));
+    }
+
+    #[test]
+    fn the_power_is_that_of_the_library() {
+        let codec = Int::<false, false> { low: -8.0, high: 7.0 };
+        for (exponent, norm) in [(-30, 2.4f32), (-3, 2.4), (0, 2.0), (5, 3.0), (11, 0.7)] {
+            for i in 0..997 {
+                // At a huge scale everything rounds to zero, and the error is the value itself.
+                let v = (1.0 + i as f32 / 997.0) * 2f32.powi(exponent);
+                let found = f64::from(search(codec, &[v], 1e30, 0.0, norm));
+                let expected = f64::from(v).powf(f64::from(norm));
+                assert!((found / expected - 1.0).abs() < 2e-5, "{v}^{norm}: {found} against {expected}");
+            }
+        }
     }
 }
