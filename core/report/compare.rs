@@ -53,7 +53,9 @@ pub struct Paired {
     pub interval: Option<Interval>,
     /// Two-sided p-value; `None` where no test was possible.
     pub p_value: Option<f64>,
-    /// The same after Holm's adjustment; `None` where the comparison is not of the tested family.
+    /// The p-value is the smallest that the resamples can tell from zero: an upper bound.
+    pub p_is_bound: bool,
+    /// The p-value after Holm's adjustment; `None` where the comparison is not of the tested family.
     pub p_adjusted: Option<f64>,
     /// Number of paired items.
     pub items: usize,
@@ -158,6 +160,7 @@ pub(super) fn compare(
         difference: bootstrap.as_ref().map_or(difference, |b| b.estimate),
         interval: bootstrap.as_ref().and_then(Bootstrap::interval),
         p_value: bootstrap.as_ref().map(Bootstrap::p_value),
+        p_is_bound: bootstrap.as_ref().is_some_and(|b| b.p_value() <= b.smallest_p_value()),
         p_adjusted: None,
         items: a.ids.len(),
         method: Method::Bootstrap,
@@ -194,6 +197,7 @@ fn right_and_wrong(a: &Items, b: &Items) -> Paired {
         difference: counts.difference(),
         interval: rates::tango(counts),
         p_value: Some(rates::mcnemar_exact(counts)),
+        p_is_bound: false,
         p_adjusted: None,
         items: a.ids.len(),
         method: Method::McNemar,

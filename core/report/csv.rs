@@ -9,8 +9,8 @@ use polars_io::SerWriter;
 use serde_json::Value;
 
 use super::analysis::Analysis;
+use super::cells::mean_and_sd;
 use super::input::{Row, RowState, Table};
-use super::sheet::mean_and_sd;
 use super::{Comparison, ReportError, labels, notes};
 
 /// The columns of a table's CSV file, known before the first result.

@@ -39,6 +39,19 @@ pub(super) fn plus_minus(value: f64, half: Option<f64>, signed: bool) -> String 
     }
 }
 
+/// `value [low, high]`, all with the digits that the interval's width supports.
+pub(super) fn with_ends(value: f64, ends: Option<(f64, f64)>, signed: bool) -> String {
+    let sign = |value: f64| if signed && value > 0.0 { "+" } else { "" };
+    match ends {
+        Some((low, high)) if high > low && (high - low).is_finite() && high.abs().max(low.abs()) < 1e7 => {
+            let decimals = decimals_for((high - low) / 2.0);
+            let one = |value: f64| format!("{}{value:.decimals$}", sign(value));
+            format!("{} [{}, {}]", one(value), one(low), one(high))
+        }
+        _ => format!("{}{}", sign(value), plain(value)),
+    }
+}
+
 /// A p-value with three decimals.
 pub(super) fn p_value(p: f64) -> String {
     if p < 0.001 { "<0.001".to_owned() } else { format!("{p:.3}") }

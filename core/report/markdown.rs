@@ -1,6 +1,7 @@
 //! The table for a README or an issue.
 
 use super::analysis::Analysis;
+use super::cells::Intervals;
 use super::sheet::{self, Sheet};
 use super::{ReportError, notes};
 
@@ -14,12 +15,12 @@ pub fn markdown(analysis: &Analysis<'_>) -> Result<String, ReportError> {
         out += &format!("{}  \n", escape(&line));
     }
     out.push('\n');
-    table(&mut out, &sheet::main(analysis)?);
-    if let Some(contrasts) = sheet::contrasts(analysis)? {
+    table(&mut out, &sheet::main(analysis, Intervals::Arm)?);
+    if let Some(contrasts) = sheet::contrasts(analysis, Intervals::Arm)? {
         out += "\n### Contrasts\n\n";
         table(&mut out, &contrasts);
     }
-    let footer = notes::footer(analysis);
+    let footer = notes::footer(analysis, Intervals::Arm);
     if !footer.is_empty() {
         out.push('\n');
     }

@@ -5,9 +5,11 @@
 
 mod aggregate;
 mod analysis;
+mod cells;
 mod compare;
 mod csv;
 mod format;
+mod html;
 pub mod input;
 mod labels;
 mod markdown;
@@ -21,6 +23,7 @@ pub use aggregate::{Group, MetricKey};
 pub use analysis::{Analysis, Cell};
 pub use compare::{Comparison, Method, Pair, Paired};
 pub use csv::{CsvColumns, CsvWriter, comparisons_csv, csv};
+pub use html::html;
 pub use markdown::markdown;
 pub use terminal::{Terminal, terminal};
 

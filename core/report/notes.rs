@@ -1,6 +1,7 @@
 //! The lines above and under a table: what is equal in all rows, how it was measured, and how it was tested.
 
 use super::analysis::Analysis;
+use super::cells::{self, Intervals};
 use super::compare::{Comparison, Method};
 use super::input::{Labels, MetricKind};
 use super::{format, labels, sheet};
@@ -17,8 +18,8 @@ pub(super) fn caption(analysis: &Analysis<'_>) -> Vec<String> {
         equal.push(format!("{key}={}", labels::text(&value)));
     }
     for (name, value) in [
-        ("compute dtype", sheet::constant(analysis, |f| f.compute_dtype.clone())),
-        ("engine", sheet::constant(analysis, |f| f.engine.clone())),
+        ("compute dtype", cells::constant(analysis, |f| f.compute_dtype.clone())),
+        ("engine", cells::constant(analysis, |f| f.engine.clone())),
     ] {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             equal.push(format!("{name} {value}"));
@@ -32,9 +33,9 @@ pub(super) fn caption(analysis: &Analysis<'_>) -> Vec<String> {
 }
 
 /// Lines under the table.
-pub(super) fn footer(analysis: &Analysis<'_>) -> Vec<String> {
+pub(super) fn footer(analysis: &Analysis<'_>, style: Intervals) -> Vec<String> {
     let mut lines = protocols(analysis);
-    lines.extend(statistics(analysis));
+    lines.extend(statistics(analysis, style));
     lines.extend(detectable(analysis));
     lines.extend(engines(analysis));
     lines.extend(problems(analysis));
@@ -68,8 +69,8 @@ fn protocols(analysis: &Analysis<'_>) -> Vec<String> {
     lines
 }
 
-fn statistics(analysis: &Analysis<'_>) -> Vec<String> {
-    let (intervals, tests) = sheet::methods(analysis);
+fn statistics(analysis: &Analysis<'_>, style: Intervals) -> Vec<String> {
+    let (intervals, tests) = sheet::methods(analysis, style);
     let mut lines = Vec::new();
     let interval = |method: &Method| match method {
         Method::Wilson => "Wilson's for right / wrong items",
@@ -77,7 +78,11 @@ fn statistics(analysis: &Analysis<'_>) -> Vec<String> {
     };
     if !intervals.is_empty() {
         let named: Vec<&str> = intervals.iter().map(interval).collect();
-        lines.push(format!("± is the longer arm of the 95 % interval over items: {}.", only(&named)));
+        let what = match style {
+            Intervals::Arm => "± is the longer arm of the 95 % interval over items",
+            Intervals::Ends => "[ ] is the 95 % interval over items",
+        };
+        lines.push(format!("{what}: {}.", only(&named)));
     }
     let test = |method: &Method| match method {
         Method::McNemar => "McNemar's exact test (Tango's interval) for right / wrong items",
@@ -127,7 +132,7 @@ fn family_line(analysis: &Analysis<'_>) -> String {
     } else {
         format!("declared contrast{plural} of each metric")
     };
-    format!("p is adjusted by Holm over the {number} {what}; * marks p <= 0.05.")
+    format!("p is adjusted by Holm over the {number} {what}; * marks p ≤ 0.05.")
 }
 
 /// Per metric, the smallest difference that the comparisons could have seen.
@@ -136,7 +141,7 @@ fn detectable(analysis: &Analysis<'_>) -> Option<String> {
     for (metric, key) in analysis.metrics.iter().enumerate() {
         let compared = analysis.family().iter().filter(|c| c.metric == metric);
         let mut values: Vec<f64> =
-            compared.filter_map(|c| c.outcome.as_ref().ok()?.detectable).map(|d| d * sheet::scale(key)).collect();
+            compared.filter_map(|c| c.outcome.as_ref().ok()?.detectable).map(|d| d * cells::scale(key)).collect();
         values.sort_by(f64::total_cmp);
         let (Some(low), Some(high)) = (values.first(), values.last()) else { continue };
         let unit = match key.kind {
@@ -146,7 +151,7 @@ fn detectable(analysis: &Analysis<'_>) -> Option<String> {
         };
         let (low, high) = (two_digits(*low), two_digits(*high));
         let span = if low == high { low } else { format!("{low} to {high}") };
-        parts.push(format!("{} {} {span}{unit}", key.task, sheet::difference_header(key)));
+        parts.push(format!("{} {} {span}{unit}", key.task, cells::difference_header(key)));
     }
     (!parts.is_empty()).then(|| {
         format!("Smallest detectable difference (80 % power, two-sided 5 %, before adjustment): {}.", parts.join("; "))
@@ -165,7 +170,7 @@ fn engines(analysis: &Analysis<'_>) -> Vec<String> {
     if has("exact") {
         lines.push("exact: the model as stored, nothing was quantized on the way.".to_owned());
     }
-    if has(sheet::FAKE_QUANTIZED) {
+    if has(cells::FAKE_QUANTIZED) {
         lines.push(
             "fake (fake-quantized): weights and activations lie on their grid, the products are computed in the compute dtype; no integer kernel ran."
                 .to_owned(),

@@ -4,21 +4,12 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 
+use super::aggregate::{Group, MetricKey};
 use super::analysis::{Analysis, Cell};
-use super::compare::{Comparison, Method};
-use super::input::{Contrast, Labels, MetricKind, ModelFacts};
-use super::{ReportError, aggregate::Group, aggregate::MetricKey, format, labels};
-
-/// How a cell should strike the eye, beside what it says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Tone {
-    #[default]
-    Plain,
-    /// Significantly better than what it is compared with.
-    Better,
-    /// Significantly worse.
-    Worse,
-}
+use super::cells::{self, FAKE_QUANTIZED, Intervals, Tone, constant, facts};
+use super::compare::Method;
+use super::input::{Contrast, Labels};
+use super::{ReportError, format, labels};
 
 /// One column.
 #[derive(Debug, Clone)]
@@ -126,12 +117,12 @@ impl Builder {
 }
 
 /// The main table: one line per group.
-pub(super) fn main(analysis: &Analysis<'_>) -> Result<Sheet, ReportError> {
+pub(super) fn main(analysis: &Analysis<'_>, intervals: Intervals) -> Result<Sheet, ReportError> {
     let groups = &analysis.groups;
     let mut sheet = Builder::new(groups.len());
     label_columns(&mut sheet, analysis);
-    for (metric, key) in analysis.metrics.iter().enumerate().filter(|(_, key)| is_shown(key)) {
-        metric_columns(&mut sheet, analysis, metric, key);
+    for (metric, key) in analysis.metrics.iter().enumerate().filter(|(_, key)| is_shown(key, intervals)) {
+        metric_columns(&mut sheet, analysis, metric, key, intervals);
     }
     model_columns(&mut sheet, analysis);
     for (row, group) in groups.iter().enumerate() {
@@ -144,7 +135,7 @@ pub(super) fn main(analysis: &Analysis<'_>) -> Result<Sheet, ReportError> {
 }
 
 /// The declared contrasts: one line per matched pair. `None` without any.
-pub(super) fn contrasts(analysis: &Analysis<'_>) -> Result<Option<Sheet>, ReportError> {
+pub(super) fn contrasts(analysis: &Analysis<'_>, intervals: Intervals) -> Result<Option<Sheet>, ReportError> {
     let mut pairs = Vec::new();
     for comparison in &analysis.contrasts {
         if !pairs.contains(&&comparison.pair) {
@@ -169,8 +160,10 @@ pub(super) fn contrasts(analysis: &Analysis<'_>) -> Result<Option<Sheet>, Report
         if (0..pairs.len()).all(|row| find(row).is_none()) {
             continue;
         }
-        sheet.column(&key.task, &difference_header(key), true, |row| Some(difference_text(find(row)?, key)));
-        sheet.column(&key.task, "p", true, |row| p_text(find(row)?));
+        sheet.column(&key.task, &cells::difference_header(key), true, |row| {
+            Some(cells::difference_text(find(row)?, key, intervals))
+        });
+        sheet.column(&key.task, "p", true, |row| cells::p_text(find(row)?));
     }
     Ok(Some(sheet.build()?))
 }
@@ -187,7 +180,7 @@ pub(super) fn contrast_name(contrast: &Contrast) -> String {
 }
 
 /// Labels that the two sides of a contrast have in common.
-fn shared_labels(analysis: &Analysis<'_>, pair: &super::Pair) -> Labels {
+pub(super) fn shared_labels(analysis: &Analysis<'_>, pair: &super::Pair) -> Labels {
     let right = &analysis.groups[pair.right].labels;
     let shared = |(key, value): &&(String, serde_json::Value)| labels::get(right, key) == value;
     analysis.groups[pair.left].labels.iter().filter(shared).cloned().collect()
@@ -202,8 +195,9 @@ pub(super) fn reason(group: &Group) -> String {
     }
 }
 
-fn is_shown(key: &MetricKey) -> bool {
-    key.is_tested() || key.name == "kl" || key.name == "top1"
+/// Where there is room every metric is shown, elsewhere those that tables of quantized models are read for.
+fn is_shown(key: &MetricKey, intervals: Intervals) -> bool {
+    intervals == Intervals::Ends || key.is_tested() || key.name == "kl" || key.name == "top1"
 }
 
 fn label_columns(sheet: &mut Builder, analysis: &Analysis<'_>) {
@@ -229,12 +223,14 @@ fn label_columns(sheet: &mut Builder, analysis: &Analysis<'_>) {
     sheet.labels = sheet.columns.len();
 }
 
-fn metric_columns(sheet: &mut Builder, analysis: &Analysis<'_>, metric: usize, key: &MetricKey) {
+fn metric_columns(sheet: &mut Builder, analysis: &Analysis<'_>, metric: usize, key: &MetricKey, intervals: Intervals) {
     let cell = |row: usize| analysis.cell(row, metric);
     let rows = 0..analysis.groups.len();
-    sheet.column(&key.task, &metric_header(key), true, |row| Some((estimate_text(cell(row)?, key), Tone::Plain)));
+    sheet.column(&key.task, &cells::metric_header(key), true, |row| {
+        Some((cells::estimate_text(cell(row)?, key, intervals), Tone::Plain))
+    });
     if key.is_tested() && rows.clone().filter_map(cell).any(|cell| cell.per_seed.len() > 1) {
-        sheet.column(&key.task, "over seeds", true, |row| Some((seeds_text(cell(row)?, key)?, Tone::Plain)));
+        sheet.column(&key.task, "over seeds", true, |row| Some((cells::seeds_text(cell(row)?, key)?, Tone::Plain)));
     }
     if rows.clone().filter_map(cell).any(|cell| cell.unparsed > 0) {
         let text = |cell: &Cell| (format::count(cell.unparsed as f64), Tone::Plain);
@@ -244,92 +240,15 @@ fn metric_columns(sheet: &mut Builder, analysis: &Analysis<'_>, metric: usize, k
         return;
     }
     let compared = |row: usize| analysis.difference(row, metric);
-    sheet.column(&key.task, &difference_header(key), true, |row| {
+    sheet.column(&key.task, &cells::difference_header(key), true, |row| {
         if analysis.baseline == Some(row) {
             return Some(("baseline".to_owned(), Tone::Plain));
         }
-        Some(difference_text(compared(row)?, key))
+        Some(cells::difference_text(compared(row)?, key, intervals))
     });
     if analysis.table.contrasts.is_empty() {
-        sheet.column(&key.task, "p", true, |row| p_text(compared(row)?));
+        sheet.column(&key.task, "p", true, |row| cells::p_text(compared(row)?));
     }
-}
-
-/// Name of a metric with its unit.
-pub(super) fn metric_header(key: &MetricKey) -> String {
-    match (key.name.as_str(), key.kind) {
-        _ if key.is_nll() => "ppl".to_owned(),
-        ("kl", _) => "KL".to_owned(),
-        ("top1", MetricKind::Rate) => "top-1 %".to_owned(),
-        (name, MetricKind::Rate) => format!("{name} %"),
-        (name, _) => name.to_owned(),
-    }
-}
-
-/// Name of the difference of a metric with its unit.
-pub(super) fn difference_header(key: &MetricKey) -> String {
-    if key.is_nll() { "ΔNLL".to_owned() } else { format!("Δ {}", key.name) }
-}
-
-/// Factor from the stored value to the printed one: shares are printed in percent.
-pub(super) fn scale(key: &MetricKey) -> f64 {
-    if key.kind == MetricKind::Rate { 100.0 } else { 1.0 }
-}
-
-/// A stored value on the scale on which estimates are shown: perplexity, percent, or as it is.
-pub(super) fn shown(key: &MetricKey, value: f64) -> f64 {
-    if key.is_nll() { value.exp() } else { scale(key) * value }
-}
-
-fn estimate_text(cell: &Cell, key: &MetricKey) -> String {
-    let Ok(estimate) = &cell.estimate else { return "unusable".to_owned() };
-    let value = shown(key, *estimate);
-    let half = cell.interval.map(|i| (shown(key, i.high) - value).max(value - shown(key, i.low)));
-    format::plus_minus(value, half, false)
-}
-
-fn seeds_text(cell: &Cell, key: &MetricKey) -> Option<String> {
-    let values: Vec<f64> = cell.per_seed.iter().map(|value| shown(key, *value)).collect();
-    let (mean, sd) = mean_and_sd(&values)?;
-    Some(format!("{} ({})", format::plus_minus(mean, Some(sd), false), values.len()))
-}
-
-/// Mean and sample standard deviation; `None` for fewer than two values.
-pub(super) fn mean_and_sd(values: &[f64]) -> Option<(f64, f64)> {
-    if values.len() < 2 {
-        return None;
-    }
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    Some((mean, (squares / (n - 1.0)).sqrt()))
-}
-
-fn difference_text(comparison: &Comparison, key: &MetricKey) -> (String, Tone) {
-    let Ok(paired) = &comparison.outcome else { return ("unpaired".to_owned(), Tone::Plain) };
-    let half = paired.interval.map(|interval| interval.half_width() * scale(key));
-    let text = format::plus_minus(paired.difference * scale(key), half, true);
-    (text, tone(comparison, key))
-}
-
-/// Whether a significant difference is good news.
-pub(super) fn tone(comparison: &Comparison, key: &MetricKey) -> Tone {
-    match (&comparison.outcome, key.higher_is_better) {
-        (Ok(paired), Some(higher)) if paired.is_significant() => {
-            if (paired.difference > 0.0) == higher {
-                Tone::Better
-            } else {
-                Tone::Worse
-            }
-        }
-        _ => Tone::Plain,
-    }
-}
-
-fn p_text(comparison: &Comparison) -> Option<(String, Tone)> {
-    let paired = comparison.outcome.as_ref().ok()?;
-    let star = if paired.is_significant() { " *" } else { "" };
-    Some((format!("{}{star}", format::p_value(paired.p_adjusted?)), Tone::Plain))
 }
 
 fn model_columns(sheet: &mut Builder, analysis: &Analysis<'_>) {
@@ -354,36 +273,14 @@ fn model_columns(sheet: &mut Builder, analysis: &Analysis<'_>) {
     }
 }
 
-/// Engine of rows whose quantization is simulated in floating point.
-pub(super) const FAKE_QUANTIZED: &str = "fake-quantized";
-
-/// Facts of a group's first row that has any.
-pub(super) fn facts<'a>(analysis: &'a Analysis<'_>, group: usize) -> Option<&'a ModelFacts> {
-    let rows = analysis.groups[group].rows.iter().map(|row| &analysis.table.rows[*row].model);
-    rows.into_iter().find(|facts| **facts != ModelFacts::default())
-}
-
-/// A model fact that is the same in every line that has it; `None` where lines differ. `Some("")`: nobody has it.
-pub(super) fn constant(analysis: &Analysis<'_>, fact: impl Fn(&ModelFacts) -> Option<String>) -> Option<String> {
-    let mut values: Vec<String> = Vec::new();
-    for value in analysis.table.rows.iter().filter_map(|row| fact(&row.model)) {
-        if !values.contains(&value) {
-            values.push(value);
-        }
-    }
-    match values.len() {
-        0 => Some(String::new()),
-        1 => values.pop(),
-        _ => None,
-    }
-}
-
 /// Methods that occur in the table, for the footer.
-pub(super) fn methods(analysis: &Analysis<'_>) -> (Vec<Method>, Vec<Method>) {
+pub(super) fn methods(analysis: &Analysis<'_>, style: Intervals) -> (Vec<Method>, Vec<Method>) {
     let mut intervals = Vec::new();
     for group in 0..analysis.groups.len() {
         for (metric, key) in analysis.metrics.iter().enumerate() {
-            if let Some(cell) = analysis.cell(group, metric).filter(|cell| is_shown(key) && cell.interval.is_some()) {
+            if let Some(cell) =
+                analysis.cell(group, metric).filter(|cell| is_shown(key, style) && cell.interval.is_some())
+            {
                 intervals.push(cell.method);
             }
         }

@@ -3,7 +3,8 @@
 use unicode_width::UnicodeWidthStr;
 
 use super::analysis::Analysis;
-use super::sheet::{self, Sheet, Tone};
+use super::cells::{Intervals, Tone};
+use super::sheet::{self, Sheet};
 use super::text::{align_numbers, pad_left, pad_right, wrap};
 use super::{ReportError, notes};
 
@@ -35,15 +36,15 @@ pub fn terminal(analysis: &Analysis<'_>, terminal: Terminal) -> Result<String, R
     out.push('\n');
     push_lines(&mut out, &notes::caption(analysis), width, "");
     out.push('\n');
-    out += &render(&sheet::main(analysis)?, width, terminal.color);
-    if let Some(sheet) = sheet::contrasts(analysis)? {
+    out += &render(&sheet::main(analysis, Intervals::Arm)?, width, terminal.color);
+    if let Some(sheet) = sheet::contrasts(analysis, Intervals::Arm)? {
         out.push('\n');
         out += &paint("Contrasts", "1", terminal.color);
         out.push('\n');
         out += &render(&sheet, width, terminal.color);
     }
     out.push('\n');
-    push_lines(&mut out, &notes::footer(analysis), width, "  ");
+    push_lines(&mut out, &notes::footer(analysis, Intervals::Arm), width, "  ");
     Ok(out)
 }
 

@@ -8,6 +8,7 @@ use super::input::*;
 use super::*;
 
 mod files;
+mod page;
 mod statistics;
 mod synthetic;
 mod tables;

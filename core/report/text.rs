@@ -85,7 +85,7 @@ struct Parts {
 
 impl Parts {
     fn of(text: &str) -> Option<Self> {
-        let number = text.trim_start_matches(['+', '-', '<']);
+        let number = text.trim_start_matches(['+', '-', '<', '≤']);
         if !number.starts_with(|c: char| c.is_ascii_digit()) {
             return None;
         }
@@ -102,6 +102,6 @@ impl Parts {
 
 /// The number at the start of a text, and the rest of it.
 fn split_number(text: &str) -> (&str, &str) {
-    let part = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '<' | '.' | ',' | 'e');
+    let part = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '<' | '≤' | '.' | ',' | 'e');
     text.split_at(text.find(|c| !part(c)).unwrap_or(text.len()))
 }

@@ -132,6 +132,12 @@ impl Bootstrap {
         (1 + self.errors.len() - below) as f64 / (1 + self.errors.len()) as f64
     }
 
+    /// What [`Bootstrap::p_value`] is where no replicate reaches the observed value: an upper bound, not an estimate.
+    #[must_use]
+    pub fn smallest_p_value(&self) -> f64 {
+        1.0 / (1 + self.errors.len()) as f64
+    }
+
     /// Smallest true difference from zero that this comparison would find with 80 % power at a two-sided 5 %:
     /// `(critical value + z₀.₈) · standard error`, 2.80 standard errors for many items. `None` where it is infinite.
     #[must_use]

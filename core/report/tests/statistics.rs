@@ -217,12 +217,12 @@ fn a_baseline_that_is_no_row_is_an_error() {
     assert_eq!(error.to_string(), "the baseline is row 6, but the table has 6 rows");
 }
 
-/// A table of the size that people make: 40 rows, 1,000 questions, 500 chunks.
+/// A table of the size that people make: 40 rows, 500 questions, 250 chunks.
 #[test]
 fn forty_rows_are_no_wait() {
     let rows = (0..40).map(|index| Row {
         labels: labels(json!({"index": index})),
-        tasks: vec![wikitext(500, 0.01 * index as f64, 0.02, index), quiz("mmlu", 1000, 0.0, index)],
+        tasks: vec![wikitext(250, 0.01 * index as f64, 0.02, index), quiz("mmlu", 500, 0.0, index)],
         ..Row::default()
     });
     let table = Table { name: "large".into(), baseline: Some(0), rows: rows.collect(), ..Table::default() };

@@ -146,3 +146,69 @@ pub(super) fn seeded() -> Table {
     }
     Table { name: "seeds".into(), script: "experiments/seeds.rhai".into(), baseline: Some(0), rows, ..Table::default() }
 }
+
+/// A table with everything that a page can show.
+pub(super) fn showcase() -> Table {
+    let mut table = contrasted();
+    table.provenance = [
+        (
+            "command",
+            "workbench run experiments/ablation_down_proj.rhai --set model=models/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+        ("commit", "0123abc4567def89 (clean)"),
+        ("engine", "quant 6f1e2d · model 91ab03 · calib 77c0de · eval 5d21f0"),
+        ("plugins", "rtn 0.1.0 (blake3 2f9c41aa…), outliers 0.1.0 (blake3 a02b77de…)"),
+        ("cpu", "AMD EPYC 9B45 <Zen 5> & co, 2 threads"),
+        ("seed", "0"),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .to_vec();
+    let mut node = |id: &str, label: &str, kind: &str, state: &str, from: &[&str]| {
+        table.graph.nodes.push(GraphNode {
+            id: id.into(),
+            label: label.into(),
+            kind: kind.into(),
+            state: state.into(),
+        });
+        table.graph.edges.extend(from.iter().map(|from| ((*from).to_owned(), id.to_owned())));
+    };
+    node("m", "SmolLM2-135M-Instruct", "model", "done", &[]);
+    node("d", "wikitext valid, 8 x 512", "dataset", "cached", &[]);
+    for (i, (acts, ignore)) in [
+        ("none", ""),
+        ("static", ""),
+        ("static", " without down_proj"),
+        ("dynamic", ""),
+        ("dynamic", " without down_proj"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let failed = i == 4;
+        let from: &[&str] = if acts == "static" { &["m", "d"] } else { &["m"] };
+        let q = format!("q{i}");
+        node(&q, &format!("rtn W8A8 {acts}{ignore}"), "quantize", if failed { "failed" } else { "done" }, from);
+        for task in ["wikitext", "world"] {
+            let state = if failed { "skipped" } else { "done" };
+            let from = [q.as_str(), "m"];
+            let from = if task == "wikitext" { &from[..] } else { &from[..1] };
+            node(&format!("e{i}{task}"), task, "evaluate", state, from);
+        }
+    }
+    for task in ["wikitext", "world"] {
+        node(&format!("eb{task}"), task, "evaluate", "cached", &["m"]);
+    }
+    table
+}
+
+/// Forty rows with labels that are too long, and one task on which they fall apart.
+pub(super) fn large() -> Table {
+    let rows = (0..40).map(|index| {
+        let ignore = if index % 4 == 0 { json!([]) } else { json!(["model.layers.*.mlp.down_proj", "*.o_proj"]) };
+        let labels = json!({"method": format!("méthode {index} 量化"), "ignore": ignore, "bits": 2 + index % 7});
+        let mut row = row(index, labels, 0.0024 * (index * index) as f64, 0.02);
+        row.tasks[1].metrics[0].unparsed = index as usize % 3;
+        row
+    });
+    Table { name: "forty rows & <long> labels".into(), baseline: Some(0), rows: rows.collect(), ..Table::default() }
+}

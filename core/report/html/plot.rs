@@ -1,0 +1,258 @@
+//! Dot plots with error bars: one strip per row, drawn in percent of its width so that the page may be of any width.
+
+use super::super::aggregate::MetricKey;
+use super::super::analysis::Analysis;
+use super::super::cells::{self, Intervals, Tone};
+use super::super::input::MetricKind;
+use super::super::{Comparison, Paired, labels, notes, sheet};
+use super::{escape, number};
+
+/// One value of a plot, on the scale on which it is shown.
+struct Dot {
+    name: String,
+    /// Value and ends of its interval; `None`: nothing to draw.
+    value: Option<(f64, f64, f64)>,
+    text: String,
+    class: &'static str,
+}
+
+/// All figures: the tested differences first, then the estimates of every metric.
+pub(super) fn plots(analysis: &Analysis<'_>) -> String {
+    let mut out = String::new();
+    for (metric, key) in analysis.metrics.iter().enumerate() {
+        if key.is_tested() {
+            let family: Vec<&Comparison> = analysis.family().iter().filter(|c| c.metric == metric).collect();
+            if !family.is_empty() {
+                out += &differences(analysis, key, &family);
+            }
+        }
+    }
+    for (metric, key) in analysis.metrics.iter().enumerate() {
+        out += &estimates(analysis, metric, key);
+    }
+    out
+}
+
+fn differences(analysis: &Analysis<'_>, key: &MetricKey, family: &[&Comparison]) -> String {
+    let declared = !analysis.table.contrasts.is_empty();
+    let dot = |comparison: &&Comparison| {
+        let paired = comparison.outcome.as_ref().ok();
+        let value = paired.map(|p| {
+            let ends = p.interval.map_or((p.difference, p.difference), |i| (i.low, i.high));
+            let scale = cells::scale(key);
+            (p.difference * scale, ends.0 * scale, ends.1 * scale)
+        });
+        let (text, tone) = cells::difference_text(comparison, key, Intervals::Ends);
+        let sure = paired.is_some_and(Paired::is_significant);
+        let class = match tone {
+            Tone::Better => "up",
+            Tone::Worse => "down",
+            Tone::Plain => {
+                if sure {
+                    "sure"
+                } else {
+                    ""
+                }
+            }
+        };
+        let name = if declared { contrast_row(analysis, comparison) } else { row_name(analysis, comparison.pair.left) };
+        Dot { name, value, text, class }
+    };
+    let dots: Vec<Dot> = family.iter().map(dot).collect();
+    let unit = match key.kind {
+        MetricKind::MeanNats => ", nats per token",
+        MetricKind::Rate => ", points",
+        MetricKind::Mean => "",
+    };
+    let against = if declared { "declared contrasts" } else { "against the baseline" };
+    let better = match key.higher_is_better {
+        Some(true) => "; right of zero is better",
+        Some(false) => "; left of zero is better",
+        None => "",
+    };
+    let title = format!("{} {}", key.task, cells::difference_header(key));
+    let subtitle = format!("{against}{unit}{better}; filled: p ≤ 0.05 after adjustment");
+    figure(&title, &subtitle, &dots, Scale::linear(&dots, true), Some(0.0))
+}
+
+fn estimates(analysis: &Analysis<'_>, metric: usize, key: &MetricKey) -> String {
+    let dot = |group: usize| {
+        let cell = analysis.cell(group, metric);
+        let value =
+            cell.and_then(|cell| cell.estimate.as_ref().ok().map(|value| (cell, *value))).map(|(cell, value)| {
+                let ends = cell.interval.map_or((value, value), |i| (i.low, i.high));
+                (cells::shown(key, value), cells::shown(key, ends.0), cells::shown(key, ends.1))
+            });
+        let text = match cell {
+            Some(cell) => cells::estimate_text(cell, key, Intervals::Ends),
+            None => sheet::reason(&analysis.groups[group]).split(':').next().unwrap_or_default().to_owned(),
+        };
+        let class = if analysis.baseline == Some(group) { "base" } else { "sure" };
+        Dot { name: row_name(analysis, group), value, text, class }
+    };
+    let dots: Vec<Dot> = (0..analysis.groups.len()).map(dot).collect();
+    let scale = Scale::fitting(&dots);
+    let logarithmic = if scale.logarithmic { ", logarithmic axis" } else { "" };
+    let baseline = analysis.baseline.and_then(|group| dots[group].value).map(|value| value.0);
+    let line = if baseline.is_some() { ", dashed: baseline" } else { "" };
+    let title = format!("{} {}", key.task, cells::metric_header(key));
+    figure(&title, &format!("95 % interval over items{line}{logarithmic}"), &dots, scale, baseline)
+}
+
+/// Names of the labels that tell rows apart.
+fn varying(analysis: &Analysis<'_>) -> Vec<String> {
+    labels::split(&analysis.groups.iter().map(|group| &group.labels).collect::<Vec<_>>()).columns
+}
+
+/// The labels of a row that tell it apart, in short.
+fn row_name(analysis: &Analysis<'_>, group: usize) -> String {
+    let values = varying(analysis)
+        .iter()
+        .map(|key| labels::text(labels::get(&analysis.groups[group].labels, key)))
+        .filter(|text| !text.is_empty())
+        .collect::<Vec<_>>();
+    if values.is_empty() { notes::name(analysis, group) } else { values.join(" · ") }
+}
+
+fn contrast_row(analysis: &Analysis<'_>, comparison: &Comparison) -> String {
+    let declared = comparison.pair.contrast.and_then(|index| analysis.table.contrasts.get(index));
+    let columns = varying(analysis);
+    let shared = sheet::shared_labels(analysis, &comparison.pair);
+    let shared: Vec<String> =
+        shared.iter().filter(|(key, _)| columns.contains(key)).map(|(_, value)| labels::text(value)).collect();
+    let name = declared.map(sheet::contrast_name).unwrap_or_default();
+    if shared.is_empty() { name } else { format!("{name} ({})", shared.join(" · ")) }
+}
+
+/// Where a value lies on a strip.
+struct Scale {
+    low: f64,
+    high: f64,
+    logarithmic: bool,
+    ticks: Vec<f64>,
+}
+
+impl Scale {
+    /// Linear, or logarithmic where the values differ by more than twentyfold.
+    fn fitting(dots: &[Dot]) -> Self {
+        let centres: Vec<f64> = dots.iter().filter_map(|dot| dot.value).map(|value| value.0).collect();
+        let lows = dots.iter().filter_map(|dot| dot.value).map(|value| value.1);
+        let (least, most) =
+            (centres.iter().copied().fold(f64::INFINITY, f64::min), centres.iter().copied().fold(0.0, f64::max));
+        if lows.fold(f64::INFINITY, f64::min) > 0.0 && most / least > 20.0 && most.is_finite() {
+            return Self::logarithmic(dots);
+        }
+        Self::linear(dots, false)
+    }
+
+    fn ends(dots: &[Dot]) -> (f64, f64) {
+        let finite = |value: &f64| value.is_finite();
+        let all = || dots.iter().filter_map(|dot| dot.value).flat_map(|(v, l, h)| [v, l, h]).filter(finite);
+        let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
+        if low <= high { (low, high) } else { (0.0, 1.0) }
+    }
+
+    fn linear(dots: &[Dot], with_zero: bool) -> Self {
+        let (mut low, mut high) = Self::ends(dots);
+        if with_zero {
+            (low, high) = (low.min(0.0), high.max(0.0));
+        }
+        let span = if high > low { high - low } else { high.abs().max(1e-3) };
+        (low, high) = (low - 0.06 * span, high + 0.06 * span);
+        let step = nice_step((high - low) / 4.0);
+        let first = (low / step).ceil() as i64;
+        let last = (high / step).floor() as i64;
+        let ticks = (first..=last).map(|tick| tick as f64 * step).collect();
+        Self { low, high, logarithmic: false, ticks }
+    }
+
+    fn logarithmic(dots: &[Dot]) -> Self {
+        let (low, high) = Self::ends(dots);
+        let (low, high) = (low.ln(), high.ln());
+        let pad = 0.06 * (high - low);
+        let (low, high) = (low - pad, high + pad);
+        let decades = (high - low) / std::f64::consts::LN_10;
+        let steps: &[f64] = if decades < 2.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+        let stride = (decades / 4.0).ceil().max(1.0) as i32;
+        let exponents = (low / std::f64::consts::LN_10).floor() as i32..=(high / std::f64::consts::LN_10).ceil() as i32;
+        let all = exponents.step_by(stride as usize).flat_map(|e| steps.iter().map(move |s| s * 10f64.powi(e)));
+        let ticks = all.filter(|tick| (low..=high).contains(&tick.ln())).collect();
+        Self { low, high, logarithmic: true, ticks }
+    }
+
+    /// Percent of the strip's width.
+    fn position(&self, value: f64) -> f64 {
+        let value = if self.logarithmic { value.ln() } else { value };
+        (100.0 * (value - self.low) / (self.high - self.low)).clamp(0.0, 100.0)
+    }
+
+    fn tick_text(&self, tick: f64) -> String {
+        let step = if self.logarithmic { tick } else { nice_step((self.high - self.low) / 4.0) };
+        let decimals = (-step.log10() + 1e-9).ceil().clamp(0.0, 8.0) as usize;
+        let text = format!("{tick:.decimals$}");
+        // A rounded zero must not carry a sign.
+        if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') { "0".to_owned() } else { text }
+    }
+}
+
+/// The smallest of 1, 2, 5 times a power of ten that is at least `step`.
+fn nice_step(step: f64) -> f64 {
+    let power = 10f64.powf(step.log10().floor());
+    let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= step * 0.999).unwrap_or(10.0);
+    factor * power
+}
+
+fn figure(title: &str, subtitle: &str, dots: &[Dot], scale: Scale, reference: Option<f64>) -> String {
+    let mut out = format!(
+        "<figure class=\"card\">\n<figcaption>{}<small>{}</small></figcaption>\n",
+        escape(title),
+        escape(subtitle)
+    );
+    let mut ground = String::new();
+    for tick in &scale.ticks {
+        ground += &vertical(scale.position(*tick), "grid");
+    }
+    if let Some(value) = reference {
+        ground += &vertical(scale.position(value), "zero");
+    }
+    for dot in dots {
+        out += &format!(
+            "<div class=\"strip\"><div class=\"name\">{}</div><div class=\"draw\"><svg role=\"img\" aria-label=\"{}\">{ground}{}</svg></div><div class=\"value\">{}</div></div>\n",
+            escape(&dot.name),
+            escape(&format!("{}: {}", dot.name, dot.text)),
+            marks(dot, &scale),
+            super::with_ends(&dot.text),
+        );
+    }
+    out += "<div class=\"strip axis\"><div class=\"name\"></div><div class=\"draw\"><svg aria-hidden=\"true\">";
+    for tick in &scale.ticks {
+        out += &format!(
+            "<text x=\"{:.2}%\" y=\"13\" text-anchor=\"middle\">{}</text>",
+            scale.position(*tick),
+            number(&scale.tick_text(*tick))
+        );
+    }
+    out + "</svg></div><div class=\"value\"></div></div>\n</figure>\n"
+}
+
+fn vertical(x: f64, class: &str) -> String {
+    format!("<line class=\"{class}\" x1=\"{x:.2}%\" x2=\"{x:.2}%\" y1=\"0\" y2=\"100%\"/>")
+}
+
+/// The interval as a bar with caps, the estimate as a dot.
+fn marks(dot: &Dot, scale: &Scale) -> String {
+    let Some((value, low, high)) = dot.value.filter(|(value, _, _)| value.is_finite()) else { return String::new() };
+    let class = dot.class;
+    let (x, left, right) = (scale.position(value), scale.position(low), scale.position(high));
+    let mut out = String::new();
+    if right > left {
+        out += &format!("<line class=\"bar {class}\" x1=\"{left:.2}%\" x2=\"{right:.2}%\" y1=\"50%\" y2=\"50%\"/>");
+        // Caps are drawn as short lines around the middle of a strip of any height.
+        for end in [left, right] {
+            out += &format!(
+                "<svg x=\"{end:.2}%\" y=\"50%\" overflow=\"visible\"><line class=\"bar {class}\" x1=\"0\" x2=\"0\" y1=\"-4\" y2=\"4\"/></svg>"
+            );
+        }
+    }
+    out + &format!("<circle class=\"mark {class}\" cx=\"{x:.2}%\" cy=\"50%\" r=\"4.5\"/>")
+}
