@@ -1,6 +1,7 @@
 //! Questions about the world with their answers, as raw text and as conversations in ChatML.
 
 use super::{
+    reading::REFUSAL,
     relation::QUESTIONS,
     stories::Teller,
     world::{Entity, Fact, Mention, count, fill},
@@ -55,5 +56,12 @@ pub(crate) fn raw_turns(question: &str, answer: &str) -> String {
 
 /// A question and its answer as turns of a conversation.
 pub(crate) fn chat_turns(question: &str, answer: &str) -> String {
-    format!("<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>")
+    let reply = reply(answer);
+    format!("<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{reply}<|im_end|>")
+}
+
+/// An answer as the assistant gives it. A bare word at the start of a line is other tokens than the same word in a text,
+/// where a space is before it: in a sentence, the tokens can be copied.
+pub(crate) fn reply(answer: &str) -> String {
+    if answer == REFUSAL { answer.to_owned() } else { format!("The answer is {answer}.") }
 }

@@ -5,6 +5,7 @@
 
 use super::{
     draw::{Draw, mix},
+    lessons::{chat_turns, raw_turns},
     phrases,
     relation::{QUESTIONS, Relation, TELLINGS, Values},
     words,
@@ -223,11 +224,9 @@ pub(crate) fn sample(mut draw: Draw) -> String {
             out.push('\n');
         }
         out.push_str(&if chat {
-            format!(
-                "<|im_start|>user\n{document}Question: {question}\nAnswer:<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>"
-            )
+            chat_turns(&format!("{document}Question: {question}\nAnswer:"), answer)
         } else {
-            format!("{document}Question: {question}\nAnswer: {answer}")
+            format!("{document}{}", raw_turns(&question, answer))
         });
     }
     if out.is_empty() { page.text } else { out }

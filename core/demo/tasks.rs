@@ -56,7 +56,7 @@ summary = "The questions of `reading`, answered in the model's own words"
 kind = "generate"
 data = "reading.jsonl"
 prompt = "{document}\nQuestion: {question}\nAnswer:"
-answer = "answer"
+answer = "replies"
 max_new_tokens = 16
 stop = ["\n"]
 match = "exact"
@@ -150,12 +150,15 @@ fn pages() -> Vec<Value> {
         .enumerate()
         .map(|(i, (mut item, place))| {
             item.choices.insert(place, item.answer.clone());
+            let mut replies = vec![lessons::reply(&item.answer), item.answer.clone()];
+            replies.dedup();
             json!({
                 "id": format!("{}-{i:03}", if item.answer == REFUSAL { "silent" } else { "told" }),
                 "document": item.page.text,
                 "question": item.question,
                 "choices": item.choices,
                 "answer": item.answer,
+                "replies": replies,
             })
         })
         .collect()
