@@ -1,13 +1,14 @@
 //! The weight files of a Hugging Face folder: one safetensors file, or shards with an index.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
+use workbench_quant::Grid;
 
 use super::mapped::{MappedFile, read_json};
-use super::safetensors::{StoredTensor, read_header};
+use super::safetensors::{Header, StoredTensor, read_header};
 use crate::ModelError;
 
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
@@ -31,19 +32,45 @@ pub(crate) struct WeightFiles {
     pub(crate) tensors: BTreeMap<String, StoredTensor>,
     pub(crate) files: Vec<Arc<MappedFile>>,
     /// The path of the index, where there is one.
-    pub(crate) index: Option<std::path::PathBuf>,
+    pub(crate) index: Option<PathBuf>,
+    /// The grids that the writer noted, by module.
+    pub(crate) grids: BTreeMap<String, Grid>,
+}
+
+impl WeightFiles {
+    fn add(&mut self, file: Arc<MappedFile>, header: Header) -> Result<(), ModelError> {
+        self.grids.extend(noted_grids(file.path(), &header)?);
+        self.tensors.extend(header.tensors);
+        self.files.push(file);
+        Ok(())
+    }
+}
+
+/// The key under which a shard notes the grids of its codes.
+pub(crate) const GRIDS_KEY: &str = "grids";
+
+/// The grids in a header's metadata.
+pub(crate) fn noted_grids(file: &Path, header: &Header) -> Result<BTreeMap<String, Grid>, ModelError> {
+    let Some(text) = header.metadata.get(GRIDS_KEY) else { return Ok(BTreeMap::new()) };
+    let hint = "the file was written by another version, or is damaged";
+    serde_json::from_str(text)
+        .map_err(|cause| ModelError::file(file, format!("notes grids that cannot be read: {cause}"), hint))
 }
 
 /// Maps the weight files of a folder and reads their headers.
 pub(crate) fn open_weights(folder: &Path) -> Result<WeightFiles, ModelError> {
     let single = folder.join(SINGLE_FILE);
     let index = folder.join(INDEX_FILE);
+    let empty = |index| WeightFiles { tensors: BTreeMap::new(), files: Vec::new(), index, grids: BTreeMap::new() };
     if single.exists() {
         let file = Arc::new(MappedFile::open(&single)?);
-        return Ok(WeightFiles { tensors: read_header(&file)?, files: vec![file], index: None });
+        let mut weights = empty(None);
+        let header = read_header(&file)?;
+        weights.add(file, header)?;
+        return Ok(weights);
     }
     match read_json(&index)? {
-        Some(parsed) => open_shards(folder, &index, &parsed),
+        Some(parsed) => open_shards(folder, &index, &parsed, empty(Some(index.clone()))),
         None => Err(no_weights(folder)),
     }
 }
@@ -60,18 +87,23 @@ fn no_weights(folder: &Path) -> ModelError {
     ModelError::file(folder, format!("holds neither {SINGLE_FILE} nor {INDEX_FILE}"), hint)
 }
 
-fn open_shards(folder: &Path, index: &Path, parsed: &Value) -> Result<WeightFiles, ModelError> {
+fn open_shards(
+    folder: &Path,
+    index: &Path,
+    parsed: &Value,
+    mut weights: WeightFiles,
+) -> Result<WeightFiles, ModelError> {
     let map = weight_map(index, parsed)?;
     let shard_names = map.values().copied().collect::<BTreeSet<_>>();
     check_shards_exist(folder, index, &shard_names)?;
-    let mut weights = WeightFiles { tensors: BTreeMap::new(), files: Vec::new(), index: Some(index.into()) };
     for shard in shard_names {
         let file = Arc::new(MappedFile::open(&folder.join(shard))?);
-        for (name, tensor) in read_header(&file)? {
+        let header = read_header(&file)?;
+        for name in header.tensors.keys() {
             if map.get(name.as_str()) != Some(&shard) {
                 return Err(ModelError::tensor(
                     file.path(),
-                    &name,
+                    name,
                     match map.get(name.as_str()) {
                         Some(other) => format!("is in this shard, but the index places it in `{other}`"),
                         None => "is in this shard, but not in the index".into(),
@@ -79,9 +111,8 @@ fn open_shards(folder: &Path, index: &Path, parsed: &Value) -> Result<WeightFile
                     "index and shards belong to different downloads",
                 ));
             }
-            weights.tensors.insert(name, tensor);
         }
-        weights.files.push(file);
+        weights.add(file, header)?;
     }
     match map.iter().find(|(name, _)| !weights.tensors.contains_key(**name)) {
         Some((name, shard)) => Err(ModelError::tensor(

@@ -4,12 +4,16 @@
 //! configuration calls for is there, with its shape and a type that can be widened, and nothing else is. What is opened
 //! can therefore be trusted by whoever reads weights later, minutes into a run.
 
+mod compressed;
 mod dtype;
 mod folder;
 mod gguf;
 mod mapped;
+mod quantization;
 mod safetensors;
+mod stored;
 mod verify;
+mod writer;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,14 +21,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
+use workbench_quant::Grid;
 
+pub use self::compressed::{InputQuantizer, QuantizedLinear};
 pub use self::dtype::Dtype;
-use self::dtype::widen;
-use self::gguf::GgufTensor;
 use self::gguf::Meta;
 use self::gguf::vocabulary::Vocabulary;
 use self::mapped::MappedFile;
-use self::safetensors::StoredTensor;
+pub use self::quantization::QuantizationConfig;
+use self::stored::Stored;
+use self::verify::{Input, Layout, Matched};
+pub use self::writer::{CheckpointWriter, Written, WrittenFile};
 use crate::{ModelConfig, ModelError, WeightSource};
 
 /// A model on disk: its configuration and its tensors, mapped into memory.
@@ -39,12 +46,8 @@ pub struct Checkpoint {
     /// Files other than weights that decide what the model means.
     documents: Vec<PathBuf>,
     companions: Companions,
-}
-
-/// How a logical tensor is stored.
-enum Stored {
-    Dense(StoredTensor),
-    Gguf(GgufTensor),
+    quantization: Option<QuantizationConfig>,
+    inputs: BTreeMap<String, Input>,
 }
 
 /// Where tokenizer and generation settings come from.
@@ -91,7 +94,8 @@ impl Checkpoint {
         }
         let companions = Companions::Gguf(metadata);
         let (path, documents) = (path.into(), Vec::new());
-        Ok(Self { path, config, config_json, tensors, weight_files: vec![file], documents, companions })
+        let (weight_files, quantization, inputs) = (vec![file], None, BTreeMap::new());
+        Ok(Self { path, config, config_json, tensors, weight_files, documents, companions, quantization, inputs })
     }
 
     fn open_folder(path: &Path) -> Result<Self, ModelError> {
@@ -104,13 +108,21 @@ impl Checkpoint {
         if let Some(generation) = mapped::read_json(&generation_file)? {
             add_generation_eos(&mut config, &generation, &generation_file)?;
         }
+        let quantization = QuantizationConfig::from_config(&config_json, &config_file)?;
         let weights = folder::open_weights(path)?;
-        let tensors = verify::match_tensors(&config, weights.tensors, path)?;
+        let layout = Layout {
+            config: &config,
+            folder: path,
+            quantization: quantization.as_ref(),
+            weight_grids: &weights.grids,
+            input_grids: &noted_input_grids(&config_json, &config_file)?,
+        };
+        let Matched { tensors, inputs } = layout.match_tensors(weights.tensors)?;
         let mut documents = vec![config_file];
         documents.extend(weights.index);
         documents.extend(folder::COMPANIONS.map(|name| path.join(name)).into_iter().filter(|file| file.exists()));
         let (path, weight_files, companions) = (path.into(), weights.files, Companions::Folder);
-        Ok(Self { path, config, config_json, tensors, weight_files, documents, companions })
+        Ok(Self { path, config, config_json, tensors, weight_files, documents, companions, quantization, inputs })
     }
 
     /// The folder or file that was opened.
@@ -135,26 +147,15 @@ impl Checkpoint {
 
     /// The type in which [`Checkpoint::raw`] gives a tensor.
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
-        self.tensors.get(name).map(|stored| match stored {
-            Stored::Dense(tensor) => tensor.dtype,
-            Stored::Gguf(tensor) => tensor.dense_dtype(),
-        })
+        self.tensors.get(name).map(Stored::dtype)
     }
 
-    /// A tensor's bytes as they are stored; as f32 where it is stored in blocks.
+    /// A tensor's bytes as they are stored; as f32 where it is stored as codes.
     ///
     /// # Errors
-    /// There is no tensor of that name, or its blocks hold values that are not finite.
+    /// There is no tensor of that name, or its codes give values that are not finite.
     pub fn raw(&self, name: &str) -> Result<RawTensor<'_>, ModelError> {
-        match self.stored(name)? {
-            Stored::Dense(tensor) => {
-                Ok(RawTensor { dtype: tensor.dtype, shape: &tensor.shape, bytes: Cow::Borrowed(tensor.bytes()) })
-            }
-            Stored::Gguf(tensor) => {
-                let bytes = tensor.dense_bytes().map_err(|bad| self.not_finite(name, &tensor.shape, bad))?;
-                Ok(RawTensor { dtype: tensor.dense_dtype(), shape: &tensor.shape, bytes: Cow::Owned(bytes) })
-            }
-        }
+        self.stored(name)?.raw(name)
     }
 
     /// The size of all weight files.
@@ -188,6 +189,48 @@ impl Checkpoint {
         }
     }
 
+    /// How the linears are quantized, for a compressed-tensors folder.
+    pub fn quantization(&self) -> Option<&QuantizationConfig> {
+        self.quantization.as_ref()
+    }
+
+    /// The codes of a linear, by its module name; `None` where its weight is dense.
+    ///
+    /// # Errors
+    /// There is no such linear, or its scales are damaged.
+    pub fn quantized_linear(&self, module: &str) -> Result<Option<QuantizedLinear>, ModelError> {
+        let Stored::Compressed(stored) = self.stored(&format!("{module}.weight"))? else { return Ok(None) };
+        let mut linear = stored.read()?;
+        let bias = format!("{module}.bias");
+        if self.tensors.contains_key(&bias) {
+            linear.bias = Some(self.values(&bias)?);
+        }
+        Ok(Some(linear))
+    }
+
+    /// How the input of a linear is quantized, by its module name; `None` where it is not.
+    ///
+    /// # Errors
+    /// A static scale is damaged.
+    pub fn input_quantizer(&self, module: &str) -> Result<Option<InputQuantizer>, ModelError> {
+        let Some(input) = self.inputs.get(module) else { return Ok(None) };
+        let symmetric = input.grid.args().symmetric;
+        let parameters = input.scale.as_ref().map(|scale| scale.parameters(module, symmetric)).transpose()?;
+        Ok(Some(InputQuantizer { grid: input.grid.clone(), parameters }))
+    }
+
+    /// Stored bits per weight of the decoder blocks' linears, scales and zero-points counted.
+    pub fn bits_per_weight(&self) -> f64 {
+        let linears = self.config.linears();
+        let weights: usize = linears.iter().map(|linear| linear.out_features * linear.in_features).sum();
+        let bytes: usize = linears
+            .iter()
+            .filter_map(|linear| self.tensors.get(&format!("{}.weight", linear.name)))
+            .map(Stored::bytes)
+            .sum();
+        8.0 * bytes as f64 / weights as f64
+    }
+
     /// Reads every tensor once and makes sure that all values are finite.
     ///
     /// # Errors
@@ -203,15 +246,8 @@ impl Checkpoint {
     /// Lets the kernel take back the memory that holds these tensors' pages. They can be read again at any time.
     pub fn drop_pages<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
         for stored in names.into_iter().filter_map(|name| self.tensors.get(name)) {
-            match stored {
-                Stored::Dense(tensor) => tensor.file.drop_pages(tensor.range.clone()),
-                Stored::Gguf(tensor) => tensor.file.drop_pages(tensor.range.clone()),
-            }
+            stored.drop_pages();
         }
-    }
-
-    fn not_finite(&self, name: &str, shape: &[usize], (index, value): (usize, f32)) -> ModelError {
-        not_finite(&self.path, name, shape, index, value)
     }
 
     fn stored(&self, name: &str) -> Result<&Stored, ModelError> {
@@ -221,17 +257,11 @@ impl Checkpoint {
 
 impl WeightSource for Checkpoint {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.tensors.get(name).map(|stored| match stored {
-            Stored::Dense(tensor) => tensor.shape.clone(),
-            Stored::Gguf(tensor) => tensor.shape.clone(),
-        })
+        self.tensors.get(name).map(|stored| stored.shape().to_vec())
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        match self.stored(name)? {
-            Stored::Dense(tensor) => dense_values(name, tensor),
-            Stored::Gguf(tensor) => tensor.values().map_err(|bad| self.not_finite(name, &tensor.shape, bad)),
-        }
+        self.stored(name)?.values(name)
     }
 }
 
@@ -244,27 +274,30 @@ pub(crate) fn companion_json(checkpoint: &Checkpoint, name: &str) -> Result<Opti
         .map_err(|error| ModelError::file(&file, format!("is not valid JSON: {error}"), ""))
 }
 
-/// Widens a stored tensor; NaN and infinities are refused here, where the tensor can still be named.
-fn dense_values(name: &str, tensor: &StoredTensor) -> Result<Vec<f32>, ModelError> {
-    let mut values = vec![0.0; tensor.elements()];
-    match widen(tensor.dtype, tensor.bytes(), &mut values) {
-        None => Ok(values),
-        Some(index) => Err(not_finite(tensor.file.path(), name, &tensor.shape, index, values[index])),
-    }
-}
+/// The key of `config.json` under which the writer notes what the format has no place for.
+pub(crate) const NOTES_KEY: &str = "workbench";
 
-fn not_finite(file: &Path, name: &str, shape: &[usize], index: usize, value: f32) -> ModelError {
-    let mut position = vec![0; shape.len()];
-    let mut rest = index;
-    for (coordinate, dim) in position.iter_mut().zip(shape).rev() {
-        (*coordinate, rest) = (rest % dim, rest / dim);
+/// The grids of quantized inputs that the writer noted, by module.
+fn noted_input_grids(config: &Value, file: &Path) -> Result<BTreeMap<String, Grid>, ModelError> {
+    #[derive(serde::Deserialize)]
+    struct Noted {
+        grid: Grid,
+        modules: Vec<String>,
     }
-    ModelError::tensor(
-        file,
-        name,
-        format!("holds {value} at {position:?}"),
-        "the weights are damaged; fetch them again",
-    )
+    let Some(noted) = config.get(NOTES_KEY).and_then(|notes| notes.get("input_grids")) else {
+        return Ok(BTreeMap::new());
+    };
+    let noted: Vec<Noted> = serde_json::from_value(noted.clone()).map_err(|cause| {
+        ModelError::config(
+            file,
+            format!("notes grids that cannot be read: {cause}"),
+            "the file was written by another version",
+        )
+    })?;
+    Ok(noted
+        .into_iter()
+        .flat_map(|Noted { grid, modules }| modules.into_iter().map(move |module| (module, grid.clone())))
+        .collect())
 }
 
 /// Chat models often name their turn's end only in `generation_config.json`.

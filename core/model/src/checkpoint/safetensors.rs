@@ -44,9 +44,16 @@ struct HeaderEntry {
     data_offsets: (u64, u64),
 }
 
-/// The tensors of a file by name. Their ranges are inside the file, fit dtype and shape, and neither overlap nor leave
-/// gaps.
-pub(crate) fn read_header(file: &Arc<MappedFile>) -> Result<BTreeMap<String, StoredTensor>, ModelError> {
+/// What a file's header says.
+pub(crate) struct Header {
+    /// By name. Their ranges are inside the file, fit dtype and shape, and neither overlap nor leave gaps.
+    pub(crate) tensors: BTreeMap<String, StoredTensor>,
+    /// Free text by key.
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+/// Reads and checks the header of a mapped file.
+pub(crate) fn read_header(file: &Arc<MappedFile>) -> Result<Header, ModelError> {
     let error = |message: String, hint: &str| ModelError::file(file.path(), message, hint);
     let bytes = file.bytes();
     let incomplete = "the file is truncated or no safetensors file; fetch it again";
@@ -69,15 +76,18 @@ pub(crate) fn read_header(file: &Arc<MappedFile>) -> Result<BTreeMap<String, Sto
 
     let data_start = bytes.len() - data.len();
     let mut tensors = BTreeMap::new();
+    let mut metadata = BTreeMap::new();
     for (name, entry) in entries {
         if name == "__metadata__" {
+            metadata = serde_json::from_value(entry)
+                .map_err(|cause| error(format!("its `__metadata__` are not texts by name: {cause}"), incomplete))?;
             continue;
         }
         let tensor = stored_tensor(file, &name, entry, data_start, data.len())?;
         tensors.insert(name, tensor);
     }
     check_cover(file, &tensors, data_start)?;
-    Ok(tensors)
+    Ok(Header { tensors, metadata })
 }
 
 fn stored_tensor(

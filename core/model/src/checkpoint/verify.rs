@@ -3,33 +3,111 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::Stored;
+use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Strategy};
+
+use super::Dtype;
+use super::compressed::{CompressedLinear, StoredInputScale, Unclaimed, storage_dtype};
+use super::quantization::QuantizationConfig;
 use super::safetensors::StoredTensor;
+use super::stored::Stored;
+use crate::config::TensorSpec;
 use crate::{ModelConfig, ModelError};
 
-/// Gives every tensor that the configuration calls for its stored form; anything missing, misshapen or left over is an
-/// error.
-pub(crate) fn match_tensors(
-    config: &ModelConfig,
-    mut stored: BTreeMap<String, StoredTensor>,
-    folder: &Path,
-) -> Result<BTreeMap<String, Stored>, ModelError> {
-    let mut tensors = BTreeMap::new();
-    let mut missing = Vec::new();
-    for spec in config.tensors() {
-        match stored.remove(&spec.name) {
-            Some(tensor) => {
-                check_dense(&spec.name, &spec.shape, &tensor)?;
-                tensors.insert(spec.name, Stored::Dense(tensor));
+/// What the configuration calls for, in its stored form.
+pub(crate) struct Matched {
+    pub(crate) tensors: BTreeMap<String, Stored>,
+    pub(crate) inputs: BTreeMap<String, Input>,
+}
+
+/// A quantized input of a linear.
+pub(crate) struct Input {
+    pub(crate) grid: Grid,
+    pub(crate) scale: Option<StoredInputScale>,
+}
+
+/// Everything that decides how tensors are stored.
+pub(crate) struct Layout<'a> {
+    pub(crate) config: &'a ModelConfig,
+    pub(crate) folder: &'a Path,
+    pub(crate) quantization: Option<&'a QuantizationConfig>,
+    pub(crate) weight_grids: &'a BTreeMap<String, Grid>,
+    pub(crate) input_grids: &'a BTreeMap<String, Grid>,
+}
+
+impl Layout<'_> {
+    /// Gives every tensor that the configuration calls for its stored form; anything missing, misshapen or left over is
+    /// an error.
+    pub(crate) fn match_tensors(&self, mut stored: BTreeMap<String, StoredTensor>) -> Result<Matched, ModelError> {
+        let mut matched = Matched { tensors: BTreeMap::new(), inputs: BTreeMap::new() };
+        let mut unclaimed = Unclaimed { tensors: &mut stored, folder: self.folder };
+        let mut missing = Vec::new();
+        for spec in self.config.tensors() {
+            if let Some(linear) = self.quantized(&spec, &mut unclaimed, &mut matched.inputs)? {
+                matched.tensors.insert(spec.name, Stored::Compressed(Box::new(linear)));
+                continue;
             }
-            None => missing.push(spec.name),
+            match unclaimed.tensors.remove(&spec.name) {
+                Some(tensor) => {
+                    check_dense(&spec.name, &spec.shape, &tensor)?;
+                    matched.tensors.insert(spec.name, Stored::Dense(tensor));
+                }
+                None => missing.push(spec.name),
+            }
         }
+        if let Some(first) = missing.first() {
+            return Err(missing_error(self.config, self.folder, first, missing.len()));
+        }
+        refuse_leftovers(self.config, &matched.tensors, &stored)?;
+        Ok(matched)
     }
-    if let Some(first) = missing.first() {
-        return Err(missing_error(config, folder, first, missing.len()));
+
+    /// The codes of a linear's weight, where the quantization configuration says that it has some; its input scale is
+    /// claimed on the way.
+    fn quantized(
+        &self,
+        spec: &TensorSpec,
+        unclaimed: &mut Unclaimed<'_>,
+        inputs: &mut BTreeMap<String, Input>,
+    ) -> Result<Option<CompressedLinear>, ModelError> {
+        let module = spec.name.strip_suffix(".weight").filter(|module| *module != "model.embed_tokens");
+        let (Some(quantization), Some(module), &[rows, columns]) = (self.quantization, module, &spec.shape[..]) else {
+            return Ok(None);
+        };
+        let Some((scheme, format)) = quantization.scheme(module) else { return Ok(None) };
+        if let Some(args) = &scheme.input_activations {
+            inputs.insert(module.into(), self.input(module, args, unclaimed)?);
+        }
+        let noted = self.weight_grids.get(module);
+        CompressedLinear::claim(module, [rows, columns], scheme, format, noted, unclaimed)
     }
-    refuse_leftovers(config, &tensors, &stored)?;
-    Ok(tensors)
+
+    fn input(&self, module: &str, args: &QuantizationArgs, unclaimed: &mut Unclaimed<'_>) -> Result<Input, ModelError> {
+        let name = format!("{module}.input_scale");
+        let error = |message: &str, hint: &str| ModelError::tensor(self.folder, &name, message, hint);
+        let scale = StoredInputScale::claim(module, unclaimed)?;
+        match (args.dynamic, &scale) {
+            (Dynamic::No, None) => {
+                return Err(error("is missing, but the inputs are quantized with a static scale", ""));
+            }
+            (Dynamic::Yes, Some(_)) => return Err(error("is there, but the inputs are quantized dynamically", "")),
+            (Dynamic::Local, _) => return Err(error("inputs with `dynamic: \"local\"` are not supported", "")),
+            (Dynamic::No, Some(_)) | (Dynamic::Yes, None) => {}
+        }
+        let stored = storage_dtype(scale.as_ref().map_or(Dtype::F32, |stored| stored.scale.dtype));
+        let grid = match self.input_grids.get(module).filter(|grid| grid.args() == args) {
+            Some(grid) => grid.clone(),
+            None => Grid::new(args, stored, Conventions::default())
+                .map_err(|cause| error(&cause.to_string(), &cause.hint().unwrap_or_default()))?,
+        };
+        if let Some(scale) = &scale
+            && scale.scale.elements() != 1
+            && args.strategy == Strategy::Tensor
+        {
+            let message = format!("has shape {:?}, expected one scale for the tensor", scale.scale.shape);
+            return Err(error(&message, ""));
+        }
+        Ok(Input { grid, scale })
+    }
 }
 
 fn check_dense(name: &str, shape: &[usize], tensor: &StoredTensor) -> Result<(), ModelError> {

@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use workbench_model::{Checkpoint, ModelConfig, ModelError};
 
-/// Bytes of named tensors: dtype, shape, data.
-pub(crate) type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+/// Dtype, shape and data.
+pub(crate) type Stored = (Dtype, Vec<usize>, Vec<u8>);
+
+/// The tensors of a file.
+pub(crate) type Tensors = BTreeMap<String, Stored>;
 
 /// A Qwen3 of two layers with grouped queries, untied.
 pub(crate) fn tiny_config() -> Value {

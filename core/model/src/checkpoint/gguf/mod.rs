@@ -14,10 +14,10 @@ use serde_json::Value;
 pub(crate) use self::blocks::BlockType;
 pub(crate) use self::header::Meta;
 use self::header::{Header, TensorInfo};
-use super::Stored;
 use super::dtype::{Dtype, first_non_finite};
 use super::mapped::MappedFile;
 use super::safetensors::StoredTensor;
+use super::stored::Stored;
 use crate::config::Architecture;
 use crate::{ModelConfig, ModelError};
 

@@ -1,0 +1,173 @@
+//! `quantization_config` of compressed-tensors folders: which linear is quantized how.
+
+use std::path::Path;
+
+use regex::Regex;
+use serde_json::Value;
+use workbench_quant::{Format, Scheme};
+
+use crate::ModelError;
+
+/// The layouts that are read and written.
+pub(crate) const SUPPORTED: &str = "pack-quantized, int-quantized, float-quantized and naive-quantized";
+
+/// The quantization of a checkpoint: schemes and the modules they apply to.
+pub struct QuantizationConfig {
+    groups: Vec<Group>,
+    ignore: Vec<Target>,
+    json: Value,
+}
+
+/// One scheme with its targets.
+struct Group {
+    targets: Vec<Target>,
+    scheme: Scheme,
+    format: Format,
+}
+
+/// A selector as compressed-tensors writes them.
+enum Target {
+    /// A pattern that has to match from the start of the module's name.
+    Pattern(Regex),
+    /// The name of a module or of its class.
+    Name(String),
+}
+
+/// How well a target fits a module; the best one decides between groups.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    Class,
+    Pattern,
+    Name,
+}
+
+impl QuantizationConfig {
+    /// Reads it out of a `config.json`; `None` for a dense model.
+    ///
+    /// # Errors
+    /// Another quantization method, or something that would change the function and is not supported: online
+    /// transforms, sparsity, a quantized KV cache, quantized outputs.
+    pub(crate) fn from_config(config: &Value, file: &Path) -> Result<Option<Self>, ModelError> {
+        let spelled = ["quantization_config", "compression_config"].into_iter().filter_map(|key| config.get(key));
+        let Some(json) = spelled.into_iter().find(|value| !value.is_null()) else { return Ok(None) };
+        let error = |message: String, hint: &str| ModelError::config(file, message, hint);
+        if json["quant_method"] != "compressed-tensors" {
+            let message = format!("the weights are quantized by the unsupported method {}", json["quant_method"]);
+            return Err(error(message, "supported is compressed-tensors"));
+        }
+        refuse_unsupported(json, file)?;
+        let outer = match &json["format"] {
+            Value::Null => None,
+            name => Some(format_named(name, file)?),
+        };
+        let Some(groups) = json["config_groups"].as_object() else {
+            return Err(error("`quantization_config` has no `config_groups`".into(), ""));
+        };
+        let groups = groups.iter().map(|(name, group)| Group::read(name, group, outer, file));
+        let ignore = json["ignore"].as_array().into_iter().flatten();
+        let ignore = ignore.map(|target| Target::read(target, file)).collect::<Result<_, _>>()?;
+        Ok(Some(Self { groups: groups.collect::<Result<_, _>>()?, ignore, json: json.clone() }))
+    }
+
+    /// The object as it stands in `config.json`.
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+
+    /// The scheme and layout of a linear, by its module name; `None` where it is not quantized.
+    pub fn scheme(&self, module: &str) -> Option<(&Scheme, Format)> {
+        if self.ignore.iter().any(|target| target.fit(module).is_some()) {
+            return None;
+        }
+        let fit = |group: &Group| group.targets.iter().filter_map(|target| target.fit(module)).max();
+        // Of equally good groups the first one wins.
+        let best = self.groups.iter().rev().filter_map(|group| Some((fit(group)?, group))).max_by_key(|(fit, _)| *fit);
+        best.map(|(_, group)| (&group.scheme, group.format))
+    }
+}
+
+impl Group {
+    fn read(name: &str, group: &Value, outer: Option<Format>, file: &Path) -> Result<Self, ModelError> {
+        let scheme: Scheme = serde_json::from_value(group.clone())
+            .map_err(|cause| ModelError::config(file, format!("`config_groups.{name}`: {cause}"), ""))?;
+        if scheme.output_activations.is_some() {
+            let message = format!("`config_groups.{name}` quantizes outputs, which is not supported");
+            return Err(ModelError::config(file, message, ""));
+        }
+        let inherited = outer.filter(|format| *format != Format::MixedPrecision);
+        let format = scheme.format.or(inherited).unwrap_or_else(|| scheme.inferred_format());
+        let targets = group["targets"].as_array().into_iter().flatten();
+        let targets = targets.map(|target| Target::read(target, file)).collect::<Result<_, _>>()?;
+        Ok(Self { targets, scheme, format })
+    }
+}
+
+impl Target {
+    fn read(value: &Value, file: &Path) -> Result<Self, ModelError> {
+        let Some(text) = value.as_str() else {
+            return Err(ModelError::config(
+                file,
+                format!("`quantization_config` has the target {value}, not a text"),
+                "",
+            ));
+        };
+        match text.strip_prefix("re:") {
+            None => Ok(Self::Name(text.into())),
+            Some(pattern) => Regex::new(&format!("^(?:{pattern})")).map(Self::Pattern).map_err(|cause| {
+                let message = format!("`quantization_config` has the target `{text}`, which is no pattern: {cause}");
+                ModelError::config(file, message, "")
+            }),
+        }
+    }
+
+    fn fit(&self, module: &str) -> Option<Fit> {
+        match self {
+            Self::Name(name) if name == module => Some(Fit::Name),
+            Self::Pattern(pattern) if pattern.is_match(module) => Some(Fit::Pattern),
+            Self::Name(name) if name == "Linear" => Some(Fit::Class),
+            Self::Name(_) | Self::Pattern(_) => None,
+        }
+    }
+}
+
+fn format_named(name: &Value, file: &Path) -> Result<Format, ModelError> {
+    serde_json::from_value(name.clone()).map_err(|_| {
+        ModelError::config(
+            file,
+            format!("the quantized weights have the unknown layout {name}"),
+            format!("supported are {SUPPORTED}"),
+        )
+    })
+}
+
+/// Settings under which the stored weights alone do not give the function.
+fn refuse_unsupported(json: &Value, file: &Path) -> Result<(), ModelError> {
+    let is_set = |key: &str| match &json[key] {
+        Value::Null => false,
+        Value::Object(entries) => !entries.is_empty(),
+        _ => true,
+    };
+    let sparse = is_set("sparsity_config") && json["sparsity_config"]["format"] != "dense";
+    let transformed = is_set("transform_config") && json["transform_config"]["config_groups"] != serde_json::json!({});
+    for (found, what) in [
+        (sparse, "`sparsity_config`: sparse weights"),
+        (transformed, "`transform_config`: online transforms"),
+        (is_set("kv_cache_scheme"), "`kv_cache_scheme`: a quantized KV cache"),
+    ] {
+        if found {
+            return Err(ModelError::config(
+                file,
+                format!("`quantization_config` asks for {what}, which is not supported"),
+                "",
+            ));
+        }
+    }
+    match &json["quantization_status"] {
+        Value::Null => Ok(()),
+        status if status == "compressed" => Ok(()),
+        status => {
+            let message = format!("`quantization_status` is {status}: the weights are not stored as codes");
+            Err(ModelError::config(file, message, "save the model compressed"))
+        }
+    }
+}

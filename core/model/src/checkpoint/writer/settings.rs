@@ -1,0 +1,111 @@
+//! `config.json` of a written model, with its `quantization_config`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use workbench_quant::{Dynamic, Format, Grid, QuantizationArgs};
+
+use crate::checkpoint::{Dtype, NOTES_KEY};
+
+/// The release of compressed-tensors whose files these are like.
+const FORMAT_VERSION: &str = "0.19.0";
+
+/// How one linear was written.
+#[derive(Clone)]
+pub(crate) struct WrittenLinear {
+    pub(crate) weights: Option<Grid>,
+    pub(crate) inputs: Option<Grid>,
+    pub(crate) format: Format,
+}
+
+/// Linears with equal settings.
+struct Group<'a> {
+    weights: Option<&'a QuantizationArgs>,
+    inputs: Option<&'a QuantizationArgs>,
+    format: Format,
+    modules: Vec<&'a str>,
+}
+
+/// The configuration of the written model: the source's, with `dtype` and quantization as they are now. `modules` are
+/// all linears of the model, quantized or not.
+pub(crate) fn config_json(
+    source: &Value,
+    dtype: Option<Dtype>,
+    modules: &[String],
+    quantized: &BTreeMap<String, WrittenLinear>,
+) -> Value {
+    let mut config = source.as_object().cloned().unwrap_or_default();
+    for key in ["quantization_config", "compression_config", NOTES_KEY] {
+        config.shift_remove(key);
+    }
+    if let Some(name) = dtype.and_then(Dtype::torch_name) {
+        let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        config.insert(key.into(), json!(name));
+    }
+    if !quantized.is_empty() {
+        config.insert("quantization_config".into(), quantization_config(modules, quantized));
+        let grids = input_grids(quantized);
+        if !grids.is_empty() {
+            config.insert(NOTES_KEY.into(), json!({"input_grids": grids}));
+        }
+    }
+    Value::Object(config)
+}
+
+fn quantization_config(modules: &[String], quantized: &BTreeMap<String, WrittenLinear>) -> Value {
+    let groups = groups(modules, quantized);
+    let mut ignore =
+        modules.iter().filter(|module| !quantized.contains_key(*module)).map(String::as_str).collect::<Vec<_>>();
+    // Tied heads are linears too in other implementations, so the head is named whether or not it has its own weight.
+    if !quantized.contains_key("lm_head") && !ignore.contains(&"lm_head") {
+        ignore.push("lm_head");
+    }
+    let uniform = groups.iter().all(|group| group.format == groups[0].format);
+    let format = if uniform { groups[0].format } else { Format::MixedPrecision };
+    let single = groups.len() == 1;
+    let groups = groups.into_iter().enumerate().map(|(index, group)| {
+        // One group can name the class, as others write it; several have to name their modules.
+        let targets = if single { vec!["Linear"] } else { group.modules };
+        let value = json!({"targets": targets, "format": group.format, "weights": group.weights,
+            "input_activations": group.inputs, "output_activations": null});
+        (format!("group_{index}"), value)
+    });
+    json!({
+        "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
+        "global_compression_ratio": null, "ignore": ignore, "kv_cache_scheme": null, "sparsity_config": {},
+        "transform_config": {}, "version": FORMAT_VERSION, "config_groups": groups.collect::<Map<_, _>>(),
+    })
+}
+
+fn groups<'a>(modules: &'a [String], quantized: &'a BTreeMap<String, WrittenLinear>) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    for module in modules {
+        let Some(linear) = quantized.get(module) else { continue };
+        let (weights, inputs) = (linear.weights.as_ref().map(Grid::args), linear.inputs.as_ref().map(Grid::args));
+        let same =
+            |group: &&mut Group<'_>| (group.weights, group.inputs, group.format) == (weights, inputs, linear.format);
+        match groups.iter_mut().find(same) {
+            Some(group) => group.modules.push(module),
+            None => groups.push(Group { weights, inputs, format: linear.format, modules: vec![module] }),
+        }
+    }
+    groups
+}
+
+/// Grids of inputs, which decide more than the format has words for. Those of weights are noted in their shards.
+fn input_grids(quantized: &BTreeMap<String, WrittenLinear>) -> Vec<Value> {
+    let mut grids: Vec<(&Grid, Vec<&str>)> = Vec::new();
+    for (module, linear) in quantized {
+        let Some(grid) = &linear.inputs else { continue };
+        match grids.iter_mut().find(|(known, _)| *known == grid) {
+            Some((_, modules)) => modules.push(module),
+            None => grids.push((grid, vec![module])),
+        }
+    }
+    grids.into_iter().map(|(grid, modules)| json!({"grid": grid, "modules": modules})).collect()
+}
+
+/// Whether a quantized input needs a scale in the file.
+pub(crate) fn is_static(grid: &Grid) -> bool {
+    grid.args().dynamic == Dynamic::No
+}
