@@ -27,7 +27,8 @@ fn kernels<'a>(columns: usize, x: &'a [f32], scratch: &'a mut [f32], scratch2: &
     let int8 = grid(r#"{"num_bits": 8, "strategy": "token", "dynamic": true}"#);
     let (rows, piece) = (x.len() / columns, columns * 8);
     let mut codes = vec![0i8; x.len()];
-    vec![
+    let search = grid(r#"{"num_bits": 4, "group_size": 128, "observer": "mse"}"#);
+    let mut kernels: Vec<Kernel<'_>> = vec![
         (
             "copy",
             Box::new(move || {
@@ -48,7 +49,13 @@ fn kernels<'a>(columns: usize, x: &'a [f32], scratch: &'a mut [f32], scratch2: &
                 black_box(&*scratch2);
             }),
         ),
-    ]
+    ];
+    if rows <= 64 {
+        // Twenty candidates a group: bound by arithmetic, wherever the values lie.
+        let small = Matrix::new(x, rows, columns).unwrap();
+        kernels.push(("mse_w4_g128", Box::new(move || drop(black_box(search.parameters(small).unwrap())))));
+    }
+    kernels
 }
 
 /// The shortest of several runs: what the machine can do when nobody else is using it.

@@ -1,11 +1,17 @@
 //! Quantization arguments in the JSON shapes of the compressed-tensors checkpoint format.
 
+mod dtype;
+mod json;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::{ArgsError, OneLine};
+pub use dtype::{ScaleDtype, ZeroPointDtype};
+pub(crate) use json::RawArgs;
+
+use crate::error::ArgsError;
 use crate::observer;
 
 /// Integer or floating-point codes.
@@ -71,27 +77,6 @@ pub enum Dynamic {
     Local,
 }
 
-impl Serialize for Dynamic {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::No => serializer.serialize_bool(false),
-            Self::Yes => serializer.serialize_bool(true),
-            Self::Local => serializer.serialize_str("local"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Dynamic {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::Bool(false) | Value::Null => Ok(Self::No),
-            Value::Bool(true) => Ok(Self::Yes),
-            Value::String(text) if text.eq_ignore_ascii_case("local") => Ok(Self::Local),
-            other => Err(serde::de::Error::custom(format!("`dynamic` is false, true or \"local\", not {other}"))),
-        }
-    }
-}
-
 /// In which order GPTQ visits the columns. Only the orders that leave the stored layout alone exist on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -100,99 +85,6 @@ pub enum ActivationOrdering {
     Weight,
     /// Another name of `weight`; kept as it was written.
     Static,
-}
-
-impl<'de> Deserialize<'de> for ActivationOrdering {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::String(text) if text.eq_ignore_ascii_case("weight") => Ok(Self::Weight),
-            Value::String(text) if text.eq_ignore_ascii_case("static") => Ok(Self::Static),
-            other => Err(serde::de::Error::custom(format!(
-                "`actorder` {other} is not supported: write \"static\", \"weight\" or null \
-                 (groups formed after reordering need a stored index, which loaders no longer take)"
-            ))),
-        }
-    }
-}
-
-/// `actorder: false` means none in files written by older tools.
-fn optional_actorder<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<ActivationOrdering>, D::Error> {
-    match Value::deserialize(deserializer)? {
-        Value::Null | Value::Bool(false) => Ok(None),
-        value => ActivationOrdering::deserialize(value).map(Some).map_err(serde::de::Error::custom),
-    }
-}
-
-/// Declares an enum whose JSON form is a torch dtype name, read with or without the prefix `torch.`.
-macro_rules! torch_dtype {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name {
-            $($(#[$variant_doc])* $variant,)*
-        }
-
-        impl $name {
-            /// The name of the dtype without the prefix `torch.`.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $text,)*
-                }
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(&format_args!("torch.{}", self.name()))
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                match text.strip_prefix("torch.").unwrap_or(&text) {
-                    $($text => Ok(Self::$variant),)*
-                    _ => Err(serde::de::Error::custom(format!(
-                        concat!("unknown dtype `{}`, expected one of", $(" `torch.", $text, "`",)*), text
-                    ))),
-                }
-            }
-        }
-    };
-}
-
-torch_dtype! {
-    /// The dtype in which a scale is stored.
-    ScaleDtype {
-        /// IEEE single precision.
-        F32 = "float32",
-        /// bfloat16.
-        Bf16 = "bfloat16",
-        /// IEEE half precision.
-        F16 = "float16",
-        /// FP8 E4M3, the group scales of NVFP4.
-        F8E4M3 = "float8_e4m3fn",
-        /// A power of two stored as its biased exponent (E8M0), the scales of the MX formats.
-        E8M0 = "uint8",
-    }
-}
-
-torch_dtype! {
-    /// The dtype in which a zero-point is stored.
-    ZeroPointDtype {
-        /// The usual one of integer codes.
-        I8 = "int8",
-        /// Wider integers, read but never needed.
-        I16 = "int16",
-        /// Wider integers, read but never needed.
-        I32 = "int32",
-        /// Named by the MX presets, which have no zero-point.
-        U8 = "uint8",
-        /// Named by the NVFP4 presets, which have no zero-point.
-        F8E4M3 = "float8_e4m3fn",
-    }
 }
 
 /// How one tensor (weights, or activations of one site) is quantized. Absent JSON keys take the format's defaults:
@@ -245,101 +137,7 @@ impl Default for QuantizationArgs {
     }
 }
 
-/// [`QuantizationArgs`] as they stand in JSON: everything optional, older spellings included.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct RawArgs {
-    num_bits: u8,
-    r#type: NumberType,
-    symmetric: bool,
-    group_size: Option<i64>,
-    strategy: Option<Strategy>,
-    block_structure: Option<RawBlock>,
-    dynamic: Dynamic,
-    #[serde(deserialize_with = "optional_actorder")]
-    actorder: Option<ActivationOrdering>,
-    scale_dtype: Option<ScaleDtype>,
-    zp_dtype: Option<ZeroPointDtype>,
-    observer: Option<String>,
-    observer_kwargs: Option<Map<String, Value>>,
-}
-
-impl Default for RawArgs {
-    fn default() -> Self {
-        Self {
-            num_bits: 8,
-            r#type: NumberType::Int,
-            symmetric: true,
-            group_size: None,
-            strategy: None,
-            block_structure: None,
-            dynamic: Dynamic::No,
-            actorder: None,
-            scale_dtype: None,
-            zp_dtype: None,
-            observer: None,
-            observer_kwargs: None,
-        }
-    }
-}
-
-/// `[128, 128]`, or `"128x128"` in older files.
-struct RawBlock([usize; 2]);
-
-impl<'de> Deserialize<'de> for RawBlock {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        let sizes: Option<Vec<usize>> = match &value {
-            Value::String(text) => text.split('x').map(|part| part.trim().parse().ok()).collect(),
-            other => serde_json::from_value(other.clone()).ok(),
-        };
-        match sizes.as_deref() {
-            Some(&[rows, columns]) => Ok(Self([rows, columns])),
-            _ => Err(serde::de::Error::custom(format!("`block_structure` is [rows, columns], not {value}"))),
-        }
-    }
-}
-
-impl TryFrom<RawArgs> for QuantizationArgs {
-    type Error = OneLine;
-
-    fn try_from(raw: RawArgs) -> Result<Self, OneLine> {
-        Self::from_raw(raw).map_err(OneLine)
-    }
-}
-
 impl QuantizationArgs {
-    /// Fills in the strategy and checks everything but the observer.
-    pub(crate) fn from_raw(raw: RawArgs) -> Result<Self, ArgsError> {
-        let (group_size, inferred) = match raw.group_size {
-            None => (None, Strategy::Tensor),
-            Some(-1) => (None, Strategy::Channel),
-            Some(size) => match usize::try_from(size) {
-                Ok(size) if size > 0 => (Some(size), Strategy::Group),
-                _ => {
-                    return Err(ArgsError::new("group_size", format!("group_size {size} is not a positive number"))
-                        .with_hint("-1 means one group a row"));
-                }
-            },
-        };
-        let args = Self {
-            num_bits: raw.num_bits,
-            r#type: raw.r#type,
-            symmetric: raw.symmetric,
-            group_size,
-            strategy: raw.strategy.unwrap_or(inferred),
-            block_structure: raw.block_structure.map(|block| block.0),
-            dynamic: raw.dynamic,
-            actorder: raw.actorder,
-            scale_dtype: raw.scale_dtype,
-            zp_dtype: raw.zp_dtype,
-            observer: raw.observer,
-            observer_kwargs: raw.observer_kwargs.unwrap_or_default(),
-        };
-        args.validate_shape()?;
-        Ok(args)
-    }
-
     /// Checks that the arguments agree with each other, the observer and its options included.
     ///
     /// # Errors

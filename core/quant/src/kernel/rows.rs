@@ -242,13 +242,22 @@ mod generic {
         /// Fixed partial sums keep the order of additions the same on every instruction set.
         const LANES: usize = 16;
         let mut sums = [0.0f32; LANES];
-        for chunk in x.chunks(LANES) {
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for chunk in chunks {
             for (sum, v) in sums.iter_mut().zip(chunk) {
-                let fake = codec.value(codec.nearest(codec.scaled(*v, scale, zero_point)), scale, zero_point);
-                *sum += power((fake - v).abs(), norm);
+                *sum += error(codec, *v, scale, zero_point, norm);
             }
         }
+        for (sum, v) in sums.iter_mut().zip(rest) {
+            *sum += error(codec, *v, scale, zero_point, norm);
+        }
         sums.iter().sum()
+    }
+
+    #[inline(always)]
+    fn error<C: Codec>(codec: C, x: f32, scale: f32, zero_point: f32, norm: f32) -> f32 {
+        let fake = codec.value(codec.nearest(codec.scaled(x, scale, zero_point)), scale, zero_point);
+        power((fake - x).abs(), norm)
     }
 
     /// x^norm for x >= 0, within 1e-5 relative; the same bits on every machine, which libm does not promise.
