@@ -91,9 +91,9 @@ impl GridError {
 }
 
 /// The group sizes that divide a row of `columns` values, in ascending order: multiples of 8 where there are any, else
-/// every divisor above 1.
+/// every divisor above 1. Of rows beyond 65536 values only the sizes up to there.
 pub fn dividing_group_sizes(columns: usize) -> Vec<usize> {
-    let divisors: Vec<usize> = (2..=columns).filter(|size| columns.is_multiple_of(*size)).collect();
+    let divisors: Vec<usize> = (2..=columns.min(1 << 16)).filter(|size| columns.is_multiple_of(*size)).collect();
     let round: Vec<usize> = divisors.iter().copied().filter(|size| size.is_multiple_of(8)).collect();
     if round.is_empty() { divisors } else { round }
 }

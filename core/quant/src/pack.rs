@@ -10,7 +10,9 @@ use crate::matrix::check_len;
 
 /// Words that a row of `columns` codes of `bits` bits takes.
 pub fn words_per_row(columns: usize, bits: u8) -> usize {
-    (columns * usize::from(bits)).div_ceil(32)
+    // In this order no length that a file may claim overflows.
+    let bits = usize::from(bits);
+    columns / 32 * bits + (columns % 32 * bits).div_ceil(32)
 }
 
 /// Packs the rows of a matrix of codes, [rows, columns] to [rows, words_per_row].
@@ -105,7 +107,11 @@ fn unpack_row(packed: &[i32], codes: &mut [i8], bits: u8) {
 /// # Errors
 /// When the slice does not fit the shape, the width is not 2 to 8, or a zero-point does not fit the width.
 pub fn pack_zero_points(points: &[i32], rows: usize, groups: usize, bits: u8) -> Result<Vec<i32>, GridError> {
+    check_bits(bits)?;
     check_len("zero-points", points.len(), rows, groups)?;
+    if points.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut turned = Vec::with_capacity(points.len());
     for group in 0..groups {
         for row in 0..rows {
@@ -128,8 +134,12 @@ pub fn pack_zero_points(points: &[i32], rows: usize, groups: usize, bits: u8) ->
 /// # Errors
 /// When the slice does not fit the shape, or the width is not 2 to 8.
 pub fn unpack_zero_points(packed: &[i32], rows: usize, groups: usize, bits: u8) -> Result<Vec<i32>, GridError> {
+    check_bits(bits)?;
     let words = words_per_row(rows, bits);
     check_len("packed words", packed.len(), words, groups)?;
+    if packed.is_empty() {
+        return Ok(Vec::new());
+    }
     let turned: Vec<i32> = (0..groups)
         .flat_map(|group| (0..words).map(move |word| (word, group)))
         .map(|(w, g)| packed[w * groups + g])

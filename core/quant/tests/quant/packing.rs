@@ -97,4 +97,13 @@ fn what_does_not_fit_is_refused() {
     assert!(pack_zero_points(&[300], 1, 1, 8).is_err() && pack_zero_points(&[9], 1, 1, 4).is_err());
     assert!(pack_fp4(&[16], 1, 1).is_err() && pack_fp4(&[-1], 1, 1).is_err());
     assert!(unpack_fp4(&[0; 3], 2, 3).is_err());
+    // Sizes that a broken file may claim: no overflow, no endless loop.
+    let huge = usize::MAX;
+    assert!(pack_rows(&[], 0, huge, 8).unwrap().is_empty());
+    assert!(unpack_rows(&[], 0, huge, 3).unwrap().is_empty());
+    assert!(unpack_rows(&[], huge, 0, 3).unwrap().is_empty());
+    assert!(unpack_zero_points(&[], 0, huge, 4).unwrap().is_empty());
+    assert!(pack_zero_points(&[], huge, 0, 4).unwrap().is_empty());
+    assert!(unpack_fp4(&[], 0, huge).unwrap().is_empty());
+    assert!(unpack_rows(&[0; 8], huge, huge, 4).is_err());
 }
