@@ -27,28 +27,40 @@ pub(super) fn plain(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
+fn signed_plain(value: f64, signed: bool) -> String {
+    format!("{}{}", if signed && value > 0.0 { "+" } else { "" }, plain(value))
+}
+
+/// A number with a fixed number of decimals, and with a sign where it is positive and `signed`. What rounds to zero has
+/// no sign.
+fn fixed(value: f64, decimals: usize, signed: bool) -> String {
+    let text = format!("{value:.decimals$}");
+    if !text.chars().any(|c| c.is_ascii_digit() && c != '0') {
+        return text.trim_start_matches('-').to_owned();
+    }
+    if signed && value > 0.0 { format!("+{text}") } else { text }
+}
+
 /// `value ±half`, both with the digits that `half` supports; a sign in front of positive values where `signed`.
 pub(super) fn plus_minus(value: f64, half: Option<f64>, signed: bool) -> String {
-    let sign = if signed && value > 0.0 { "+" } else { "" };
     match half {
         Some(half) if half > 0.0 && half.is_finite() && value.abs() < 1e7 => {
             let decimals = decimals_for(half);
-            format!("{sign}{value:.decimals$} ±{half:.decimals$}")
+            format!("{} ±{half:.decimals$}", fixed(value, decimals, signed))
         }
-        _ => format!("{sign}{}", plain(value)),
+        _ => signed_plain(value, signed),
     }
 }
 
 /// `value [low, high]`, all with the digits that the interval's width supports.
 pub(super) fn with_ends(value: f64, ends: Option<(f64, f64)>, signed: bool) -> String {
-    let sign = |value: f64| if signed && value > 0.0 { "+" } else { "" };
     match ends {
         Some((low, high)) if high > low && (high - low).is_finite() && high.abs().max(low.abs()) < 1e7 => {
             let decimals = decimals_for((high - low) / 2.0);
-            let one = |value: f64| format!("{}{value:.decimals$}", sign(value));
+            let one = |value: f64| fixed(value, decimals, signed);
             format!("{} [{}, {}]", one(value), one(low), one(high))
         }
-        _ => format!("{}{}", sign(value), plain(value)),
+        _ => signed_plain(value, signed),
     }
 }
 

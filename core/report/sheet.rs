@@ -46,6 +46,32 @@ impl Sheet {
     pub(super) fn rows(&self) -> usize {
         self.messages.len()
     }
+
+    /// The same with numbers instead of labels, for screens with no room for a column each, and the labels of each row
+    /// as one line.
+    pub(super) fn numbered(&self) -> Result<(Self, Vec<String>), ReportError> {
+        let legend = |row: usize| {
+            let named = (0..self.labels).filter_map(|column| {
+                let text = self.text(row, column).filter(|text| !text.is_empty())?;
+                Some(format!("{}={text}", self.columns[column].header))
+            });
+            format!("{}: {}", row + 1, named.collect::<Vec<_>>().join(", "))
+        };
+        let numbers = (1..=self.rows()).map(|row| row.to_string()).collect::<Vec<_>>();
+        let label = polars::prelude::Column::new("labels".into(), numbers);
+        let old = self.frame.columns();
+        let mut columns = vec![old[0].clone(), label];
+        columns.extend(old.iter().skip(1 + self.labels).cloned());
+        let header = Column { group: String::new(), header: "row".to_owned(), numeric: false, glued: false };
+        let sheet = Self {
+            columns: std::iter::once(header).chain(self.columns[self.labels..].iter().cloned()).collect(),
+            labels: 1,
+            frame: DataFrame::new(self.rows(), columns)?,
+            tones: self.tones.iter().map(|row| [&[Tone::Plain], &row[self.labels..]].concat()).collect(),
+            messages: self.messages.clone(),
+        };
+        Ok((sheet, (0..self.rows()).map(legend).collect()))
+    }
 }
 
 /// Collects cells in any order and pivots them into a sheet.

@@ -21,11 +21,13 @@ pub struct Terminal {
 const GAP: usize = 2;
 /// A label column is never squeezed below this.
 const MIN_LABEL: usize = 4;
+/// A label column narrower than this and than its text is worse than a number and a legend.
+const READABLE: usize = 10;
 
 /// Renders the table with its caption and footers. Ends with a newline.
 ///
 /// A table that is too wide is shown in several panels one under the other, each beginning with the labels; long labels
-/// are wrapped. No value is ever cut.
+/// are wrapped, and where there are too many for the screen rows are numbered and explained above. No value is ever cut.
 ///
 /// # Errors
 /// Where the pivot fails.
@@ -36,12 +38,12 @@ pub fn terminal(analysis: &Analysis<'_>, terminal: Terminal) -> Result<String, R
     out.push('\n');
     push_lines(&mut out, &notes::caption(analysis), width, "");
     out.push('\n');
-    out += &render(&sheet::main(analysis, Intervals::Arm)?, width, terminal.color);
+    out += &render(&sheet::main(analysis, Intervals::Arm)?, width, terminal.color)?;
     if let Some(sheet) = sheet::contrasts(analysis, Intervals::Arm)? {
         out.push('\n');
         out += &paint("Contrasts", "1", terminal.color);
         out.push('\n');
-        out += &render(&sheet, width, terminal.color);
+        out += &render(&sheet, width, terminal.color)?;
     }
     out.push('\n');
     push_lines(&mut out, &notes::footer(analysis, Intervals::Arm), width, "  ");
@@ -71,19 +73,25 @@ struct Layout<'a> {
     color: bool,
 }
 
-fn render(sheet: &Sheet, width: usize, color: bool) -> String {
+fn render(sheet: &Sheet, width: usize, color: bool) -> Result<String, ReportError> {
     if sheet.rows() == 0 {
-        return "no rows\n".to_owned();
+        return Ok("no rows\n".to_owned());
     }
-    let layout = Layout::new(sheet, width, color);
     let mut out = String::new();
+    let (numbered, legend) = sheet.numbered()?;
+    let mut layout = Layout::new(sheet, width, color);
+    if sheet.labels > 1 && layout.is_squeezed() {
+        layout = Layout::new(&numbered, width, color);
+        push_lines(&mut out, &legend, width, "   ");
+        out.push('\n');
+    }
     for (index, panel) in layout.panels(width).iter().enumerate() {
         if index > 0 {
             out.push('\n');
         }
         layout.panel(&mut out, panel, width, index == 0);
     }
-    out
+    Ok(out)
 }
 
 impl<'a> Layout<'a> {
@@ -111,6 +119,15 @@ impl<'a> Layout<'a> {
         };
         let cells = cells.into_iter().enumerate().map(|(column, texts)| lines(column, texts)).collect();
         Self { sheet, cells, widths, color }
+    }
+
+    /// Whether label columns became too narrow to read.
+    fn is_squeezed(&self) -> bool {
+        (0..self.sheet.labels).any(|column| {
+            let text = |row: usize| self.sheet.text(row, column).map_or(0, UnicodeWidthStr::width);
+            let natural = (0..self.sheet.rows()).map(text).max().unwrap_or(0);
+            self.widths[column] < natural.min(READABLE)
+        })
     }
 
     /// Columns of each panel, labels left out. The columns of one task stay together where they fit.

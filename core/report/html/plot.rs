@@ -1,5 +1,7 @@
 //! Dot plots with error bars: one strip per row, drawn in percent of its width so that the page may be of any width.
 
+use unicode_width::UnicodeWidthStr;
+
 use super::super::aggregate::MetricKey;
 use super::super::analysis::Analysis;
 use super::super::cells::{self, Intervals, Tone};
@@ -203,8 +205,11 @@ fn nice_step(step: f64) -> f64 {
 }
 
 fn figure(title: &str, subtitle: &str, dots: &[Dot], scale: Scale, reference: Option<f64>) -> String {
+    let name = dots.iter().map(|dot| dot.name.width() + 1).max().unwrap_or(1);
+    let value = dots.iter().map(|dot| value_width(&dot.text)).fold(1.0, f64::max);
     let mut out = format!(
-        "<figure class=\"card\">\n<figcaption>{}<small>{}</small></figcaption>\n",
+        "<figure class=\"card\" style=\"--name: {name}ch; --value: {value:.1}ch\">\n\
+         <figcaption>{}<small>{}</small></figcaption>\n",
         escape(title),
         escape(subtitle)
     );
@@ -233,6 +238,12 @@ fn figure(title: &str, subtitle: &str, dots: &[Dot], scale: Scale, reference: Op
         );
     }
     out + "</svg></div><div class=\"value\"></div></div>\n</figure>\n"
+}
+
+/// Width of a value and its interval in digits; the interval is set in smaller type.
+fn value_width(text: &str) -> f64 {
+    let (value, ends) = text.split_once(" [").unwrap_or((text, ""));
+    value.width() as f64 + 0.84 * (ends.width() as f64 + 2.0)
 }
 
 fn vertical(x: f64, class: &str) -> String {

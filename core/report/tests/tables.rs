@@ -71,8 +71,21 @@ fn forty_rows_and_long_labels_fit_every_screen() {
         let text = terminal(&analysis, Terminal { width: Some(width), color: false }).unwrap();
         fits(&text, width);
         assert!(width < 60 || text.matches("not run yet").count() == 1, "{text}");
+        // On narrow screens the words of a label stand on lines of their own.
         assert!(width < 100 || text.contains("méthode 39 量化"), "{text}");
     }
+}
+
+#[test]
+fn many_labels_become_numbers_with_a_legend() {
+    let names = |index: u64| {
+        let entries = (0..9).map(|i| (format!("parameter_{i}"), json!(format!("value {}", index * (i + 1)))));
+        Value::Object(entries.collect())
+    };
+    let rows = (0..3).map(|index| row(index, names(index), 0.1 * index as f64, 0.02)).collect();
+    let text = show(&Table { name: "many".into(), baseline: Some(0), rows, ..Table::default() }, 80);
+    fits(&text, 80);
+    insta::assert_snapshot!(text);
 }
 
 #[test]
