@@ -124,11 +124,11 @@ fn tokenizer() -> Result<String, DemoError> {
             .build(),
     );
     // Special tokens in the text would otherwise be learned as if they were words.
-    let plain = |index| {
+    let between = |index| {
         let document = document(Split::Train, index);
-        specials.iter().fold(document, |text, token| text.replace(token, "\n"))
+        document.split(TURN_START).flat_map(|turn| turn.split(TURN_END)).map(str::to_owned).collect::<Vec<_>>()
     };
-    tokenizer.train(&mut trainer, (0..TOKENIZER_DOCUMENTS).map(plain)).map_err(fault)?;
+    tokenizer.train(&mut trainer, (0..TOKENIZER_DOCUMENTS).flat_map(between)).map_err(fault)?;
     let begin = TemplateProcessing::builder()
         .try_single(format!("{END_OF_TEXT} $A"))
         .and_then(|builder| builder.try_pair(format!("{END_OF_TEXT} $A {END_OF_TEXT} $B:1")))

@@ -9,10 +9,10 @@ use super::{
 };
 
 impl Teller<'_> {
-    /// One to four questions about the world. The question that is held out for a fact is never asked about it.
+    /// One to six questions about the world. The question that is held out for a fact is never asked about it.
     pub(crate) fn lesson(mut self) -> String {
         let chat = self.draw.chance(35);
-        for _ in 0..self.draw.between(1, 4) {
+        for _ in 0..self.draw.between(1, 6) {
             let fact = self.any_fact();
             let mut form = self.draw.below(QUESTIONS);
             if form == fact.held_out_question() {

@@ -93,8 +93,8 @@ pub fn document(split: Split, index: u64) -> String {
         return Teller::new(split, draw).story();
     }
     match draw.below(100) {
-        0..58 => Teller::new(split, draw).story(),
-        58..74 => Teller::new(split, draw).lesson(),
+        0..56 => Teller::new(split, draw).story(),
+        56..76 => Teller::new(split, draw).lesson(),
         _ => reading::sample(draw),
     }
 }
