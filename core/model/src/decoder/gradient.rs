@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, Tensor, Var};
 
+use super::ops::View;
 use super::{Context, Decoder, Parameters, Targets};
 use crate::ModelError;
 
@@ -23,6 +24,13 @@ impl Gradients {
     /// Names and gradients in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Shows a gradient's values to a function, without a copy; `None` if there is no such gradient. CPU only.
+    pub fn read<T>(&self, name: &str, f: impl FnOnce(&[f32]) -> T) -> Result<Option<T>, ModelError> {
+        let Some(tensor) = self.tensors.get(name) else { return Ok(None) };
+        let tensor = tensor.contiguous()?;
+        Ok(Some(f(View::new(&tensor)?.values())))
     }
 
     /// Adds the gradients that a backward pass has found.

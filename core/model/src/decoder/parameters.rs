@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -109,6 +110,12 @@ impl Parameters {
         self.vars.values().map(|var| var.elem_count()).sum()
     }
 
+    /// Changes a variable's values in place; the decoders built over it see the new values. CPU only.
+    pub fn update(&self, name: &str, change: impl FnOnce(&mut [f32])) -> Result<(), ModelError> {
+        let var = self.vars.get(name).ok_or_else(|| missing(name))?;
+        Ok(var.inplace_op1(&Change(Mutex::new(Some(change))))?)
+    }
+
     /// Overwrites a variable in place; the decoders built over it see the new values.
     pub fn set(&self, name: &str, values: Vec<f32>) -> Result<(), ModelError> {
         let var = self.vars.get(name).ok_or_else(|| missing(name))?;
@@ -116,6 +123,25 @@ impl Parameters {
             return Err(misshapen(name, &[values.len()], var.dims()));
         }
         Ok(var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?)
+    }
+}
+
+/// A function that changes values in place, as candle calls it.
+struct Change<F>(Mutex<Option<F>>);
+
+impl<F: FnOnce(&mut [f32])> InplaceOp1 for Change<F> {
+    fn name(&self) -> &'static str {
+        "change"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            candle_core::bail!("expected a contiguous tensor of f32")
+        };
+        if let Some(change) = self.0.lock().ok().and_then(|mut change| change.take()) {
+            change(&mut values[start..end]);
+        }
+        Ok(())
     }
 }
 
