@@ -1,0 +1,141 @@
+//! Training state on disk.
+//!
+//! A checkpoint is a folder `step-N` with `state.safetensors` (weights and moments in f32) and `state.json` (the step and
+//! the settings it belongs to). It is written under another name and renamed when it is complete, so that what can be
+//! found can be used.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use workbench_model::WeightSource;
+use workbench_model::decoder::Parameters;
+
+use crate::TrainError;
+use crate::adamw::{AdamW, Moments};
+
+const TENSORS: &str = "state.safetensors";
+const STATE: &str = "state.json";
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    step: u64,
+    /// The mean losses of the steps so far: the summary of a resumed run is that of an uninterrupted one.
+    losses: Vec<f64>,
+    settings: Value,
+}
+
+fn broken(path: &Path, message: impl ToString) -> TrainError {
+    TrainError::Checkpoint { path: path.to_owned(), message: message.to_string() }
+}
+
+/// Writes the state after `losses.len()` steps and removes older checkpoints.
+pub(crate) fn save(
+    folder: &Path,
+    parameters: &Parameters,
+    optimizer: &AdamW,
+    losses: &[f64],
+    settings: &Value,
+) -> Result<(), TrainError> {
+    let step = losses.len() as u64;
+    let fail = |error: std::io::Error| broken(folder, error);
+    let unfinished = folder.join("unfinished");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished).map_err(fail)?;
+    }
+    fs::create_dir_all(&unfinished).map_err(fail)?;
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    for (name, var) in parameters.iter() {
+        let mut put = |kind: &str, values: &[f32]| {
+            let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            tensors.insert(format!("{kind}.{name}"), (var.dims().to_vec(), bytes));
+        };
+        put("weight", &parameters.values(name)?);
+        if let Some(moments) = optimizer.moments.get(name) {
+            put("first", &moments.first);
+            put("second", &moments.second);
+        }
+    }
+    let views = tensors.iter().map(|(name, (shape, bytes))| {
+        Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|error| broken(folder, error))?))
+    });
+    let views: Vec<_> = views.collect::<Result<_, TrainError>>()?;
+    let bytes = safetensors::serialize(views, None).map_err(|error| broken(folder, error))?;
+    write(&unfinished.join(TENSORS), &bytes)?;
+    let state = State { step, losses: losses.to_vec(), settings: settings.clone() };
+    write(&unfinished.join(STATE), &serde_json::to_vec(&state).map_err(|error| broken(folder, error))?)?;
+    let finished = folder.join(format!("step-{step}"));
+    if !finished.exists() {
+        fs::rename(&unfinished, &finished).map_err(fail)?;
+    }
+    for (other, path) in found(folder)? {
+        if other < step {
+            fs::remove_dir_all(path).map_err(fail)?;
+        }
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let write = || {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|error| broken(path, error))
+}
+
+/// Finished checkpoints by step.
+fn found(folder: &Path) -> Result<BTreeMap<u64, PathBuf>, TrainError> {
+    if !folder.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(folder).map_err(|error| broken(folder, error))? {
+        let path = entry.map_err(|error| broken(folder, error))?.path();
+        let step = path.file_name().and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
+        if let Some(step) = step {
+            all.insert(step, path);
+        }
+    }
+    Ok(all)
+}
+
+/// Loads the latest checkpoint into parameters and optimizer and returns the losses of the steps behind it; `None` if
+/// there is no checkpoint.
+pub(crate) fn resume(
+    folder: &Path,
+    parameters: &Parameters,
+    optimizer: &mut AdamW,
+    settings: &Value,
+) -> Result<Option<Vec<f64>>, TrainError> {
+    let Some((_, path)) = found(folder)?.pop_last() else { return Ok(None) };
+    let read = |name: &str| fs::read(path.join(name)).map_err(|error| broken(&path.join(name), error));
+    let state: State = serde_json::from_slice(&read(STATE)?).map_err(|error| broken(&path.join(STATE), error))?;
+    if state.settings != *settings || state.losses.len() as u64 != state.step {
+        return Err(broken(&path, "the checkpoint belongs to a training with other settings"));
+    }
+    let bytes = read(TENSORS)?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| broken(&path.join(TENSORS), error))?;
+    let values = |kind: &str, name: &str| -> Result<Vec<f32>, TrainError> {
+        let key = format!("{kind}.{name}");
+        let view = tensors.tensor(&key).map_err(|error| broken(&path.join(TENSORS), error))?;
+        let expected = parameters.get(name).map(|var| var.dims().to_vec()).unwrap_or_default();
+        if view.dtype() != Dtype::F32 || view.shape() != expected {
+            return Err(broken(&path.join(TENSORS), format!("`{key}` is not f32 of shape {expected:?}")));
+        }
+        Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    };
+    for (name, _) in parameters.iter() {
+        parameters.set(name, values("weight", name)?)?;
+        let moments = Moments { first: values("first", name)?, second: values("second", name)? };
+        optimizer.moments.insert(name.to_owned(), moments);
+    }
+    optimizer.steps = state.step;
+    Ok(Some(state.losses))
+}

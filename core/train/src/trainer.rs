@@ -1,0 +1,238 @@
+//! The training loop.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use workbench_model::decoder::{Gradients, Parameters};
+
+use crate::adamw::{AdamW, AdamWConfig};
+use crate::{Order, Schedule, ScheduleKind, TrainError, checkpoint, clip_factor, global_norm};
+
+/// What a trainer computes for a batch.
+pub trait Objective {
+    /// How many examples there are to draw from.
+    fn examples(&self) -> usize;
+
+    /// Adds to `gradients` those of the examples `part`, and returns their share of the loss. A step's examples are
+    /// `all`, taken in parts to save memory: the shares of all parts must add up to the step's loss.
+    ///
+    /// # Errors
+    /// The loss cannot be computed.
+    fn accumulate(&mut self, all: &[usize], part: &[usize], gradients: &mut Gradients) -> Result<f64, TrainError>;
+}
+
+/// Sees every step.
+pub trait Observer {
+    /// Called after each step.
+    ///
+    /// # Errors
+    /// [`TrainError::Stopped`] ends training after writing a checkpoint.
+    fn step(&mut self, report: &StepReport) -> Result<(), TrainError>;
+}
+
+/// Observes nothing.
+impl Observer for () {
+    fn step(&mut self, _: &StepReport) -> Result<(), TrainError> {
+        Ok(())
+    }
+}
+
+/// A closure observes.
+impl<F: FnMut(&StepReport) -> Result<(), TrainError>> Observer for F {
+    fn step(&mut self, report: &StepReport) -> Result<(), TrainError> {
+        self(report)
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Its number, counted from 1.
+    pub step: u64,
+    /// How many steps there will be.
+    pub total_steps: u64,
+    /// The loss before the step.
+    pub loss: f64,
+    /// The norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// The learning rate of the step.
+    pub learning_rate: f64,
+}
+
+/// Settings of the loop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainConfig {
+    /// The peak learning rate.
+    pub learning_rate: f64,
+    /// How the rate develops.
+    pub schedule: ScheduleKind,
+    /// Share of all steps in which the rate rises.
+    pub warmup_ratio: f64,
+    /// How often the data is gone through, where `max_steps` is not given.
+    pub epochs: f64,
+    /// How many steps to take; takes precedence over `epochs`.
+    pub max_steps: Option<u64>,
+    /// Examples of one forward and backward pass.
+    pub batch_size: usize,
+    /// Passes whose gradients make one step.
+    pub gradient_accumulation: usize,
+    /// Limit of the gradient's norm; 0 for none.
+    pub max_grad_norm: f64,
+    /// The optimizer's settings.
+    pub optimizer: AdamWConfig,
+    /// Seed of the data's order.
+    pub seed: u64,
+    /// Steps between checkpoints; 0 for none.
+    pub checkpoint_every: u64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 5e-5,
+            schedule: ScheduleKind::Cosine,
+            warmup_ratio: 0.0,
+            epochs: 1.0,
+            max_steps: None,
+            batch_size: 8,
+            gradient_accumulation: 1,
+            max_grad_norm: 1.0,
+            optimizer: AdamWConfig::default(),
+            seed: 0,
+            checkpoint_every: 0,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// An error for settings that make no sense.
+    ///
+    /// # Errors
+    /// Names the setting.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let wrong = |setting, problem: &str| Err(TrainError::Setting { setting, problem: problem.to_owned() });
+        let [beta1, beta2] = self.optimizer.betas;
+        match self {
+            _ if !(self.learning_rate >= 0.0 && self.learning_rate.is_finite()) => {
+                wrong("learning_rate", "must be a number of at least 0")
+            }
+            _ if !(0.0..=1.0).contains(&self.warmup_ratio) => wrong("warmup_ratio", "must lie between 0 and 1"),
+            _ if self.max_steps.is_none() && !(self.epochs > 0.0 && self.epochs.is_finite()) => {
+                wrong("epochs", "must be larger than 0")
+            }
+            _ if self.batch_size == 0 => wrong("batch_size", "must be at least 1"),
+            _ if self.gradient_accumulation == 0 => wrong("gradient_accumulation", "must be at least 1"),
+            _ if self.max_grad_norm.is_nan() || self.max_grad_norm < 0.0 => {
+                wrong("max_grad_norm", "must be at least 0 (0: no limit)")
+            }
+            _ if !(0.0..1.0).contains(&beta1) || !(0.0..1.0).contains(&beta2) => {
+                wrong("betas", "must lie between 0 and 1, 1 excluded")
+            }
+            _ if self.optimizer.eps.is_nan() || self.optimizer.eps <= 0.0 => wrong("eps", "must be larger than 0"),
+            _ if self.optimizer.weight_decay.is_nan() || self.optimizer.weight_decay < 0.0 => {
+                wrong("weight_decay", "must be at least 0")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Steps that training on `examples` examples takes.
+    pub fn total_steps(&self, examples: usize) -> u64 {
+        let order = Order::new(examples, self.batch_size * self.gradient_accumulation, self.seed);
+        self.max_steps.unwrap_or_else(|| (self.epochs * order.steps_per_epoch() as f64).ceil() as u64)
+    }
+
+    /// What a checkpoint must agree on in order to be continued.
+    fn settings(&self, examples: usize, parameters: &Parameters) -> Value {
+        json!({
+            "learning_rate": self.learning_rate,
+            "schedule": self.schedule,
+            "warmup_ratio": self.warmup_ratio,
+            "total_steps": self.total_steps(examples),
+            "batch_size": self.batch_size,
+            "gradient_accumulation": self.gradient_accumulation,
+            "max_grad_norm": self.max_grad_norm,
+            "betas": self.optimizer.betas,
+            "eps": self.optimizer.eps,
+            "weight_decay": self.optimizer.weight_decay,
+            "seed": self.seed,
+            "examples": examples,
+            "parameters": parameters.count(),
+        })
+    }
+}
+
+/// What training did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// The loss of every step, those before an interruption included.
+    pub losses: Vec<f64>,
+    /// Steps that a checkpoint spared.
+    pub resumed_at: u64,
+}
+
+/// Trains `parameters` in place. With a `folder`, the state is written there every `checkpoint_every` steps, and training
+/// continues from the state that it finds; the result is then equal to the last bit to that of a run without interruption.
+///
+/// # Errors
+/// Settings that make no sense, a diverged loss, a parameter without gradient, a checkpoint that cannot be used, or
+/// whatever the objective and the observer return.
+pub fn train(
+    parameters: &Parameters,
+    objective: &mut dyn Objective,
+    config: &TrainConfig,
+    folder: Option<&Path>,
+    observer: &mut dyn Observer,
+) -> Result<Summary, TrainError> {
+    config.check()?;
+    let examples = objective.examples();
+    if examples == 0 {
+        return Err(TrainError::Data("there are no training examples".to_owned()));
+    }
+    let total_steps = config.total_steps(examples);
+    let schedule = Schedule::new(config.schedule, config.warmup_ratio, total_steps);
+    let mut order = Order::new(examples, config.batch_size * config.gradient_accumulation, config.seed);
+    let mut optimizer = AdamW::new(config.optimizer);
+    let settings = config.settings(examples, parameters);
+    let mut losses = match folder {
+        Some(folder) => checkpoint::resume(folder, parameters, &mut optimizer, &settings)?.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let resumed_at = losses.len() as u64;
+    for step in resumed_at..total_steps {
+        let (loss, gradient_norm) = {
+            let mut gradients = Gradients::default();
+            let all = order.step(step);
+            let mut loss = 0.0;
+            for part in all.chunks(config.batch_size) {
+                loss += objective.accumulate(&all, part, &mut gradients)?;
+            }
+            finite(step, "loss", loss)?;
+            let norm = global_norm(&gradients)?;
+            finite(step, "gradient norm", norm)?;
+            let rate = config.learning_rate * schedule.factor(step);
+            optimizer.step(parameters, &gradients, rate, clip_factor(norm, config.max_grad_norm))?;
+            (loss, norm)
+        };
+        losses.push(loss);
+        let report = StepReport {
+            step: step + 1,
+            total_steps,
+            loss,
+            gradient_norm,
+            learning_rate: config.learning_rate * schedule.factor(step),
+        };
+        let observed = observer.step(&report);
+        let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
+        let stopped = matches!(observed, Err(TrainError::Stopped));
+        if let Some(folder) = folder.filter(|_| due || stopped) {
+            checkpoint::save(folder, parameters, &optimizer, &losses, &settings)?;
+        }
+        observed?;
+    }
+    Ok(Summary { losses, resumed_at })
+}
+
+fn finite(step: u64, what: &'static str, value: f64) -> Result<(), TrainError> {
+    if value.is_finite() { Ok(()) } else { Err(TrainError::Diverged { step: step + 1, what, value }) }
+}
