@@ -1,0 +1,43 @@
+//! Hangs in a constructor, before anything in it is called.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use workbench_api::sdk::*;
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+struct Parameters {}
+
+struct HangOnLoad;
+
+impl Plugin for HangOnLoad {
+    type Parameters = Parameters;
+    const NAME: &'static str = "hang_on_load";
+    const SUMMARY: &'static str = "Hangs in a constructor, before anything in it is called.";
+    const GRID_VERSION: u32 = 0;
+
+    fn new(_: Parameters) -> Result<Self, Error> {
+        Ok(Self)
+    }
+
+    fn examples() -> Result<Vec<Example>, Error> {
+        Ok(Vec::new())
+    }
+}
+
+impl Transform for HangOnLoad {
+    fn transform(&self, _: &Model, _: &Host<'_>) -> Result<Facts, Error> {
+        Ok(Facts::new())
+    }
+}
+
+workbench_api::export_transform!(HangOnLoad);
+
+extern "C" fn hang() {
+    std::thread::sleep(std::time::Duration::from_secs(3600));
+}
+
+#[allow(unsafe_code)]
+#[used]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".init_array"))]
+#[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
+static CONSTRUCTOR: extern "C" fn() = hang;

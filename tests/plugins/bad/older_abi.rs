@@ -1,0 +1,8 @@
+//! An older plugin ABI.
+
+use workbench_api::abi::Probe;
+
+/// The probe of a plugin built on another version of the contract.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+pub static WORKBENCH_PLUGIN_PROBE: Probe = Probe { abi_minor: 0, ..Probe::new("older_abi", "1.0.0", 0, None) };
