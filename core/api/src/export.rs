@@ -48,12 +48,14 @@ macro_rules! export_trainer {
 #[macro_export]
 macro_rules! __export {
     ($plugin:ty, $kind:ident, $scope:ident, |$this:ident, $job:ident, $host:ident| $run:block) => {
-        const _: () = {
+        mod workbench_plugin {
+            #[allow(unused_imports)]
+            use super::*;
             use $crate::abi::abi_stable::library as loader;
 
             struct Export;
 
-            impl $crate::sdk::Export for Export {
+            impl $crate::sdk::export::Export for Export {
                 type Plugin = $plugin;
                 const KIND: $crate::descriptor::Kind = $crate::descriptor::Kind::$kind;
                 const SCOPE: $crate::descriptor::Scope = $crate::descriptor::Scope::$scope;
@@ -82,7 +84,7 @@ macro_rules! __export {
             );
 
             fn module() -> $crate::abi::PluginModuleRef {
-                $crate::sdk::module::<Export>()
+                $crate::sdk::export::module::<Export>()
             }
 
             extern "C" fn load() -> loader::RootModuleResult {
@@ -97,12 +99,10 @@ macro_rules! __export {
             };
 
             #[cfg(test)]
-            mod workbench_plugin {
-                #[test]
-                fn examples_give_what_they_promise() {
-                    $crate::testing::assert_examples(super::module());
-                }
+            #[test]
+            fn examples_give_what_they_promise() {
+                $crate::testing::assert_examples(module());
             }
-        };
+        }
     };
 }

@@ -13,18 +13,22 @@ use crate::error::{Context, Error};
 use crate::job::{Facts, Job, Report};
 
 /// What the export macros say about a plugin, beyond its traits.
-#[doc(hidden)]
 pub trait Export: Send + Sync + 'static {
+    /// The plugin.
     type Plugin: Plugin;
+    /// Its kind.
     const KIND: Kind;
+    /// The scope of its jobs.
     const SCOPE: Scope;
+    /// Version of its crate.
     const VERSION: &'static str;
+    /// What its build script stamped.
     const SOURCE_DIGEST: Option<&'static str>;
+    /// Does a job.
     fn run(plugin: &Self::Plugin, job: &Job, host: &Host<'_>) -> Result<Facts, Error>;
 }
 
 /// The root module of an exported plugin.
-#[doc(hidden)]
 pub fn module<E: Export>() -> PluginModuleRef {
     PluginModule { descriptor: descriptor::<E>, create: create::<E> }.leak_into_prefix()
 }
