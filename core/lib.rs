@@ -8,5 +8,6 @@ pub mod error;
 pub mod eval;
 pub mod exec;
 pub mod graph;
+pub mod plugin;
 pub mod report;
 pub mod store;

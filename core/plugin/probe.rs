@@ -1,0 +1,178 @@
+//! What a file holds, found out by a child process and remembered.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use workbench_api::descriptor::Descriptor;
+use workbench_api::{ABI_MAJOR, ABI_MINOR};
+use workbench_quant::GRID_VERSION;
+
+use super::child::{ChildCommand, answer, ask};
+use super::load::Loaded;
+use super::problem::{Problem, ProblemKind};
+
+/// How long loading a file and asking for its descriptor may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Body of the hidden subcommand `workbench __probe FILE`: loads the file and answers on standard output.
+pub fn probe_main(file: &Path) -> ExitCode {
+    let outcome: Outcome = Loaded::open(file).map(|loaded| loaded.descriptor().clone()).into();
+    if answer(&outcome).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A result that can be written down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Plugin(Box<Descriptor>),
+    Problem(Problem),
+}
+
+impl From<Result<Descriptor, Problem>> for Outcome {
+    fn from(result: Result<Descriptor, Problem>) -> Self {
+        result.map_or_else(Self::Problem, |descriptor| Self::Plugin(Box::new(descriptor)))
+    }
+}
+
+/// A file's version, as far as the file system tells without reading it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &Path) -> io::Result<Self> {
+        let data = fs::metadata(file)?;
+        Ok(Self {
+            device: data.dev(),
+            inode: data.ino(),
+            size: data.size(),
+            modified: (data.mtime(), data.mtime_nsec()),
+        })
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Remembered {
+    stamp: Stamp,
+    outcome: Outcome,
+    identity: Value,
+}
+
+/// Answers of earlier probes, by path. Valid for one build of the workbench: another one may judge otherwise.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ProbeCache {
+    host: Value,
+    files: BTreeMap<PathBuf, Remembered>,
+    #[serde(skip)]
+    changed: bool,
+}
+
+impl ProbeCache {
+    /// Reads what [`to_json`](Self::to_json) wrote. Anything else, and what another build of the workbench wrote, is
+    /// forgotten.
+    pub fn from_json(text: &str) -> Self {
+        let host = host_stamp();
+        match serde_json::from_str::<Self>(text) {
+            Ok(cache) if cache.host == host => cache,
+            _ => Self { host, ..Self::default() },
+        }
+    }
+
+    /// The cache as text, if it has changed since it was read.
+    pub fn to_json(&self) -> Option<String> {
+        if self.changed { serde_json::to_string(self).ok() } else { None }
+    }
+
+    /// What the file holds: from memory if the file is the one that was seen before.
+    pub(super) fn recall(&self, file: &Path) -> Option<Probed> {
+        let remembered = self.files.get(file)?;
+        (Stamp::of(file).ok()? == remembered.stamp).then(|| remembered.probed())
+    }
+
+    pub(super) fn remember(&mut self, file: &Path, probed: Fresh) -> Probed {
+        let remembered = Remembered { stamp: probed.stamp, outcome: probed.outcome, identity: probed.identity };
+        let answer = remembered.probed();
+        // A machine under load may be too slow once: that is no property of the file.
+        let lasting = !matches!(&remembered.outcome, Outcome::Problem(problem)
+            if matches!(problem.kind, ProblemKind::Hang | ProblemKind::Unreadable));
+        if lasting {
+            self.files.insert(file.to_path_buf(), remembered);
+            self.changed = true;
+        }
+        answer
+    }
+}
+
+impl Remembered {
+    fn probed(&self) -> Probed {
+        match &self.outcome {
+            Outcome::Plugin(descriptor) => Ok(((**descriptor).clone(), self.identity.clone())),
+            Outcome::Problem(problem) => Err(problem.clone()),
+        }
+    }
+}
+
+/// A plugin's descriptor and identity, or why there is none.
+pub(super) type Probed = Result<(Descriptor, Value), Problem>;
+
+/// What a child found out.
+pub(super) struct Fresh {
+    stamp: Stamp,
+    outcome: Outcome,
+    identity: Value,
+}
+
+/// Has a child load the file.
+pub(super) fn probe(file: &Path, child: &ChildCommand<'_>) -> Result<Fresh, Problem> {
+    let unreadable =
+        |error: io::Error| Problem::new(file, ProblemKind::Unreadable, format!("it cannot be read: {error}"));
+    let stamp = Stamp::of(file).map_err(unreadable)?;
+    let content = fs::read(file).map_err(unreadable)?;
+    let outcome = if mentions_probe(&content) || !is_library(&content) {
+        ask(child, file, PATIENCE, "loading it").unwrap_or_else(Outcome::Problem)
+    } else {
+        // No library that lacks even the name of the probe is worth running its constructors.
+        Outcome::Problem(super::load::not_a_plugin(file))
+    };
+    let identity = match &outcome {
+        Outcome::Plugin(descriptor) => identity(descriptor, &content),
+        Outcome::Problem(_) => Value::Null,
+    };
+    Ok(Fresh { stamp, outcome, identity })
+}
+
+fn is_library(content: &[u8]) -> bool {
+    !cfg!(target_os = "linux") || content.starts_with(b"\x7fELF")
+}
+
+fn mentions_probe(content: &[u8]) -> bool {
+    regex::bytes::Regex::new(workbench_api::abi::PROBE_SYMBOL).is_ok_and(|symbol| symbol.is_match(content))
+}
+
+/// What of a plugin decides its results: name, version and the digest of its sources; of the file where the plugin's
+/// build script stamps none.
+fn identity(descriptor: &Descriptor, content: &[u8]) -> Value {
+    let digest = match &descriptor.source_digest {
+        Some(digest) => format!("sources:{digest}"),
+        None => format!("file:{}", blake3::hash(content).to_hex()),
+    };
+    json!({ "name": descriptor.name, "version": descriptor.version, "digest": digest })
+}
+
+/// Which build of the workbench judges: its versions, and the program file, since a layout may change between two builds
+/// of one version.
+fn host_stamp() -> Value {
+    let program = std::env::current_exe().and_then(|file| Stamp::of(&file)).ok();
+    json!({ "abi": [ABI_MAJOR, ABI_MINOR], "grid": GRID_VERSION, "program": program })
+}
