@@ -1,5 +1,8 @@
 //! Real dynamic libraries, good and bad (`tests/plugins`), against the real loader.
 
+// Two tests print what they measured.
+#![allow(clippy::print_stderr)]
+
 mod conduct;
 mod discovery;
 mod loading;

@@ -203,7 +203,7 @@ impl<'a> Tensor<'a> {
         }
         let bytes = self.bytes();
         Ok(Cow::Owned(match self.dtype {
-            Dtype::F32 => widen(bytes, |b| f32::from_le_bytes(b)),
+            Dtype::F32 => widen(bytes, f32::from_le_bytes),
             Dtype::BF16 => widen(bytes, |b| bf16::from_le_bytes(b).to_f32()),
             Dtype::F16 => widen(bytes, |b| f16::from_le_bytes(b).to_f32()),
             Dtype::F64 => widen(bytes, |b| f64::from_le_bytes(b) as f32),
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(*Tensor::from_slice(&[2, 2], &doubles).unwrap().to_f32().unwrap(), expected);
         assert_eq!(*Tensor::from_slice(&[4], &brains).unwrap().to_f32().unwrap(), [0.0, -1.5, 3.25, 65536.0]);
 
-        let mut shifted = vec![0u8; 17];
+        let mut shifted = [0u8; 17];
         shifted[1..].copy_from_slice(as_bytes(&expected));
         let unaligned = Tensor::from_bytes(Dtype::F32, &[4], &shifted[1..]).unwrap();
         let aligned = Tensor::from_slice(&[4], &expected).unwrap();
