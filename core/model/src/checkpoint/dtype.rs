@@ -107,14 +107,30 @@ pub(crate) fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Option<usize
         .zip(bytes.par_chunks(PIECE * size))
         .enumerate()
         .filter_map(|(piece, (out, bytes))| {
-            match dtype {
-                Dtype::F16 => widen_with(bytes, out, |pair: [u8; 2]| f16::from_le_bytes(pair).to_f32()),
-                Dtype::BF16 => widen_with(bytes, out, |pair: [u8; 2]| bf16::from_le_bytes(pair).to_f32()),
-                _ => widen_with(bytes, out, f32::from_le_bytes),
-            }
+            widen_piece(dtype, bytes, out);
             first_non_finite(out).map(|index| piece * PIECE + index)
         })
         .min()
+}
+
+/// The index and value of the first element that is not finite, without a copy of the whole tensor.
+pub(crate) fn find_non_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, f32)> {
+    let size = dtype.size();
+    let pieces = bytes.par_chunks(PIECE * size).enumerate();
+    let found = pieces.map_init(Vec::new, |buffer: &mut Vec<f32>, (piece, bytes)| {
+        buffer.resize(bytes.len() / size, 0.0);
+        widen_piece(dtype, bytes, buffer);
+        first_non_finite(buffer).map(|index| (piece * PIECE + index, buffer[index]))
+    });
+    found.flatten().min_by_key(|(index, _)| *index)
+}
+
+fn widen_piece(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        Dtype::F16 => widen_with(bytes, out, |pair: [u8; 2]| f16::from_le_bytes(pair).to_f32()),
+        Dtype::BF16 => widen_with(bytes, out, |pair: [u8; 2]| bf16::from_le_bytes(pair).to_f32()),
+        _ => widen_with(bytes, out, f32::from_le_bytes),
+    }
 }
 
 fn widen_with<const SIZE: usize>(bytes: &[u8], out: &mut [f32], convert: impl Fn([u8; SIZE]) -> f32) {
@@ -167,5 +183,7 @@ mod tests {
         values[PIECE + 5] = f32::INFINITY;
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
         assert_eq!(widen(Dtype::F32, &bytes, &mut vec![0.0; values.len()]), Some(PIECE + 5));
+        assert_eq!(find_non_finite(Dtype::F32, &bytes), Some((PIECE + 5, f32::INFINITY)));
+        assert_eq!(find_non_finite(Dtype::F32, &bytes[..4 * PIECE]), None);
     }
 }

@@ -236,9 +236,9 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError::Tensor`] for the first tensor, by name, that holds a NaN or an infinity.
     pub fn check_finite(&self) -> Result<(), ModelError> {
-        self.tensors.keys().try_for_each(|name| {
-            let checked = self.values(name).map(drop);
-            self.drop_pages([name.as_str()]);
+        self.tensors.iter().try_for_each(|(name, stored)| {
+            let checked = stored.check_finite(name);
+            stored.drop_pages();
             checked
         })
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::RawTensor;
 use super::compressed::CompressedLinear;
-use super::dtype::{Dtype, first_non_finite, widen};
+use super::dtype::{Dtype, find_non_finite, first_non_finite, widen};
 use super::gguf::GgufTensor;
 use super::safetensors::StoredTensor;
 use crate::ModelError;
@@ -83,6 +83,17 @@ impl Stored {
                     Some(index) => Err(self.not_finite(name, (index, values[index]))),
                 }
             }
+        }
+    }
+
+    /// Reads the tensor once and makes sure that its values are finite.
+    pub(crate) fn check_finite(&self, name: &str) -> Result<(), ModelError> {
+        match self {
+            Self::Dense(tensor) => match find_non_finite(tensor.dtype, tensor.bytes()) {
+                None => Ok(()),
+                Some(bad) => Err(self.not_finite(name, bad)),
+            },
+            Self::Gguf(_) | Self::Compressed(_) => self.values(name).map(drop),
         }
     }
 

@@ -145,6 +145,25 @@ fn headers_that_claim_the_impossible() {
     assert_holds(&open(&with_header(&overlap.to_string(), &[0; 16])), &[WEIGHTS, "`b`", "overlaps"]);
 }
 
+#[test]
+fn flipped_header_bytes_never_panic() {
+    let folder = model_with(|_| ());
+    let path = folder.path().join(WEIGHTS);
+    let whole = std::fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let mut opened = 0;
+    for at in (0..8 + header).step_by(3) {
+        for value in [b'0', b'9', b'"', 0xff] {
+            let mut bytes = whole.clone();
+            bytes[at] = value;
+            std::fs::write(&path, &bytes).unwrap();
+            // Only a byte that was what it became, or a blank of the padding, can leave the file whole.
+            opened += usize::from(Checkpoint::open(folder.path()).is_ok());
+        }
+    }
+    assert!(opened * 10 < header, "{opened} damaged headers were accepted");
+}
+
 fn sharded(index: &Value, shards: &[(&str, &Tensors)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     write_config(folder.path(), &tiny_config());

@@ -6,6 +6,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value as Meta;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use workbench_model::checkpoint::CheckpointWriter;
 use workbench_model::{Checkpoint, ModelError, Tokenizer};
 
 use crate::common::{assert_holds, fixture, parse, tiny_config, tiny_tensors, write_model};
@@ -61,6 +62,42 @@ fn byte_level_splits_follow_the_named_rule() {
         assert_eq!(encode(pre, "a's a"), [3, 12, 9], "{pre}");
     }
     assert_holds(&byte_level("brand-new", &[]).err().unwrap().to_string(), &["brand-new", "tokenizer.ggml.pre"]);
+}
+
+#[test]
+fn a_gguf_tokenizer_becomes_the_files_of_a_folder() {
+    let tokens = ["<e>", "<t>", "a", "b", "ab", "<b>"];
+    let kinds = [3, 3, 1, 1, 1, 3].map(Meta::I32);
+    let folder = gguf_with(
+        tokens.len(),
+        &[
+            ("model", Meta::String("gpt2".into())),
+            ("pre", Meta::String("qwen2".into())),
+            ("tokens", texts(&tokens)),
+            ("token_type", Meta::Array(kinds.into())),
+            ("merges", texts(&["a b"])),
+            ("bos_token_id", Meta::U32(5)),
+            ("eos_token_id", Meta::U32(0)),
+            ("eot_token_id", Meta::U32(1)),
+            ("add_bos_token", Meta::Bool(true)),
+        ],
+    );
+    let gguf = Checkpoint::open(&folder.path().join("model.gguf")).unwrap();
+    let target = tempfile::tempdir().unwrap();
+    let mut writer = CheckpointWriter::create(target.path(), gguf.config_json()).unwrap();
+    for name in gguf.names() {
+        let raw = gguf.raw(&name).unwrap();
+        writer.put_dense(&name, raw.dtype, raw.shape, &raw.bytes).unwrap();
+    }
+    writer.copy_companions(&gguf).unwrap();
+    writer.finish().unwrap();
+    let written = Checkpoint::open(target.path()).unwrap();
+    assert_eq!(written.config(), gguf.config());
+    assert_eq!(written.config().eos_token_ids, [0, 1]);
+    let [before, after] = [&gguf, &written].map(|model| Tokenizer::from_checkpoint(model).unwrap());
+    assert_eq!(before.encode("ab<t>", true).unwrap(), [5, 4, 1]);
+    assert_eq!(after.encode("ab<t>", true).unwrap(), [5, 4, 1]);
+    assert_eq!((before.bos_id(), before.eos_ids()), (after.bos_id(), after.eos_ids()));
 }
 
 #[test]

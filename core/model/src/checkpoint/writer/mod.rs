@@ -69,6 +69,14 @@ impl CheckpointWriter {
         let config = ModelConfig::from_json(config_json, &folder.join("config.json"))?;
         std::fs::create_dir_all(folder)
             .map_err(|error| ModelError::file(folder, format!("cannot be made: {error}"), ""))?;
+        // From here on the folder is no model until `finish` has written it.
+        let settings = folder.join("config.json");
+        match std::fs::remove_file(&settings) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ModelError::file(&settings, format!("cannot be replaced: {error}"), ""));
+            }
+            _ => {}
+        }
         let specs = config.tensors().into_iter().map(|spec| (spec.name.clone(), spec)).collect::<BTreeMap<_, _>>();
         let mut missing: BTreeMap<Part, BTreeSet<String>> = BTreeMap::new();
         for name in specs.keys() {
