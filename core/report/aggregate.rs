@@ -42,6 +42,13 @@ impl MetricKey {
         self.primary || self.is_nll()
     }
 
+    /// Whether rows are tested against the baseline on it: tested, and not itself a distance to a reference model, whose
+    /// difference to the reference's own zero would only say the same again.
+    #[must_use]
+    pub fn is_tested_against_baseline(&self) -> bool {
+        self.is_tested() && !["kl", "top1"].contains(&self.name.as_str())
+    }
+
     /// The likelihood metric, which is shown as perplexity.
     #[must_use]
     pub fn is_nll(&self) -> bool {

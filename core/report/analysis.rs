@@ -80,8 +80,8 @@ impl<'a> Analysis<'a> {
             data.cells.iter().flatten().filter_map(|cell| cell.items.as_ref().ok()).map(|items| items.ids.len());
         let cache = ResampleCache::new(sizes, family);
         let cells = estimate(&data, &cache);
-        let mut against_baseline = test(&data, &default_pairs, &cache);
-        let mut contrasts = test(&data, &declared, &cache);
+        let mut against_baseline = test(&data, &default_pairs, MetricKey::is_tested_against_baseline, &cache);
+        let mut contrasts = test(&data, &declared, MetricKey::is_tested, &cache);
         compare::adjust(if table.contrasts.is_empty() { &mut against_baseline } else { &mut contrasts });
         warnings.extend(protocol_warnings(&data));
         let Aggregate { groups, metrics, .. } = data;
@@ -136,11 +136,11 @@ fn estimate(data: &Aggregate, cache: &ResampleCache) -> Vec<Option<Cell>> {
     data.cells.par_iter().enumerate().map(one).collect()
 }
 
-fn test(data: &Aggregate, pairs: &[Pair], cache: &ResampleCache) -> Vec<Comparison> {
+fn test(data: &Aggregate, pairs: &[Pair], tested: fn(&MetricKey) -> bool, cache: &ResampleCache) -> Vec<Comparison> {
     let width = data.metrics.len();
     let mut wanted = Vec::new();
     for pair in pairs {
-        for (metric, key) in data.metrics.iter().enumerate().filter(|(_, key)| key.is_tested()) {
+        for (metric, key) in data.metrics.iter().enumerate().filter(|(_, key)| tested(key)) {
             let side = |group: usize| data.cells[group * width + metric].as_ref();
             if let (Some(left), Some(right)) = (side(pair.left), side(pair.right)) {
                 wanted.push((pair, metric, key, left, right));

@@ -55,7 +55,11 @@ pub(super) fn metric_header(key: &MetricKey) -> String {
 
 /// Name of the difference of a metric with its unit.
 pub(super) fn difference_header(key: &MetricKey) -> String {
-    if key.is_nll() { "ΔNLL".to_owned() } else { format!("Δ {}", key.name) }
+    match key.name.as_str() {
+        _ if key.is_nll() => "ΔNLL".to_owned(),
+        "kl" => "ΔKL".to_owned(),
+        name => format!("Δ {name}"),
+    }
 }
 
 /// Factor from the stored value to the printed one: shares are printed in percent.

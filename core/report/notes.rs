@@ -93,8 +93,10 @@ fn statistics(analysis: &Analysis<'_>, style: Intervals) -> Vec<String> {
         lines.push(format!("Differences are paired by item: {}.", only(&named)));
         lines.push(family_line(analysis));
     }
-    if analysis.metrics.iter().any(sheet_is_nll) {
+    if analysis.metrics.iter().any(super::MetricKey::is_nll) {
         lines.push("ΔNLL and KL are in nats per token; ppl = exp(NLL).".to_owned());
+    } else if analysis.metrics.iter().any(|key| key.name == "kl") {
+        lines.push("KL is in nats per token.".to_owned());
     }
     let repeated = (0..analysis.groups.len())
         .flat_map(|group| (0..analysis.metrics.len()).filter_map(move |metric| analysis.cell(group, metric)))
@@ -103,10 +105,6 @@ fn statistics(analysis: &Analysis<'_>, style: Intervals) -> Vec<String> {
         lines.push("Over seeds: mean ± standard deviation (number of seeds); intervals and tests use the item means over the seeds.".to_owned());
     }
     lines
-}
-
-fn sheet_is_nll(key: &super::MetricKey) -> bool {
-    key.is_nll()
 }
 
 /// A list of methods; "elsewhere" makes no sense where there is only one.

@@ -262,7 +262,7 @@ fn metric_columns(sheet: &mut Builder, analysis: &Analysis<'_>, metric: usize, k
         let text = |cell: &Cell| (format::count(cell.unparsed as f64), Tone::Plain);
         sheet.column(&key.task, "unparsed", true, |row| cell(row).map(text));
     }
-    if !key.is_tested() || analysis.baseline.is_none() || analysis.groups.len() < 2 {
+    if !key.is_tested_against_baseline() || analysis.baseline.is_none() || analysis.groups.len() < 2 {
         return;
     }
     let compared = |row: usize| analysis.difference(row, metric);

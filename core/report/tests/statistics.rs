@@ -158,6 +158,29 @@ fn contrasts_match_rows_that_are_equal_elsewhere() {
     assert!(analysis.contrasts.iter().all(|c| c.outcome.as_ref().unwrap().p_adjusted.is_some()));
 }
 
+/// A distance to the base model is a comparison already: it is tested between rows, not against the baseline again.
+#[test]
+fn divergences_are_tested_in_contrasts_only() {
+    let mut table = contrasted();
+    for row in &mut table.rows {
+        let divergence: Vec<Metric> =
+            row.tasks.iter_mut().flat_map(|task| task.metrics.extract_if(1.., |_| true)).collect();
+        if !divergence.is_empty() {
+            let task =
+                TaskResult { task: "kl".into(), protocol: "p".into(), primary: "kl".into(), metrics: divergence };
+            row.tasks.push(task);
+        }
+    }
+    let analysis = Analysis::new(&table).unwrap();
+    let kl = analysis.metrics.iter().position(|key| key.name == "kl").unwrap();
+    assert!(analysis.metrics[kl].primary);
+    assert!(analysis.against_baseline.iter().all(|c| c.metric != kl));
+    let tested = analysis.contrasts.iter().find(|c| c.metric == kl).unwrap().outcome.as_ref().unwrap();
+    assert!(tested.is_significant() && tested.difference > 0.3);
+    let text = terminal(&analysis, Terminal::default()).unwrap();
+    assert_eq!(text.matches("ΔKL").count(), 2, "the contrasts' header and the smallest detectable difference: {text}");
+}
+
 #[test]
 fn a_contrast_without_rows_is_said_aloud() {
     let mut table = ablation();
