@@ -1,0 +1,67 @@
+//! An example whose result can be worked out by hand.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use workbench_api::job::{Job, Model, Stream};
+use workbench_api::sdk::{Dtype, Error, Example, ExampleModel, ExampleTensor, Expected};
+
+/// One step on a model of four tokens whose embedding is the identity and whose block adds nothing.
+///
+/// The final norm turns the hidden state of token i into 2 e_i, and the head, tied to the embedding, into the logits 2 e_i.
+/// In the sequence 0, 1, 2, 3 the right token always has the logit 0: the loss is ln(e^2 + 3) = 2.3406...
+/// AdamW's first step moves every weight that has a gradient by the learning rate: the final norm's weights of the channels
+/// 0, 1 and 2 fall (each raises the logit of the wrong token), that of channel 3 is not used by any input; the block's
+/// matrices have no gradient, since each stands before or behind another zero.
+pub(crate) fn examples() -> Result<Vec<Example>, Error> {
+    const RATE: f32 = 0.125;
+    let hidden = 4;
+    let square = |value: fn(usize, usize) -> f32| -> ExampleTensor {
+        let values: Vec<f32> = (0..hidden * hidden).map(|i| value(i / hidden, i % hidden)).collect();
+        ExampleTensor::f32(&[hidden, hidden], &values)
+    };
+    let zeros = || square(|_, _| 0.0);
+    let ones = || ExampleTensor::f32(&[hidden], &[1.0; 4]);
+    let mut tensors = BTreeMap::from([
+        ("model.embed_tokens.weight".to_owned(), square(|row, column| if row == column { 1.0 } else { 0.0 })),
+        ("model.norm.weight".to_owned(), ones()),
+    ]);
+    let block = |name: &str| format!("model.layers.0.{name}.weight");
+    for name in ["input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"] {
+        tensors.insert(block(name), ones());
+    }
+    let linears = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
+    for name in linears.into_iter().chain(["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]) {
+        tensors.insert(block(name), zeros());
+    }
+    let config = json!({
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": hidden, "hidden_size": hidden,
+        "intermediate_size": hidden, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
+        "head_dim": hidden, "max_position_embeddings": 8, "rms_norm_eps": 1e-12, "rope_theta": 10000.0,
+        "tie_word_embeddings": true, "hidden_act": "silu", "attention_bias": false, "torch_dtype": "float32",
+    });
+    let stream = Stream { name: "train".to_owned(), batches: Some(1) };
+    let job = Job::Train(Model { linears: vec![], inputs: vec!["model".to_owned()], streams: vec![stream] });
+    let batch = BTreeMap::from([
+        ("input_ids".to_owned(), ExampleTensor::integers(Dtype::U32, &[4], &[0, 1, 2, 3])),
+        ("learn".to_owned(), ExampleTensor::integers(Dtype::U8, &[4], &[0, 1, 1, 1])),
+    ]);
+    let loss = (2f64.exp() + 3.0).ln();
+    let facts = json!({ "steps": 1, "first_loss": loss, "learned_tokens": 3 }).as_object().cloned().unwrap_or_default();
+    let lowered = [1.0 - RATE, 1.0 - RATE, 1.0 - RATE, 1.0];
+    let mut example = Example::new("one step by hand", job, ExampleModel { config, tensors })
+        .parameter("learning_rate", f64::from(RATE))
+        .parameter("max_steps", 1)
+        .parameter("checkpoint_every", 0);
+    example.streams.insert("train".to_owned(), vec![batch]);
+    example.expected = Expected {
+        tensors: BTreeMap::from([
+            ("model.norm.weight".to_owned(), ExampleTensor::f32(&[hidden], &lowered)),
+            (block("mlp.up_proj"), zeros()),
+        ]),
+        facts,
+        tolerance: 1e-4,
+        ..Expected::default()
+    };
+    Ok(vec![example])
+}
