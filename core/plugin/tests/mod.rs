@@ -6,6 +6,7 @@
 mod conduct;
 mod discovery;
 mod loading;
+mod new;
 mod parameters;
 
 use std::path::{Path, PathBuf};
