@@ -91,14 +91,19 @@ fn an_unresolved_symbol_is_found_at_once() {
 
 #[test]
 fn loading_is_fast() {
-    let file = library("sign_linear");
-    let start = Instant::now();
-    let loaded = Loaded::open(&file).unwrap();
-    let elapsed = start.elapsed();
-    assert_eq!(loaded.descriptor().name, "sign_linear");
-    // Half a millisecond where nobody else is at work.
-    assert!(elapsed.as_millis() < 500, "{elapsed:?}");
-    eprintln!("dlopen, layout check and descriptor: {elapsed:?}");
+    let folder = tempfile::tempdir().unwrap();
+    // Of several, since other tests are at work; copies, since a library is loaded only once.
+    let fastest = (0..5)
+        .map(|copy| {
+            let file = folder.path().join(format!("{copy}.so"));
+            fs::copy(library("sign_linear"), &file).unwrap();
+            let start = Instant::now();
+            assert_eq!(Loaded::open(&file).unwrap().descriptor().name, "sign_linear");
+            start.elapsed()
+        })
+        .min();
+    eprintln!("dlopen, layout check and descriptor: {fastest:?}");
+    assert!(fastest < Some(std::time::Duration::from_millis(100)), "{fastest:?}");
 }
 
 #[test]

@@ -42,9 +42,18 @@ pub(crate) fn guard<T>(code: impl FnOnce() -> Result<T, Error>) -> Result<T, Err
     let outcome = catch_unwind(AssertUnwindSafe(code));
     INSIDE.fetch_sub(1, Ordering::Relaxed);
     outcome.unwrap_or_else(|payload| {
-        let said = take_panics().into_iter().next().unwrap_or_else(|| said(&*payload).to_owned());
-        Err(Error::new(ErrorKind::Panic, format!("the plugin panicked: {said}")))
+        Err(Error::new(ErrorKind::Panic, format!("the plugin panicked: {}", take_panic(said(&*payload)))))
     })
+}
+
+/// What the hook wrote down of a panic: message and place. Several threads may have panicked; a thread pool hands on the
+/// message of one of them.
+fn take_panic(message: &str) -> String {
+    let mut all = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    match all.iter().position(|said| said.starts_with(message)) {
+        Some(index) => all.swap_remove(index),
+        None => message.to_owned(),
+    }
 }
 
 /// What panics said that no guard has turned into an error: those of threads that nobody joined.
