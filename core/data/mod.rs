@@ -1,0 +1,7 @@
+//! Texts and how they become token sequences: for calibration, for training, for running-text evaluation.
+
+mod documents;
+mod sequences;
+
+pub use documents::{Document, documents};
+pub use sequences::{Sequences, TokenOptions, begins_with_bos, sequences, sequences_of};
