@@ -1,3 +1,25 @@
 //! Evaluation: tasks, the protocols that score them, and the items they record.
+//!
+//! Every evaluation yields items (a block of text, a question), each with a weight and sums by metric: the estimate is the
+//! quotient of the totals, and statistics pair items of different models by their identifiers. Nothing is averaged before
+//! it is recorded.
 
+mod choice;
+mod divergence;
+mod generate;
+mod loaded;
+mod measured;
+mod perplexity;
 pub mod task;
+mod windows;
+
+pub use choice::choice;
+pub use divergence::{compare, divergence};
+pub use generate::generate;
+pub use loaded::Loaded;
+pub use measured::{Item, Measured, MetricInfo, Unit};
+pub use perplexity::perplexity;
+pub use windows::{Protocol, TextOptions, Window, Windows, windows, windows_of};
+
+/// Rows of logits that exist at one time.
+const CHUNK: usize = 512;

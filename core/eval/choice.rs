@@ -1,0 +1,211 @@
+//! Multiple choice by log-likelihood, with lm-eval's rules.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, json};
+use workbench_model::tokenizer::{Message, Tokenizer};
+
+use super::{
+    Item, Loaded, Measured, MetricInfo,
+    task::{ChoiceItem, Items, Prompt, Task, Toggle},
+};
+use crate::{
+    data::begins_with_bos,
+    error::{Error, Result},
+    exec::NodeReporter,
+};
+
+/// Scores each choice as a continuation of its prompt. `acc` takes the largest sum of log-probabilities, `acc_norm` the
+/// largest per character of the choice, `acc_bytes` per UTF-8 byte; of equals the first.
+///
+/// # Errors
+/// The task is of another kind; a prompt with its choice is longer than the model's context.
+pub fn choice(
+    model: &Loaded,
+    task: &Task,
+    limit: Option<usize>,
+    batch: usize,
+    reporter: &NodeReporter,
+) -> Result<Measured> {
+    let Items::Choice(items) = &task.items else { return Err(Error::internal("not a choice task")) };
+    let items = &items[..limit.unwrap_or(usize::MAX).min(items.len())];
+    let style = Style::new(model, task)?;
+    let requests = requests(items, &style, model)?;
+    let mut scores: Vec<(f64, bool)> = Vec::with_capacity(requests.len());
+    for group in requests.chunks(batch) {
+        let sequences: Vec<&[u32]> = group.iter().map(|r| &r.ids[..r.ids.len() - 1]).collect();
+        let hidden = model.hidden(&sequences)?;
+        let spans =
+            group.iter().enumerate().flat_map(|(s, r)| (r.context..r.ids.len()).map(move |i| ((s, i - 1), r.ids[i])));
+        let (positions, targets): (Vec<_>, Vec<_>) = spans.unzip();
+        let found = model.score(&Loaded::gather(&hidden, &positions)?, &targets)?;
+        let mut sums = vec![(0.0, true); group.len()];
+        for (((sequence, _), target), score) in positions.iter().zip(&targets).zip(found) {
+            sums[*sequence].0 += score.log_probability;
+            sums[*sequence].1 &= score.top == *target;
+        }
+        scores.extend(sums);
+        reporter.progress(scores.len() as u64, requests.len() as u64, "choices");
+    }
+    let mut rest = scores.as_slice();
+    let items = items
+        .iter()
+        .map(|item| {
+            let (own, others) = rest.split_at(item.choices.len());
+            rest = others;
+            judge(item, own)
+        })
+        .collect();
+    Ok(finish(items, task, &style))
+}
+
+/// One prompt with one choice.
+struct Request {
+    ids: Vec<u32>,
+    /// Tokens of the prompt.
+    context: usize,
+}
+
+/// How prompts become text.
+pub(super) struct Style {
+    pub(super) chat: bool,
+    pub(super) bos: bool,
+}
+
+impl Style {
+    pub(super) fn new(model: &Loaded, task: &Task) -> Result<Self> {
+        let chat = task.uses_chat_template() && (model.template.is_some() || task.file.chat_template == Toggle::On);
+        if chat && model.template.is_none() {
+            return Err(Error::refused(format!(
+                "task `{}` wants a chat template, and the model has none",
+                task.file.name
+            ))
+            .hint("set chat_template = \"auto\" in the task file"));
+        }
+        let bos = match task.file.add_bos {
+            Toggle::On if model.tokenizer.bos_id().is_none() => {
+                return Err(Error::refused(format!("task `{}` wants a BOS, and the model has none", task.file.name)));
+            }
+            Toggle::On => true,
+            Toggle::Off => false,
+            Toggle::Auto => begins_with_bos(&model.tokenizer)? && !chat,
+        };
+        Ok(Self { chat, bos })
+    }
+
+    /// The text of a prompt.
+    pub(super) fn render(&self, prompt: &Prompt, model: &Loaded) -> Result<String> {
+        let Some(template) = model.template.as_ref().filter(|_| self.chat) else { return Ok(prompt.text()) };
+        let turns = prompt
+            .turns()
+            .into_iter()
+            .map(|(role, content)| Message { role: role.to_owned(), content: content.to_owned() });
+        Ok(template.render(&turns.collect::<Vec<_>>(), true, &Map::new())?)
+    }
+
+    /// The words for the protocol line.
+    pub(super) fn describe(&self) -> String {
+        format!("{}{}", if self.chat { "chat template" } else { "raw prompts" }, if self.bos { ", BOS" } else { "" })
+    }
+
+    pub(super) fn encode(&self, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let bos = tokenizer.bos_id().filter(|_| self.bos);
+        Ok(bos.into_iter().chain(tokenizer.encode(text, false)?).collect())
+    }
+}
+
+fn requests(items: &[ChoiceItem], style: &Style, model: &Loaded) -> Result<Vec<Request>> {
+    let most = model.decoder.config().max_positions;
+    let mut found = Vec::new();
+    for item in items {
+        let prompt = style.render(&item.prompt, model)?;
+        for index in 0..item.choices.len() {
+            let continuation = if style.chat { item.choices[index].clone() } else { item.continuation(index) };
+            let request = request(&prompt, &continuation, style, &model.tokenizer)?;
+            if request.ids.len() > most {
+                return Err(Error::refused(format!(
+                    "item `{}` takes {} tokens, and the model's context holds {most}",
+                    item.id,
+                    request.ids.len()
+                )));
+            }
+            found.push(request);
+        }
+    }
+    Ok(found)
+}
+
+/// White space at the end of the prompt moves to the choice; prompt and choice are encoded as one text and cut after as
+/// many tokens as the prompt alone has, so the token at the seam is the one that the model would see.
+fn request(prompt: &str, continuation: &str, style: &Style, tokenizer: &Tokenizer) -> Result<Request> {
+    let context = prompt.trim_end();
+    let whole = format!("{prompt}{continuation}");
+    let context = style.encode(context, tokenizer)?.len();
+    let ids = style.encode(&whole, tokenizer)?;
+    // A prompt of no token at all leaves the first token of the choice without context.
+    let context = context.clamp(1, ids.len().max(2) - 1);
+    if ids.len() < 2 {
+        return Err(Error::refused(format!("`{whole}` is a single token: there is nothing to score it by")));
+    }
+    Ok(Request { ids, context })
+}
+
+fn judge(item: &ChoiceItem, scores: &[(f64, bool)]) -> Item {
+    let best = |score: &dyn Fn(usize) -> f64| {
+        (1..scores.len()).fold(0, |best, i| if score(i) > score(best) { i } else { best })
+    };
+    let raw = best(&|i| scores[i].0);
+    let normed = best(&|i| scores[i].0 / item.choices[i].chars().count().max(1) as f64);
+    let bytes = best(&|i| scores[i].0 / item.choices[i].len().max(1) as f64);
+    let right = |choice: usize| f64::from(choice == item.answer);
+    let sums = BTreeMap::from(
+        [("acc", right(raw)), ("acc_norm", right(normed)), ("acc_bytes", right(bytes))].map(|(k, v)| (k.to_owned(), v)),
+    );
+    let detail = json!({
+        "chosen": raw,
+        "answer": item.answer,
+        "log_likelihoods": scores.iter().map(|s| s.0).collect::<Vec<_>>(),
+        "greedy": scores[item.answer].1,
+    });
+    Item { id: item.id.clone(), weight: 1.0, sums, detail, unparsed: false }
+}
+
+fn finish(items: Vec<Item>, task: &Task, style: &Style) -> Measured {
+    let mut metrics = vec![MetricInfo::rate("acc"), MetricInfo::rate("acc_norm"), MetricInfo::rate("acc_bytes")];
+    if task.metric() == super::task::Metric::AccNorm {
+        metrics.swap(0, 1);
+    }
+    let shots = if task.file.few_shot > 0 { format!(", {}-shot", task.file.few_shot) } else { ", 0-shot".to_owned() };
+    let protocol = format!("{} questions, choices by log-likelihood, {}{shots}", items.len(), style.describe());
+    Measured { items, metrics, protocol, facts: json!({ "summary": task.file.summary }), extra: Map::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::task::Shots;
+
+    #[test]
+    fn the_first_of_equals_wins_and_lengths_are_in_characters() {
+        let prompt = Prompt {
+            shots: std::sync::Arc::new(Shots {
+                description: None,
+                examples: vec![],
+                answer_separator: " ".into(),
+                separator: "\n\n".into(),
+            }),
+            question: "q".into(),
+        };
+        let item = ChoiceItem {
+            id: "x".into(),
+            prompt,
+            choices: vec!["ab".into(), "éé".into(), "abcdefgh".into()],
+            answer: 2,
+        };
+        let judged = judge(&item, &[(-2.0, false), (-2.0, false), (-4.0, true)]);
+        // Raw: a tie of the first two, the first counts. Per character: -1, -1, -.5. Per byte: -1, -.5, -.5.
+        assert_eq!((judged.sums["acc"], judged.sums["acc_norm"], judged.sums["acc_bytes"]), (0.0, 1.0, 0.0));
+        assert_eq!(judged.detail["chosen"], 0);
+        assert_eq!(judged.detail["greedy"], true);
+    }
+}

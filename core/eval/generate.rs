@@ -1,0 +1,163 @@
+//! Tasks whose answers the model writes.
+
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+use serde_json::{Map, json};
+use workbench_model::generate::{GenerationConfig, Sampling, generate as write};
+
+use super::{
+    Item, Loaded, Measured, MetricInfo,
+    choice::Style,
+    task::{GenerateItem, Items, Match, Task},
+};
+use crate::{
+    error::{Error, Result},
+    exec::NodeReporter,
+};
+
+/// Lets the model answer greedily, cuts each answer at its first stop text, and compares it with the right ones.
+///
+/// # Errors
+/// The task is of another kind; a prompt with its answer would be longer than the model's context.
+pub fn generate(
+    model: &Loaded,
+    task: &Task,
+    limit: Option<usize>,
+    batch: usize,
+    reporter: &NodeReporter,
+) -> Result<Measured> {
+    let Items::Generate(items) = &task.items else { return Err(Error::internal("not a task of written answers")) };
+    let items = &items[..limit.unwrap_or(usize::MAX).min(items.len())];
+    let style = Style::new(model, task)?;
+    let longest = task.file.max_new_tokens.unwrap_or(1);
+    let prompts: Vec<Vec<u32>> = items
+        .iter()
+        .map(|item| {
+            let ids = style.encode(&style.render(&item.prompt, model)?, &model.tokenizer)?;
+            let most = model.decoder.config().max_positions;
+            if ids.len() + longest > most {
+                return Err(Error::refused(format!(
+                    "item `{}`: a prompt of {} tokens and an answer of {longest} do not fit into {most} positions",
+                    item.id,
+                    ids.len()
+                )));
+            }
+            Ok(ids)
+        })
+        .collect::<Result<_>>()?;
+    let config = GenerationConfig {
+        max_new_tokens: longest,
+        sampling: Sampling::GREEDY,
+        seed: 0,
+        first_sequence: 0,
+        stop_ids: model.tokenizer.eos_ids().to_vec(),
+    };
+    let total = items.len() as u64;
+    let mut done = Vec::with_capacity(items.len());
+    for (items, prompts) in items.chunks(batch).zip(prompts.chunks(batch)) {
+        let mut written: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
+        let mut on_token = |sequence: usize, token: u32| {
+            written[sequence].push(token);
+            let text = model.tokenizer.decode(&written[sequence], true).unwrap_or_default();
+            if stop_at(&text, &task.file.stop).is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let answers = write(&model.decoder, prompts, &config, &mut on_token)?;
+        for (item, answer) in items.iter().zip(answers) {
+            let text = model.tokenizer.decode(&answer.tokens, true)?;
+            let cut = stop_at(&text, &task.file.stop).unwrap_or(text.len());
+            done.push(judge(item, &text[..cut], task.file.matching.unwrap_or(Match::Exact), answer.tokens.len()));
+        }
+        reporter.progress(done.len() as u64, total, "answers");
+    }
+    let how = match task.file.matching.unwrap_or(Match::Exact) {
+        Match::Exact => "exact match",
+        Match::Numeric => "match of the last number",
+    };
+    let protocol =
+        format!("{} questions, greedy answers of at most {longest} tokens, {how}, {}", done.len(), style.describe());
+    Ok(Measured {
+        items: done,
+        metrics: vec![MetricInfo::rate("acc")],
+        protocol,
+        facts: json!({ "summary": task.file.summary }),
+        extra: Map::new(),
+    })
+}
+
+/// Where the first of the stop texts begins.
+fn stop_at(text: &str, stops: &[String]) -> Option<usize> {
+    stops.iter().filter_map(|stop| text.find(stop.as_str())).min()
+}
+
+fn judge(item: &GenerateItem, output: &str, matching: Match, tokens: usize) -> Item {
+    let (right, unparsed) = match matching {
+        Match::Exact => (item.answers.iter().any(|a| plain(a) == plain(output)), plain(output).is_empty()),
+        Match::Numeric => {
+            let found = last_number(output);
+            let wanted = |answer: &String| last_number(answer).is_some_and(|w| found == Some(w));
+            (item.answers.iter().any(wanted), found.is_none())
+        }
+    };
+    let detail = json!({ "output": output, "answers": item.answers, "tokens": tokens });
+    Item {
+        id: item.id.clone(),
+        weight: 1.0,
+        sums: BTreeMap::from([("acc".to_owned(), f64::from(right))]),
+        detail,
+        unparsed,
+    }
+}
+
+/// White space at the ends, case and a final full stop do not count.
+fn plain(text: &str) -> String {
+    let text = text.trim();
+    text.strip_suffix('.').unwrap_or(text).trim_end().to_lowercase()
+}
+
+/// The last number of a text, without thousands separators.
+fn last_number(text: &str) -> Option<f64> {
+    let clean: String = text.chars().filter(|c| *c != ',' && *c != '$').collect();
+    let is_part = |c: char| c.is_ascii_digit() || c == '.';
+    let mut found = None;
+    let mut rest = clean.as_str();
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        let end = rest[start..].find(|c| !is_part(c)).map_or(rest.len(), |e| start + e);
+        let negative = rest[..start].ends_with('-');
+        if let Ok(value) = rest[start..end].trim_end_matches('.').parse::<f64>() {
+            found = Some(if negative { -value } else { value });
+        }
+        rest = &rest[end..];
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_number_counts() {
+        let cases = [
+            ("it is 1,234.50.", Some(1234.5)),
+            ("3 then -7", Some(-7.0)),
+            ("$12", Some(12.0)),
+            ("none", None),
+            ("v1.2.3 and 4", Some(4.0)),
+        ];
+        for (text, number) in cases {
+            assert_eq!(last_number(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn ends_case_and_full_stop_do_not_count() {
+        assert_eq!(plain("  The Answer. \n"), plain("the answer"));
+        assert_ne!(plain("the answers"), plain("the answer"));
+    }
+
+    #[test]
+    fn the_earliest_stop_cuts() {
+        assert_eq!(stop_at("a\nb;c", &[";".into(), "\n".into()]), Some(1));
+        assert_eq!(stop_at("abc", &[";".into()]), None);
+    }
+}

@@ -1,0 +1,204 @@
+//! Running text cut into windows, by the two protocols in use.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use workbench_model::tokenizer::Tokenizer;
+
+use super::task::{Protocol as TaskProtocol, TextItem, Toggle};
+use crate::{
+    data::{Document, Sequences, TokenOptions, documents, sequences, sequences_of},
+    error::{Error, Result},
+    graph::node::DataSource,
+};
+
+/// How running text is cut.
+pub type Protocol = TaskProtocol;
+
+/// Options of a running-text evaluation, part of its key.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextOptions {
+    pub protocol: Protocol,
+    /// Tokens of text in a window; a BOS in front is not counted.
+    pub max_seq_length: usize,
+    /// At most so many blocks, or documents.
+    pub blocks: Option<usize>,
+    pub add_bos: Toggle,
+    pub text_column: String,
+    pub characters: Option<usize>,
+    /// Windows in one forward pass. It may change the last bits, so it is no matter of free memory.
+    pub batch_size: usize,
+    /// The task's name.
+    pub task: String,
+    /// Only for tasks of a file.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+/// A stretch of tokens of which those from `scored` on are predicted, each from all before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The item it belongs to: a block, or a document cut into several windows.
+    pub item: String,
+    pub ids: Vec<u32>,
+    /// Index of the first token that counts; at least 1.
+    pub scored: usize,
+}
+
+/// Windows with what the record says about the text.
+pub struct Windows {
+    pub windows: Vec<Window>,
+    pub protocol: String,
+    pub facts: Value,
+    /// Words of the text, for perplexity per word; only documents scored whole have them.
+    pub words: Option<usize>,
+}
+
+/// Cuts a text.
+///
+/// - *blocks*, as in the GPTQ papers: one stream, non-overlapping windows, the tail dropped. The first token of a window is
+///   not scored, unless a BOS stands before it.
+/// - *rolling*, as lm-eval's `loglikelihood_rolling`: each document by itself, every token scored once, the first after BOS
+///   (or the end-of-text token where there is none), the last window with as much context as fits.
+///
+/// # Errors
+/// Unreadable text, or too little of it.
+pub fn windows(source: &DataSource, options: &TextOptions, tokenizer: &Tokenizer) -> Result<Windows> {
+    match options.protocol {
+        Protocol::Blocks => blocks(source, options, tokenizer),
+        Protocol::Rolling => {
+            let found = documents(source, &options.text_column, options.characters, true)?;
+            let texts = found.enumerate().map(|(index, document)| match document? {
+                Document::Text(text) => Ok(TextItem { id: index.to_string(), text }),
+                Document::Chat(_) => Err(Error::refused("a conversation is no running text")),
+            });
+            rolling(texts.take(options.blocks.unwrap_or(usize::MAX)).collect::<Result<_>>()?, options, tokenizer)
+        }
+    }
+}
+
+/// Cuts the texts of a task file, by the same protocols.
+///
+/// # Errors
+/// As [`windows`].
+pub fn windows_of(texts: Vec<TextItem>, options: &TextOptions, tokenizer: &Tokenizer) -> Result<Windows> {
+    match options.protocol {
+        Protocol::Rolling => {
+            rolling(texts.into_iter().take(options.blocks.unwrap_or(usize::MAX)).collect(), options, tokenizer)
+        }
+        Protocol::Blocks => {
+            let joined = texts.into_iter().map(|t| Ok(Document::Text(t.text)));
+            Ok(in_blocks(sequences_of(joined, "\n\n", &token_options(options), tokenizer, None)?, options))
+        }
+    }
+}
+
+fn blocks(source: &DataSource, options: &TextOptions, tokenizer: &Tokenizer) -> Result<Windows> {
+    Ok(in_blocks(sequences(source, &token_options(options), tokenizer, None)?, options))
+}
+
+fn token_options(options: &TextOptions) -> TokenOptions {
+    TokenOptions {
+        num_calibration_samples: options.blocks,
+        max_seq_length: options.max_seq_length,
+        shuffle: false,
+        seed: None,
+        concatenate: true,
+        text_column: options.text_column.clone(),
+        add_bos: options.add_bos,
+        chat_template: Toggle::Off,
+        characters: options.characters,
+    }
+}
+
+fn in_blocks(found: Sequences, options: &TextOptions) -> Windows {
+    let bos = found.facts["bos"].is_u64();
+    let count = found.ids.len();
+    let windows = found
+        .ids
+        .into_iter()
+        .enumerate()
+        .map(|(i, ids)| Window { item: format!("block-{i:05}"), ids, scored: 1 })
+        .collect();
+    let protocol = format!(
+        "{count} non-overlapping blocks of {} tokens, {}",
+        options.max_seq_length,
+        if bos { "BOS before each, all scored" } else { "no BOS, the first of each not scored" }
+    );
+    Windows { windows, protocol, facts: found.facts, words: None }
+}
+
+/// Windows of documents of their own.
+fn rolling(texts: Vec<TextItem>, options: &TextOptions, tokenizer: &Tokenizer) -> Result<Windows> {
+    let prefix = match options.add_bos {
+        Toggle::Off => tokenizer.eos_ids().first().copied(),
+        _ => tokenizer.bos_id().or(tokenizer.eos_ids().first().copied()),
+    };
+    let Some(prefix) = prefix else {
+        return Err(Error::refused("the tokenizer has neither BOS nor an end-of-text token to begin a document with")
+            .hint("use protocol: \"blocks\""));
+    };
+    let mut windows = Vec::new();
+    let (mut words, mut tokens) = (0, 0);
+    for text in &texts {
+        let ids = tokenizer.encode(&text.text, false)?;
+        words += text.text.split_whitespace().count();
+        tokens += ids.len();
+        windows.extend(roll(&ids, prefix, options.max_seq_length).into_iter().map(|(ids, scored)| Window {
+            item: format!("document-{}", text.id),
+            ids,
+            scored,
+        }));
+    }
+    if windows.is_empty() {
+        return Err(Error::refused("the text has no token"));
+    }
+    let protocol = format!(
+        "rolling over {} documents, windows of {} tokens, each token scored once",
+        texts.len(),
+        options.max_seq_length
+    );
+    let facts = json!({ "documents_read": texts.len(), "tokens": tokens, "first_sample": texts.first().map(|t| t.text.chars().take(240).collect::<String>()) });
+    Ok(Windows { windows, protocol, facts, words: Some(words) })
+}
+
+/// Windows of at most `length` predicted tokens; all but the first are filled up with context from before.
+fn roll(ids: &[u32], prefix: u32, length: usize) -> Vec<(Vec<u32>, usize)> {
+    let mut found = Vec::new();
+    let first = ids.len().min(length);
+    if first > 0 {
+        found.push((std::iter::once(prefix).chain(ids[..first].iter().copied()).collect(), 1));
+    }
+    let mut done = first;
+    while done < ids.len() {
+        let end = (done + length).min(ids.len());
+        let start = end - length - 1;
+        found.push((ids[start..end].to_vec(), done - start));
+        done = end;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every token is predicted exactly once, in order, and no window is longer than it may be.
+    #[test]
+    fn rolling_scores_every_token_once() {
+        for n in [1_usize, 3, 4, 5, 8, 9, 17] {
+            let ids: Vec<u32> = (1..=n as u32).collect();
+            let windows = roll(&ids, 0, 4);
+            let scored: Vec<u32> = windows.iter().flat_map(|(w, from)| w[*from..].to_vec()).collect();
+            assert_eq!(scored, ids, "{n}");
+            assert!(windows.iter().all(|(w, from)| w.len() <= 5 && *from >= 1));
+            // After the first, each has a full window of context.
+            assert!(windows.iter().skip(1).all(|(w, _)| w.len() == 5));
+            // The context is what really came before.
+            for (w, _) in windows.iter().skip(1) {
+                assert!(w.windows(2).all(|p| p[1] == p[0] + 1));
+            }
+        }
+        assert!(roll(&[], 0, 4).is_empty());
+    }
+}
