@@ -1,0 +1,83 @@
+//! `dataset` and `.tokens`.
+
+use std::path::{Path, PathBuf};
+
+use rhai::{Engine, Map, NativeCallContext};
+use serde_json::{Value, json};
+
+use super::{Called, Host, placed};
+use crate::{
+    error::{Error, Result, did_you_mean},
+    graph::node::DataSource,
+    script::{DatasetHandle, lock, options::Options},
+};
+
+pub(super) fn register(engine: &mut Engine, host: &Host) {
+    engine.register_type_with_name::<DatasetHandle>("Dataset");
+    let root = host.root.clone();
+    engine.register_fn("dataset", move |context: NativeCallContext<'_>, name: &str| -> Called<DatasetHandle> {
+        placed(&context, dataset(&root, name))
+    });
+    let shared = host.shared.clone();
+    engine.register_fn(
+        "tokens",
+        move |context: NativeCallContext<'_>, data: &mut DatasetHandle, options: Map| -> Called<DatasetHandle> {
+            let seed = lock(&shared).seed;
+            placed(&context, tokens(data, options, seed))
+        },
+    );
+}
+
+/// A file, or a text of the demo as `demo:stories/train`.
+fn dataset(root: &Path, name: &str) -> Result<DatasetHandle> {
+    let source = match name.strip_prefix("demo:") {
+        Some(text) => {
+            let known = crate::demo::names();
+            if !known.contains(&text) {
+                let near = did_you_mean(text, known.iter().copied()).map(|n| format!("did you mean `demo:{n}`?"));
+                let error = Error::usage(format!("the demo has no text `{text}`")).at(name);
+                return Err(error.maybe_hint(near.or_else(|| Some(format!("it has {}", known.join(", "))))));
+            }
+            DataSource::Demo(text.to_owned())
+        }
+        None => DataSource::File(file(root, name)?),
+    };
+    Ok(DatasetHandle { name: name.to_owned(), source, tokens: None })
+}
+
+/// A path as the user gave it: from the current folder, or else from the project's root.
+pub(super) fn file(root: &Path, name: &str) -> Result<PathBuf> {
+    let direct = PathBuf::from(name);
+    let found = [direct.clone(), root.join(&direct)].into_iter().find(|p| p.exists());
+    found.ok_or_else(|| {
+        let error = Error::usage(format!("there is no file or folder `{name}`")).at(name);
+        match name.starts_with("hf:") {
+            true => error
+                .hint("models of the hub are not downloaded during a run: fetch the folder first and give its path"),
+            false => error.hint(format!("paths are taken from the current folder, then from `{}`", root.display())),
+        }
+    })
+}
+
+/// Options of `.tokens(…)`, complete. They are part of the key of whatever reads the data.
+fn tokens(data: &DatasetHandle, map: Map, seed: u64) -> Result<DatasetHandle> {
+    let mut o = Options::new("`tokens`", map);
+    let samples = o.count("num_calibration_samples", 1)?;
+    let length = o.count("max_seq_length", 2)?;
+    let shuffle = o.flag("shuffle", false)?;
+    let given_seed = o.count("seed", 0)?;
+    let options = json!({
+        "num_calibration_samples": samples,
+        "max_seq_length": length.unwrap_or(2048),
+        "shuffle": shuffle,
+        // A seed that draws nothing must not make a key of its own.
+        "seed": if shuffle { Value::from(given_seed.unwrap_or(seed)) } else { Value::Null },
+        "concatenate": o.flag("concatenate", true)?,
+        "text_column": o.text("text_column")?.unwrap_or_else(|| "text".to_owned()),
+        "add_bos": o.toggle("add_bos")?,
+        "chat_template": o.toggle("chat_template")?,
+        "characters": o.count("characters", 1)?,
+    });
+    o.finish()?;
+    Ok(DatasetHandle { tokens: Some(options), ..data.clone() })
+}

@@ -1,0 +1,52 @@
+//! What a script can call. One file per kind of handle.
+
+mod data;
+mod model;
+mod scheme;
+mod table;
+mod task;
+
+use std::sync::Arc;
+
+use rhai::{Dynamic, Engine, EvalAltResult, NativeCallContext};
+
+use super::{Force, Shared, Surroundings, lock, place};
+use crate::{error::Result, plugin::Registry};
+
+/// What the functions share.
+#[derive(Clone)]
+struct Host {
+    shared: Shared,
+    registry: Arc<Registry>,
+    force: Arc<dyn Force>,
+    root: std::path::PathBuf,
+}
+
+/// The result of a function that a script calls.
+type Called<T> = std::result::Result<T, Box<EvalAltResult>>;
+
+/// Gives an error the place of the call.
+fn placed<T>(context: &NativeCallContext<'_>, result: Result<T>) -> Called<T> {
+    result.map_err(|error| place::raise(context, error))
+}
+
+/// Registers everything.
+pub(super) fn register(engine: &mut Engine, shared: &Shared, surroundings: &Surroundings) {
+    let host = Host {
+        shared: Arc::clone(shared),
+        registry: Arc::clone(&surroundings.registry),
+        force: Arc::clone(&surroundings.force),
+        root: surroundings.root.clone(),
+    };
+    let parameters = host.clone();
+    engine.register_fn(
+        "param",
+        move |context: NativeCallContext<'_>, name: &str, default: Dynamic| -> Called<Dynamic> {
+            placed(&context, lock(&parameters.shared).settings.value(name, &default))
+        },
+    );
+    data::register(engine, &host);
+    model::register(engine, &host);
+    task::register(engine, &host);
+    table::register(engine, &host);
+}

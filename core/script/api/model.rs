@@ -1,0 +1,314 @@
+//! `model`, `architecture`, and what can be done to a model.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rhai::{Engine, Map, NativeCallContext};
+use serde_json::{Value, json};
+use workbench_model::{Checkpoint, ModelConfig};
+
+use super::{Called, Host, data::file, placed, scheme};
+use crate::{
+    error::{Error, Result},
+    graph::{
+        Input, Node, NodeKind,
+        node::{DataSource, Origin, PluginUse, SourceModel},
+        selector::select,
+    },
+    plugin::{Kind, PluginInfo},
+    script::{DatasetHandle, ModelHandle, SaveSpec, Signature, lock, options::Options, place::origin},
+};
+
+/// The folder of the demo's model under a project's root.
+const DEMO: &str = "experiments/demo/model";
+
+pub(super) fn register(engine: &mut Engine, host: &Host) {
+    engine.register_type_with_name::<ModelHandle>("Model");
+    let h = host.clone();
+    engine.register_fn("model", move |context: NativeCallContext<'_>, name: &str| -> Called<ModelHandle> {
+        placed(&context, open(&h, name, true))
+    });
+    let h = host.clone();
+    engine.register_fn("architecture", move |context: NativeCallContext<'_>, name: &str| -> Called<ModelHandle> {
+        placed(&context, open(&h, name, false))
+    });
+    for (name, kind) in
+        [("transform", NodeKind::Transform), ("quantize", NodeKind::Quantize), ("train", NodeKind::Train)]
+    {
+        let h = host.clone();
+        engine.register_fn(
+            name,
+            move |context: NativeCallContext<'_>,
+                  model: &mut ModelHandle,
+                  method: &str,
+                  options: Map|
+                  -> Called<ModelHandle> {
+                placed(&context, apply(&h, kind, model, method, options, origin(&context)))
+            },
+        );
+        let h = host.clone();
+        engine.register_fn(
+            name,
+            move |context: NativeCallContext<'_>, model: &mut ModelHandle, method: &str| -> Called<ModelHandle> {
+                placed(&context, apply(&h, kind, model, method, Map::new(), origin(&context)))
+            },
+        );
+    }
+    let h = host.clone();
+    engine.register_fn(
+        "save_as",
+        move |context: NativeCallContext<'_>, model: &mut ModelHandle, folder: &str| -> Called<()> {
+            placed(&context, save_as(&h, model, folder, origin(&context)))
+        },
+    );
+}
+
+/// A Hugging Face folder, a GGUF file, or `demo`; with `weights` false, a folder that only says what a model would look like.
+fn open(host: &Host, name: &str, weights: bool) -> Result<ModelHandle> {
+    let path = if name == "demo" { host.root.join(DEMO) } else { file(&host.root, name)? };
+    let mut builder = lock(&host.shared);
+    let known = builder.models.get(&path).filter(|(signature, _)| signature.weights == weights).cloned();
+    let (signature, files) = match known {
+        Some(known) => known,
+        None => {
+            let usage = |e: workbench_model::ModelError| {
+                Error { kind: crate::error::ErrorKind::Usage, ..Error::from(e) }.at(name)
+            };
+            let read = if weights { with_weights(name, &path).map_err(usage)? } else { without_weights(name, &path)? };
+            builder.models.insert(path.clone(), read.clone());
+            read
+        }
+    };
+    let source = SourceModel { name: name.to_owned(), path, files };
+    Ok(ModelHandle { input: Input::Source(source), signature, history: Vec::new() })
+}
+
+fn with_weights(name: &str, path: &Path) -> Result<(Arc<Signature>, Vec<PathBuf>), workbench_model::ModelError> {
+    let checkpoint = Checkpoint::open(path)?;
+    let quantized = checkpoint.quantization().is_some();
+    let signature = Signature {
+        quantized,
+        weights: true,
+        bytes: checkpoint.bytes_on_disk(),
+        ..signature(name, checkpoint.config())
+    };
+    Ok((Arc::new(signature), checkpoint.files()))
+}
+
+/// Files of a folder that describe a model and its tokenizer.
+const DESCRIPTIONS: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+];
+
+fn without_weights(name: &str, path: &Path) -> Result<(Arc<Signature>, Vec<PathBuf>)> {
+    let files: Vec<PathBuf> = DESCRIPTIONS.iter().map(|f| path.join(f)).filter(|f| f.is_file()).collect();
+    let file = path.join("config.json");
+    let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, &e).at(name))?;
+    let json: Value = serde_json::from_str(&text)
+        .map_err(|e| Error::usage(format!("`{}` is no JSON", file.display())).cause(e.to_string()).at(name))?;
+    let config = ModelConfig::from_json(&json, &file).map_err(|e| Error::from(e).at(name))?;
+    Ok((Arc::new(signature(name, &config)), files))
+}
+
+fn signature(name: &str, config: &ModelConfig) -> Signature {
+    let parameters = config.tensors().iter().map(|t| t.shape.iter().product::<usize>() as u64).sum();
+    Signature {
+        name: name.to_owned(),
+        linears: config.linears().into_iter().map(|l| l.name).collect(),
+        config: config.clone(),
+        quantized: false,
+        weights: false,
+        parameters,
+        bytes: parameters * 4,
+    }
+}
+
+/// A node that makes a model of a model.
+fn apply(
+    host: &Host,
+    kind: NodeKind,
+    model: &ModelHandle,
+    method: &str,
+    options: Map,
+    origin: Origin,
+) -> Result<ModelHandle> {
+    let plugin = host.registry.find(method, plugin_kind(kind)).map_err(|e| e.at(method))?;
+    if !model.signature.weights && kind != NodeKind::Train {
+        return Err(Error::usage(format!("`{}` has no weights to {kind}", model.signature.name)).hint("train it first"));
+    }
+    if model.signature.quantized {
+        return Err(Error::usage(format!("cannot {kind} `{}`: its weights are codes already", model.signature.name))
+            .hint("start from the model before its quantization"));
+    }
+    let call = match kind {
+        NodeKind::Transform => "`transform`",
+        NodeKind::Train => "`train`",
+        _ => "`quantize`",
+    };
+    let mut options = Options::new(call, options);
+    let mut made = match kind {
+        NodeKind::Quantize => quantize(model, &mut options)?,
+        NodeKind::Train => train(&mut options)?,
+        _ => transform(&mut options)?,
+    };
+    let seed = lock(&host.shared).seed;
+    made.params["parameters"] = parameters(plugin, options, seed)?;
+    let mut signature = (*model.signature).clone();
+    signature.weights = true;
+    signature.quantized = kind == NodeKind::Quantize;
+    let step = if made.note.is_empty() { method.to_owned() } else { format!("{method} {}", made.label) };
+    let mut history = model.history.clone();
+    history.push(step.trim().to_owned());
+    let node = Node {
+        kind,
+        method: method.to_owned(),
+        label: format!("{kind} {}", history.join(" > ")),
+        params: made.params,
+        inputs: BTreeMap::from([("model".to_owned(), model.input.clone())]),
+        data: made.data,
+        plugin: Some(PluginUse {
+            name: method.to_owned(),
+            identity: plugin.identity.clone(),
+            path: plugin.path.clone(),
+        }),
+        origin,
+        // Codes take a byte or less; embeddings stay as they are.
+        disk: signature.parameters * if kind == NodeKind::Quantize { 2 } else { 4 },
+        memory: signature.memory_estimate() * if kind == NodeKind::Train { 4 } else { 1 },
+        note: made.note,
+    };
+    let id = lock(&host.shared).graph.add(node);
+    Ok(ModelHandle { input: Input::Node(id), signature: Arc::new(signature), history })
+}
+
+/// The host's half of a node: everything but the plugin's own parameters.
+#[derive(Default)]
+struct Made {
+    params: Value,
+    data: BTreeMap<String, DataSource>,
+    /// A few words for labels.
+    label: String,
+    note: String,
+}
+
+impl Made {
+    fn read(&mut self, role: &str, data: &DatasetHandle, defaults: Value) {
+        self.data.insert(role.to_owned(), data.source.clone());
+        self.params[role] = data.tokens.clone().unwrap_or(defaults);
+    }
+}
+
+fn quantize(model: &ModelHandle, options: &mut Options) -> Result<Made> {
+    let scheme = scheme::read(options)?;
+    let names = &model.signature.linears;
+    let targets = match options.texts("targets")? {
+        Some(patterns) => select(&patterns, names)?.into_iter().map(str::to_owned).collect(),
+        None => names.clone(),
+    };
+    let ignore = options.texts("ignore")?.unwrap_or_default();
+    let ignored: Vec<&str> = if ignore.is_empty() { Vec::new() } else { select(&ignore, names)? };
+    let modules: Vec<&String> = targets.iter().filter(|t| !ignored.contains(&t.as_str())).collect();
+    if modules.is_empty() {
+        return Err(Error::usage("every layer is ignored: nothing is left to quantize").at("ignore"));
+    }
+    scheme::check_shapes(&scheme, &model.signature.config, &modules)?;
+    let observe = options.word("observe", &["full_precision"], "full_precision")?;
+    let calibration = options.handle::<DatasetHandle>("calibration", "a dataset")?;
+    let mut made = Made {
+        params: json!({ "groups": [{ "modules": modules, "scheme": scheme.json }], "dtype": options.text("dtype")? }),
+        label: [scheme.name.clone(), ignore.iter().map(|i| format!("ignore {i}")).collect::<Vec<_>>().join(" ")]
+            .join(" ")
+            .trim()
+            .to_owned(),
+        note: format!("{} of {} layers", modules.len(), names.len()),
+        ..Made::default()
+    };
+    if scheme.static_activations {
+        let Some(data) = calibration else {
+            return Err(Error::usage(format!(
+                "`{}` has static activation scales, which need calibration data",
+                scheme.name
+            ))
+            .hint("pass calibration: dataset(…).tokens(#{ … }), or choose dynamic activations"));
+        };
+        made.params["observe"] = observe.into();
+        made.read("calibration", &data, default_tokens(128));
+    }
+    Ok(made)
+}
+
+fn transform(options: &mut Options) -> Result<Made> {
+    let mut made = Made {
+        params: json!({ "dtype": options.text("dtype")?.unwrap_or_else(|| "float32".to_owned()) }),
+        ..Made::default()
+    };
+    if let Some(data) = options.handle::<DatasetHandle>("calibration", "a dataset")? {
+        made.read("calibration", &data, default_tokens(128));
+    }
+    Ok(made)
+}
+
+fn train(options: &mut Options) -> Result<Made> {
+    let Some(data) = options.handle::<DatasetHandle>("data", "a dataset")? else {
+        return Err(Error::usage("`train` needs data").hint("pass data: dataset(…).tokens(#{ … })"));
+    };
+    let mut made = Made { params: json!({ "dtype": options.text("dtype")? }), ..Made::default() };
+    made.read("data", &data, default_tokens_all());
+    Ok(made)
+}
+
+fn default_tokens(samples: u64) -> Value {
+    let mut tokens = default_tokens_all();
+    tokens["num_calibration_samples"] = samples.into();
+    tokens
+}
+
+/// What `.tokens(#{})` yields.
+fn default_tokens_all() -> Value {
+    json!({
+        "num_calibration_samples": null, "max_seq_length": 2048, "shuffle": false, "seed": null, "concatenate": true,
+        "text_column": "text", "add_bos": "auto", "chat_template": "auto", "characters": null,
+    })
+}
+
+/// The plugin's parameters, checked against its schema and complete. A plugin that takes a seed gets the run's.
+fn parameters(plugin: &PluginInfo, options: Options, seed: u64) -> Result<Value> {
+    let mut given = options.rest()?;
+    if seed != 0 && given.get("seed").is_none() && plugin.descriptor.schema["properties"].get("seed").is_some() {
+        given["seed"] = seed.into();
+    }
+    Ok(crate::plugin::validate(&plugin.descriptor, &given)?)
+}
+
+/// The kind of plugin that makes a kind of node.
+fn plugin_kind(kind: NodeKind) -> Kind {
+    match kind {
+        NodeKind::Quantize => Kind::Quantizer,
+        NodeKind::Train => Kind::Trainer,
+        NodeKind::Transform | NodeKind::Evaluate => Kind::Transform,
+    }
+}
+
+fn save_as(host: &Host, model: &ModelHandle, folder: &str, origin: Origin) -> Result<()> {
+    let Input::Node(node) = model.input else {
+        return Err(Error::usage("this model was not made by the script: there is nothing to save"));
+    };
+    let folder = PathBuf::from(folder);
+    let mut builder = lock(&host.shared);
+    let save = SaveSpec { node, folder, origin };
+    if builder.saves.iter().any(|s| s.folder == save.folder && s.node != save.node) {
+        return Err(Error::usage(format!("two models are saved as `{}`", save.folder.display())));
+    }
+    if !builder.saves.contains(&save) {
+        builder.saves.push(save);
+    }
+    Ok(())
+}

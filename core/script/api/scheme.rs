@@ -1,0 +1,161 @@
+//! Schemes as scripts write them.
+
+use rhai::Dynamic;
+use serde_json::{Map, Value, json};
+use workbench_model::ModelConfig;
+use workbench_quant::{
+    ArgsError, Conventions, Dynamic as Timing, QuantizationArgs, Scheme, Strategy, dividing_group_sizes,
+};
+
+use crate::{
+    error::{Error, Result},
+    script::options::{Options, to_json},
+};
+
+/// A scheme, checked and complete.
+pub(super) struct Read {
+    pub scheme: Scheme,
+    /// For the key and the node's process: `{scheme, conventions}`.
+    pub json: Value,
+    /// For labels.
+    pub name: String,
+    /// Whether inputs need scales from calibration data.
+    pub static_activations: bool,
+}
+
+/// Keys beside `scheme` that change it.
+const OVERRIDES: [&str; 12] = [
+    "num_bits",
+    "type",
+    "symmetric",
+    "group_size",
+    "strategy",
+    "block_structure",
+    "actorder",
+    "scale_dtype",
+    "zp_dtype",
+    "weights",
+    "input_activations",
+    "format",
+];
+
+/// Takes `scheme`, its overrides, `observer` (of static input scales) and `conventions` out of the options.
+pub(super) fn read(options: &mut Options) -> Result<Read> {
+    let Some(given) = options.take("scheme") else {
+        return Err(Error::usage("`quantize` needs a scheme").hint("for example scheme: \"W4A16\""));
+    };
+    let mut keys = match to_json(&given)? {
+        Value::Object(keys) => keys,
+        name @ Value::String(_) => Map::from_iter([("scheme".to_owned(), name)]),
+        other => return Err(Error::usage(format!("a scheme is a name or a map, not {other}")).at("scheme")),
+    };
+    let mut changed = Vec::new();
+    for key in OVERRIDES {
+        if let Some(value) = options.take(key) {
+            let value = to_json(&value)?;
+            if !value.is_object() {
+                changed.push(format!("{key} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
+            }
+            keys.insert(key.to_owned(), value);
+        }
+    }
+    let name = keys
+        .get("name")
+        .and_then(Value::as_str)
+        .or_else(|| keys.get("scheme").and_then(Value::as_str))
+        .map(str::to_owned);
+    keys.remove("name");
+    let mut scheme = Scheme::from_value(&Value::Object(keys)).map_err(wrong)?;
+    if scheme.weights.is_none() {
+        return Err(Error::usage("the scheme leaves the weights alone: there is nothing to quantize").at("scheme"));
+    }
+    if !scheme.targets.is_empty() || !scheme.ignore.is_empty() {
+        return Err(Error::usage("targets and ignore stand beside the scheme, not in it")
+            .hint("write .quantize(method, #{ scheme: …, ignore: […] })"));
+    }
+    let static_activations = scheme.input_activations.as_ref().is_some_and(|a| a.dynamic == Timing::No);
+    choose_observer(&mut scheme, options, static_activations)?;
+    let conventions = match options.take("conventions") {
+        None => Conventions::default(),
+        Some(given) => serde_json::from_value(to_json(&given)?)
+            .map_err(|e| Error::usage("`conventions` is not understood").cause(e.to_string()).at("conventions"))?,
+    };
+    let name = [name.unwrap_or_else(|| describe(&scheme)), changed.join(" ")].join(" ").trim().to_owned();
+    let json = json!({ "args": scheme, "conventions": conventions });
+    Ok(Read { scheme, json, name, static_activations })
+}
+
+/// The observer of static input scales: as asked for, or the moving average that the peers use where none is named.
+fn choose_observer(scheme: &mut Scheme, options: &mut Options, static_activations: bool) -> Result<()> {
+    let given = options
+        .take("observer")
+        .map(Dynamic::into_string)
+        .transpose()
+        .map_err(|_| Error::usage("`observer` must be text").at("observer"))?;
+    match (&mut scheme.input_activations, given) {
+        (Some(args), Some(name)) if static_activations => {
+            if !workbench_quant::observer::NAMES.contains(&name.as_str()) {
+                return Err(Error::usage(format!("there is no observer `{name}`"))
+                    .at(name.as_str())
+                    .hint(format!("there are {}", workbench_quant::observer::NAMES.join(", "))));
+            }
+            args.observer = Some(name);
+        }
+        (Some(args), None) if static_activations => {
+            args.observer.get_or_insert_with(|| "minmax".to_owned());
+        }
+        (_, Some(name)) => {
+            return Err(Error::usage("`observer` chooses static input scales, and this scheme has none")
+                .at(name)
+                .hint("the observer of weights is named as weights: #{ observer: … }"));
+        }
+        (_, None) => {}
+    }
+    Ok(())
+}
+
+fn wrong(error: ArgsError) -> Error {
+    let needle = error.key.rsplit('.').next().unwrap_or_default().to_owned();
+    Error::usage(error.message).maybe_hint(error.hint).at(needle)
+}
+
+/// A name for a scheme that has none: `W4 group 32 A8 dynamic`.
+fn describe(scheme: &Scheme) -> String {
+    let args = |letter: &str, args: &QuantizationArgs| {
+        let groups = args.group_size.map(|g| format!(" g{g}")).unwrap_or_default();
+        let sign = if args.symmetric { "" } else { " asym" };
+        format!("{letter}{}{groups}{sign}", args.num_bits)
+    };
+    let mut words = Vec::new();
+    words.extend(scheme.weights.as_ref().map(|a| args("W", a)));
+    words.extend(
+        scheme
+            .input_activations
+            .as_ref()
+            .map(|a| format!("{} {}", args("A", a), if a.dynamic == Timing::No { "static" } else { "dynamic" })),
+    );
+    words.join(" ")
+}
+
+/// Group sizes must divide the inputs of every layer that they are asked for.
+pub(super) fn check_shapes(read: &Read, config: &ModelConfig, modules: &[&String]) -> Result<()> {
+    for args in [&read.scheme.weights, &read.scheme.input_activations].into_iter().flatten() {
+        let Some(size) = args.group_size.filter(|_| matches!(args.strategy, Strategy::Group | Strategy::TensorGroup))
+        else {
+            continue;
+        };
+        for linear in config.linears().iter().filter(|l| modules.contains(&&l.name)) {
+            if linear.in_features % size != 0 {
+                let fitting = dividing_group_sizes(linear.in_features);
+                let listed: Vec<String> = fitting.iter().rev().take(8).rev().map(ToString::to_string).collect();
+                return Err(Error::usage(format!(
+                    "groups of {size} do not divide the {} inputs of `{}`",
+                    linear.in_features, linear.name
+                ))
+                .at("group_size")
+                .hint(format!("these sizes do: {}", listed.join(", "))));
+            }
+        }
+    }
+    Ok(())
+}

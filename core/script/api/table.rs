@@ -1,0 +1,170 @@
+//! `report` and its rows.
+
+use rhai::{Dynamic, Engine, Map, NativeCallContext};
+use serde_json::Value;
+
+use super::{Called, Host, placed};
+use crate::{
+    error::{Error, Result},
+    graph::node::Origin,
+    script::{Builder, EvaluationHandle, RowSpec, Shared, lock, options::to_json, place::origin},
+};
+
+/// A table that a script fills.
+#[derive(Clone, Debug)]
+struct ReportHandle {
+    index: usize,
+}
+
+pub(super) fn register(engine: &mut Engine, host: &Host) {
+    engine.register_type_with_name::<ReportHandle>("Report");
+    let s = host.shared.clone();
+    engine.register_fn("report", move |context: NativeCallContext<'_>, name: &str| -> Called<ReportHandle> {
+        placed(&context, open(&s, name, origin(&context)))
+    });
+    let s = host.shared.clone();
+    engine.register_fn(
+        "baseline",
+        move |context: NativeCallContext<'_>,
+              report: &mut ReportHandle,
+              evaluation: EvaluationHandle|
+              -> Called<ReportHandle> {
+            let mut labels = Map::new();
+            labels.insert("variant".into(), Dynamic::from("baseline"));
+            placed(&context, row(&s, report, &evaluation, labels, origin(&context), true))
+        },
+    );
+    let s = host.shared.clone();
+    engine.register_fn(
+        "baseline",
+        move |context: NativeCallContext<'_>,
+              report: &mut ReportHandle,
+              evaluation: EvaluationHandle,
+              labels: Map|
+              -> Called<ReportHandle> {
+            placed(&context, row(&s, report, &evaluation, labels, origin(&context), true))
+        },
+    );
+    let s = host.shared.clone();
+    engine.register_fn(
+        "row",
+        move |context: NativeCallContext<'_>,
+              report: &mut ReportHandle,
+              evaluation: EvaluationHandle,
+              labels: Map|
+              -> Called<ReportHandle> {
+            placed(&context, row(&s, report, &evaluation, labels, origin(&context), false))
+        },
+    );
+    let s = host.shared.clone();
+    engine.register_fn(
+        "contrast",
+        move |context: NativeCallContext<'_>,
+              report: &mut ReportHandle,
+              left: Map,
+              right: Map|
+              -> Called<ReportHandle> { placed(&context, contrast(&s, report, left, right)) },
+    );
+    let s = host.shared.clone();
+    engine.register_fn("write", move |context: NativeCallContext<'_>, report: &mut ReportHandle| -> Called<()> {
+        placed(&context, write(&mut lock(&s), report.index))
+    });
+}
+
+fn open(shared: &Shared, name: &str, origin: Origin) -> Result<ReportHandle> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(Error::usage(format!("`{name}` cannot be the name of a report"))
+            .at(name)
+            .hint("letters, digits, - and _ make a name"));
+    }
+    match lock(shared).open_report(name, origin) {
+        Some(index) => Ok(ReportHandle { index }),
+        None => Err(Error::usage(format!("there is a report `{name}` already")).at(name)),
+    }
+}
+
+fn labels(map: Map) -> Result<Vec<(String, Value)>> {
+    map.into_iter()
+        .map(|(key, value)| {
+            let value = to_json(&value)?;
+            // A list reads better in a cell when it has no brackets; an empty one says so.
+            let value = match &value {
+                Value::Array(items) if items.is_empty() => Value::from("none"),
+                Value::Array(items) => Value::from(items.iter().map(plain).collect::<Vec<_>>().join(" ")),
+                Value::Object(_) => return Err(Error::usage(format!("label `{key}` must be text, a number or a list")).at(key.as_str())),
+                _ => value,
+            };
+            Ok((key.to_string(), value))
+        })
+        .collect()
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn row(
+    shared: &Shared,
+    report: &ReportHandle,
+    evaluation: &EvaluationHandle,
+    map: Map,
+    origin: Origin,
+    baseline: bool,
+) -> Result<ReportHandle> {
+    let mut labels = labels(map)?;
+    let mut builder = lock(shared);
+    if builder.label_seed && !baseline {
+        labels.push(("seed".to_owned(), builder.seed.into()));
+    }
+    let spec = &mut builder.reports[report.index];
+    if let Some(same) = spec.rows.iter().find(|r| r.labels == labels) {
+        if same.tasks == evaluation.tasks && spec.written {
+            // A later pass with another seed asks again for rows that draw nothing.
+            return Ok(report.clone());
+        }
+        return Err(Error::usage("a row with these labels is in the table already")
+            .cause(format!("it was added at line {}", same.origin.line))
+            .hint("give each row labels of its own"));
+    }
+    if baseline {
+        if spec.baseline.is_some() {
+            return Err(Error::usage(format!("report `{}` has a baseline already", spec.name)));
+        }
+        spec.baseline = Some(spec.rows.len());
+    }
+    spec.rows.push(RowSpec { labels, tasks: evaluation.tasks.clone(), origin });
+    Ok(report.clone())
+}
+
+fn contrast(shared: &Shared, report: &ReportHandle, left: Map, right: Map) -> Result<ReportHandle> {
+    let pair = (labels(left)?, labels(right)?);
+    if pair.0.is_empty() || pair.1.is_empty() {
+        return Err(Error::usage("a contrast needs labels on both sides")
+            .hint("table.contrast(#{ activations: \"static\" }, #{ activations: \"dynamic\" })"));
+    }
+    let mut builder = lock(shared);
+    let contrasts = &mut builder.reports[report.index].contrasts;
+    if !contrasts.contains(&pair) {
+        contrasts.push(pair);
+    }
+    Ok(report.clone())
+}
+
+fn write(builder: &mut Builder, index: usize) -> Result<()> {
+    let report = &mut builder.reports[index];
+    if report.rows.is_empty() {
+        return Err(Error::usage(format!("report `{}` has no rows", report.name)));
+    }
+    for (left, right) in &report.contrasts {
+        for side in [left, right] {
+            if !report.rows.iter().any(|row| side.iter().all(|label| row.labels.contains(label))) {
+                let shown = side.iter().map(|(k, v)| format!("{k}: {v}")).collect::<Vec<_>>().join(", ");
+                return Err(Error::usage(format!("no row of report `{}` has the labels {shown}", report.name))
+                    .hint("the sides of a contrast name labels of rows"));
+            }
+        }
+    }
+    report.written = true;
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! What a script has asked for so far.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::Value;
+
+use super::{Clock, Settings, Surroundings, handle::Signature};
+use crate::graph::{Graph, NodeId, node::Origin};
+
+/// A row of a table: labels and the evaluations that fill it.
+#[derive(Clone, Debug)]
+pub struct RowSpec {
+    pub labels: Vec<(String, Value)>,
+    /// Evaluation nodes with the names of their tasks.
+    pub tasks: Vec<(String, NodeId)>,
+    pub origin: Origin,
+}
+
+/// A table that a script declares.
+#[derive(Clone, Debug)]
+pub struct ReportSpec {
+    pub name: String,
+    /// Index of the baseline among the rows.
+    pub baseline: Option<usize>,
+    pub rows: Vec<RowSpec>,
+    /// Pairs of label sets to compare.
+    pub contrasts: Vec<(Vec<(String, Value)>, Vec<(String, Value)>)>,
+    /// Whether the script asked for it to be written.
+    pub written: bool,
+    pub origin: Origin,
+}
+
+/// An artifact to copy out of the store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SaveSpec {
+    pub node: NodeId,
+    pub folder: PathBuf,
+    pub origin: Origin,
+}
+
+/// Grows while a script runs; the graph and the tables are its result.
+#[derive(Debug, Default)]
+pub struct Builder {
+    pub graph: Graph,
+    pub reports: Vec<ReportSpec>,
+    pub saves: Vec<SaveSpec>,
+    pub settings: Settings,
+    /// Text of every script and module read, by name, so that errors can show lines.
+    pub sources: BTreeMap<String, String>,
+    /// Things that look wrong but do not stop a run.
+    pub warnings: Vec<String>,
+    /// Models opened so far, with the files that decide their meaning.
+    pub(crate) models: BTreeMap<PathBuf, (Arc<Signature>, Vec<PathBuf>)>,
+    pub(crate) clock: Arc<Mutex<Clock>>,
+    pub(crate) seed: u64,
+    pub(crate) label_seed: bool,
+    /// Reports that existed before the current pass, when a script runs once per seed.
+    pub(crate) first_report_of_pass: usize,
+    pub(crate) opened: Vec<usize>,
+}
+
+impl Builder {
+    /// Prepares for a pass of a script.
+    pub(crate) fn enter(&mut self, name: &str, source: &str, surroundings: &Surroundings) {
+        self.sources.insert(name.to_owned(), source.to_owned());
+        if self.settings.is_unset() {
+            self.settings = surroundings.settings.clone();
+        }
+        self.seed = surroundings.seed;
+        self.label_seed = surroundings.label_seed;
+        self.first_report_of_pass = self.reports.len();
+        self.opened.clear();
+        self.clock = Arc::default();
+    }
+
+    /// The report of a name, made if this is the first pass that asks for it. `None` if this pass has opened it already.
+    pub(crate) fn open_report(&mut self, name: &str, origin: Origin) -> Option<usize> {
+        let index = self.reports.iter().position(|r| r.name == name).unwrap_or(self.reports.len());
+        if self.opened.contains(&index) {
+            return None;
+        }
+        if index == self.reports.len() {
+            self.reports.push(ReportSpec {
+                name: name.to_owned(),
+                baseline: None,
+                rows: Vec::new(),
+                contrasts: Vec::new(),
+                written: false,
+                origin,
+            });
+        }
+        self.opened.push(index);
+        Some(index)
+    }
+
+    /// The evaluation nodes of every written table, and the nodes to save: what a run is for.
+    pub fn wanted(&self) -> Vec<NodeId> {
+        let rows = self.reports.iter().filter(|r| r.written).flat_map(|r| &r.rows);
+        let mut wanted: Vec<NodeId> = rows.flat_map(|r| r.tasks.iter().map(|t| t.1)).collect();
+        wanted.extend(self.saves.iter().map(|s| s.node));
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted
+    }
+}

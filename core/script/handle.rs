@@ -1,0 +1,76 @@
+//! The lazy values of a script.
+
+use std::{path::PathBuf, sync::Arc};
+
+use serde_json::Value;
+use workbench_model::ModelConfig;
+
+use crate::graph::{Input, NodeId, node::DataSource};
+
+/// What is known of a model without reading its weights.
+#[derive(Clone, Debug)]
+pub struct Signature {
+    /// How the user named the model it began with.
+    pub name: String,
+    pub config: ModelConfig,
+    /// Module names of the linears of its blocks, in forward order.
+    pub linears: Vec<String>,
+    /// Whether its weights are codes.
+    pub quantized: bool,
+    /// Whether it has weights at all.
+    pub weights: bool,
+    /// Parameters in total, embeddings included.
+    pub parameters: u64,
+    /// Bytes on disk of the model it began with.
+    pub bytes: u64,
+}
+
+impl Signature {
+    /// Peak memory of a process that holds the model in f32, in bytes: weights, and as much again for what flows
+    /// through it, within bounds. An estimate for scheduling, not a limit.
+    pub fn memory_estimate(&self) -> u64 {
+        let weights = self.parameters * 4;
+        weights + (weights / 2).max(128 << 20)
+    }
+}
+
+/// A model: one that is there, or one that a node will make.
+#[derive(Clone, Debug)]
+pub struct ModelHandle {
+    pub input: Input,
+    pub signature: Arc<Signature>,
+    /// What was done to it, for labels: `outliers`, `rtn W8A8`.
+    pub history: Vec<String>,
+}
+
+/// Text, and how to make tokens of it.
+#[derive(Clone, Debug)]
+pub struct DatasetHandle {
+    /// As the user named it.
+    pub name: String,
+    pub source: DataSource,
+    /// Options of `.tokens(…)`, with defaults filled in.
+    pub tokens: Option<Value>,
+}
+
+/// Something to measure.
+#[derive(Clone, Debug)]
+pub struct TaskHandle {
+    pub name: String,
+    /// `perplexity`, `kl`, `choice` or `generate`.
+    pub method: &'static str,
+    pub params: Value,
+    /// Data by role.
+    pub data: Vec<(String, DataSource)>,
+    /// The model to compare with.
+    pub reference: Option<ModelHandle>,
+    /// The file that the task was read from; for messages.
+    pub file: Option<PathBuf>,
+}
+
+/// Measurements of one model.
+#[derive(Clone, Debug)]
+pub struct EvaluationHandle {
+    /// Names of the tasks and their nodes.
+    pub tasks: Vec<(String, NodeId)>,
+}

@@ -1,0 +1,145 @@
+//! Scripts: Rhai text in, a graph and the tables to draw from it out.
+//!
+//! A script computes nothing. What it calls returns lazy handles that carry a static signature (architecture, layer names
+//! and shapes), so selectors, schemes and plugin parameters are checked while the script runs, with the place in the
+//! script at hand, before a weight is read. A script may force a value to decide what comes next; who runs the script says
+//! what forcing means ([`Force`]).
+
+mod api;
+mod builder;
+mod handle;
+mod options;
+mod place;
+mod resolver;
+mod settings;
+
+pub use builder::{Builder, ReportSpec, RowSpec, SaveSpec};
+pub use handle::{DatasetHandle, EvaluationHandle, ModelHandle, Signature, TaskHandle};
+pub use settings::Settings;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use rhai::{Dynamic, Engine, EvalAltResult};
+
+use crate::{
+    error::{Error, Result},
+    graph::{Graph, NodeId},
+    plugin::Registry,
+};
+
+/// Obtains the results of nodes while a script runs.
+pub trait Force: Send + Sync {
+    /// Makes sure that the results of the wanted nodes are stored, and returns the named value of the first that has it.
+    fn value(&self, graph: &Graph, wanted: &[NodeId], name: &str) -> Result<f64>;
+}
+
+/// What a script may know of its surroundings.
+pub struct Surroundings {
+    /// The project: imports and the demo are found under it, and imports may not leave it.
+    pub root: PathBuf,
+    pub registry: Arc<Registry>,
+    pub force: Arc<dyn Force>,
+    pub settings: Settings,
+    /// The seed of nodes whose script names none.
+    pub seed: u64,
+    /// Whether rows carry the seed as a label, because the script runs for several.
+    pub label_seed: bool,
+}
+
+/// State shared between the functions of one script run.
+pub(crate) type Shared = Arc<Mutex<Builder>>;
+
+/// A builder whose lock was poisoned by a panic elsewhere is still whole: it only ever grows.
+pub(crate) fn lock(shared: &Shared) -> MutexGuard<'_, Builder> {
+    shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Time that a script may think, forced values aside.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs a script and adds what it asks for to `builder`, which comes back even when the script fails.
+pub fn run(path: &Path, builder: Builder, surroundings: &Surroundings) -> (Builder, Result<()>) {
+    let shared = Arc::new(Mutex::new(builder));
+    let result = evaluate(path, &shared, surroundings);
+    let builder = std::mem::take(&mut *lock(&shared));
+    (builder, result)
+}
+
+fn evaluate(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Result<()> {
+    let source = fs::read_to_string(path).map_err(|e| {
+        let error = Error::io("read the script", path, &e);
+        Error { kind: crate::error::ErrorKind::Usage, ..error }
+    })?;
+    let name = path.display().to_string();
+    {
+        let mut builder = lock(shared);
+        builder.enter(&name, &source, surroundings);
+    }
+    let engine = engine(shared, surroundings);
+    let outcome = engine.compile(&source).map_err(|e| Box::<EvalAltResult>::from(e)).and_then(|mut ast| {
+        ast.set_source(name.as_str());
+        engine.run_ast(&ast)
+    });
+    outcome.map_err(|error| place::locate(*error, &name, &lock(shared).sources, &engine))
+}
+
+/// The engine with everything that a script can call, and with limits against scripts that never end.
+fn engine(shared: &Shared, surroundings: &Surroundings) -> Engine {
+    let mut engine = Engine::new();
+    engine.set_strict_variables(true);
+    engine.set_fail_on_invalid_map_property(true);
+    engine.disable_symbol("eval");
+    engine.set_max_operations(20_000_000);
+    engine.set_max_call_levels(64);
+    engine.set_max_expr_depths(128, 64);
+    engine.set_max_string_size(1 << 20);
+    engine.set_max_array_size(100_000);
+    engine.set_max_map_size(10_000);
+    let clock = Arc::clone(&lock(shared).clock);
+    engine.on_progress(move |_| {
+        let spent = clock.lock().map(|c| c.elapsed()).unwrap_or_default();
+        (spent > PATIENCE).then(|| Dynamic::from("the script took longer than 60 s to build its graph"))
+    });
+    engine.on_print(|text| tracing::info!(target: "script", "{text}"));
+    engine.on_debug(|text, source, position| tracing::info!(target: "script", "{}:{position:?}: {text}", source.unwrap_or("script")));
+    engine.set_module_resolver(resolver::ProjectModules::new(surroundings.root.clone(), Arc::clone(shared)));
+    api::register(&mut engine, shared, surroundings);
+    engine
+}
+
+/// Writes the definitions of everything a script can call, for editors that understand `.d.rhai` files.
+pub fn definitions(surroundings: &Surroundings) -> String {
+    let shared: Shared = Arc::default();
+    let engine = engine(&shared, surroundings);
+    engine.definitions().include_standard_packages(false).single_file()
+}
+
+/// Time that a script has spent thinking: stands still while values are forced.
+#[derive(Debug)]
+pub struct Clock {
+    running_since: Instant,
+    spent: Duration,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { running_since: Instant::now(), spent: Duration::ZERO }
+    }
+}
+
+impl Clock {
+    fn elapsed(&self) -> Duration {
+        self.spent + self.running_since.elapsed()
+    }
+
+    /// Leaves a stretch of time out of the count.
+    fn forgive(&mut self, since: Instant) {
+        self.spent += since.duration_since(self.running_since);
+        self.running_since = Instant::now();
+    }
+}
