@@ -26,7 +26,7 @@ pub use collect::{Garbage, Unreachable};
 pub use files::{write_atomic, write_json};
 pub use lock::KeyLock;
 pub use object::{Object, Record};
-pub use run::{RunFolder, RunSummary};
+pub use run::{EventLog, RunFolder, RunNode, RunSummary};
 pub use scratch::{Commit, Scratch};
 
 use std::{
@@ -141,6 +141,29 @@ impl Store {
     /// The folder of a report.
     pub fn report_folder(&self, name: &str) -> PathBuf {
         self.root.join("reports").join(name)
+    }
+
+    /// Copies the model of a result to a folder outside the store, with the record beside it. The folder appears whole; one
+    /// that is there already is only replaced if it is such a copy.
+    pub fn export(&self, object: &Object, folder: &Path) -> Result<()> {
+        let model =
+            object.model().ok_or_else(|| Error::internal(format!("{} holds no model", object.key().short())))?;
+        let mark = folder.join(object::RECORD);
+        if folder.exists() && !mark.is_file() && !files::entries(folder)?.is_empty() {
+            return Err(Error::refused(format!("`{}` is there already and is no saved model", folder.display()))
+                .hint("choose another folder"));
+        }
+        let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let sibling = parent.join(format!(".{name}.{}", std::process::id()));
+        files::make_folder(&sibling)?;
+        let copy = |from: &Path| {
+            let to = sibling.join(from.file_name().unwrap_or_default());
+            fs::copy(from, &to).map(drop).map_err(|e| Error::io("copy", &to, &e))
+        };
+        files::entries(&model)?.iter().chain([&object.path().join(object::RECORD)]).try_for_each(|from| copy(from))?;
+        scratch::remove(folder)?;
+        fs::rename(&sibling, folder).map_err(|e| Error::io("rename to", folder, &e))
     }
 
     /// Checks that the store can be written: creates its folders and renames a file.

@@ -65,6 +65,11 @@ impl Scratch {
         Ok(path)
     }
 
+    /// Where [`model_folder`](Self::model_folder) puts the model.
+    pub fn model_path(&self) -> PathBuf {
+        self.path.join(ARTIFACT)
+    }
+
     /// Writes the items of an evaluation, one JSON object a line.
     pub fn write_items<T: Serialize>(&self, items: &[T]) -> Result<()> {
         let mut text = String::new();

@@ -1,0 +1,88 @@
+//! What a node's process does: one file per kind of node.
+//!
+//! A step reads its [`Job`], works in the scratch folder of its key, and commits a record together with whatever it made.
+
+mod artifact;
+mod equivalence;
+mod evaluate;
+mod quantize;
+mod services;
+mod streams;
+mod train;
+mod transform;
+
+use std::time::{Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::{
+    error::{Error, Result},
+    exec::{self, Job, NodeReporter},
+    graph::NodeKind,
+    store::{Commit, Record, Scratch, Store},
+};
+
+/// What a step found out.
+struct Finding {
+    values: Value,
+    facts: Value,
+}
+
+/// Does the work of a job, unless its result is there already.
+///
+/// # Errors
+/// Whatever keeps the result from being made or stored.
+pub fn run(job: &Job, reporter: &NodeReporter) -> Result<Commit> {
+    let began = Instant::now();
+    let store = Store::new(&job.results);
+    let Some(scratch) = store.scratch(&job.key)? else { return Ok(Commit::Existed) };
+    let finding = step(job, &scratch, reporter)?;
+    let record = Record {
+        version: Record::VERSION,
+        identity: job.identity.clone(),
+        values: finding.values,
+        facts: finding.facts,
+    };
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let provenance = json!({
+        "workbench": env!("CARGO_PKG_VERSION"),
+        "host": rustix::system::uname().nodename().to_string_lossy(),
+        "cpu": exec::cpu_model(),
+        "threads": job.threads,
+        "finished": time,
+        "seconds": began.elapsed().as_secs_f64(),
+        "peak_memory": exec::peak_memory(),
+        "models": job.models,
+        "data": job.data,
+        "plugin": job.plugin,
+    });
+    scratch.commit(&record, &provenance)
+}
+
+fn step(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
+    match job.kind {
+        NodeKind::Evaluate => evaluate::run(job, scratch, reporter),
+        NodeKind::Quantize => quantize::run(job, scratch, reporter),
+        NodeKind::Transform => transform::run(job, scratch, reporter),
+        NodeKind::Train => train::run(job, scratch, reporter),
+    }
+}
+
+impl Job {
+    fn model(&self, role: &str) -> Result<&std::path::Path> {
+        self.models
+            .get(role)
+            .map(std::path::PathBuf::as_path)
+            .ok_or_else(|| Error::internal(format!("the job names no {role}")))
+    }
+
+    fn source(&self, role: &str) -> Result<&crate::graph::node::DataSource> {
+        self.data.get(role).ok_or_else(|| Error::internal(format!("the job names no {role}")))
+    }
+
+    /// A part of the parameters as its type.
+    fn typed<T: serde::de::DeserializeOwned>(&self, value: &Value) -> Result<T> {
+        serde_json::from_value(value.clone())
+            .map_err(|e| Error::internal("the job's parameters are not understood").cause(e.to_string()))
+    }
+}

@@ -1,0 +1,188 @@
+//! Training nodes.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use workbench_api::job::{Job as Work, Model, Stream};
+use workbench_model::{ChatTemplate, Checkpoint, ModelConfig, Tokenizer, WeightSource, checkpoint::Dtype};
+
+use super::{
+    Finding,
+    artifact::{Artifact, cast, widen},
+    services::{Output, Plugin, Services, patched},
+    streams::SequenceStream,
+    transform::{dtype, linears, with_dtype},
+};
+use crate::{
+    data::{Sequences, TokenOptions, sequences},
+    error::{Error, Result},
+    exec::{Job, NodeReporter},
+    store::Scratch,
+};
+
+#[derive(Debug, Deserialize)]
+struct Params {
+    /// Dtype of the written weights; that of the model if not given.
+    dtype: Option<String>,
+    data: TokenOptions,
+}
+
+/// What training starts from.
+enum Start {
+    Weights(Checkpoint),
+    /// A folder that says what the model looks like, and nothing else.
+    Blank {
+        config_json: Value,
+        config: ModelConfig,
+        folder: std::path::PathBuf,
+    },
+}
+
+impl Start {
+    fn open(path: &std::path::Path) -> Result<Self> {
+        let has_weights = path.is_file()
+            || ["model.safetensors", "model.safetensors.index.json"].iter().any(|f| path.join(f).exists());
+        if has_weights {
+            let checkpoint = Checkpoint::open(path)?;
+            checkpoint.check_finite()?;
+            return Ok(Self::Weights(checkpoint));
+        }
+        let file = path.join("config.json");
+        let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, &e))?;
+        let config_json: Value = serde_json::from_str(&text)
+            .map_err(|e| Error::refused(format!("`{}` is no JSON", file.display())).cause(e.to_string()))?;
+        let config = ModelConfig::from_json(&config_json, &file)?;
+        Ok(Self::Blank { config_json, config, folder: path.to_owned() })
+    }
+
+    fn config(&self) -> &ModelConfig {
+        match self {
+            Self::Weights(checkpoint) => checkpoint.config(),
+            Self::Blank { config, .. } => config,
+        }
+    }
+
+    fn config_json(&self) -> &Value {
+        match self {
+            Self::Weights(checkpoint) => checkpoint.config_json(),
+            Self::Blank { config_json, .. } => config_json,
+        }
+    }
+
+    fn tokenizer(&self) -> Result<(Tokenizer, Option<ChatTemplate>)> {
+        match self {
+            Self::Weights(checkpoint) => {
+                Ok((Tokenizer::from_checkpoint(checkpoint)?, ChatTemplate::from_checkpoint(checkpoint)?))
+            }
+            Self::Blank { config, folder, .. } => {
+                let read = |name: &str| {
+                    std::fs::read(folder.join(name)).map_err(|e| Error::io("read", &folder.join(name), &e))
+                };
+                let settings: Value = read("tokenizer_config.json")
+                    .ok()
+                    .and_then(|b| serde_json::from_slice(&b).ok())
+                    .unwrap_or_default();
+                let file = folder.join("tokenizer.json");
+                let tokenizer = Tokenizer::from_bytes(&read("tokenizer.json")?, &settings, config, &file)?;
+                let template =
+                    settings["chat_template"].as_str().map(|t| ChatTemplate::new(t, &settings)).transpose()?;
+                Ok((tokenizer, template))
+            }
+        }
+    }
+}
+
+pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
+    let params: Params = job.typed(job.params())?;
+    let start = Start::open(job.model("model")?)?;
+    let (tokenizer, template) = start.tokenizer()?;
+    let data = sequences(job.source("data")?, &params.data, &tokenizer, template.as_ref())?;
+    check_ids(&data, start.config())?;
+    let data_facts = data.facts.clone();
+    let plugin = Plugin::open(job, reporter)?;
+    let mut services = Services::new(job, &scratch.work_folder()?, reporter, "steps");
+    match &start {
+        Start::Weights(checkpoint) => {
+            services.models.insert("model".into(), checkpoint);
+        }
+        Start::Blank { config_json, .. } => services.blank_config = Some(config_json.clone()),
+    }
+    let stream = SequenceStream::new(data);
+    let streams = vec![Stream { name: "train".into(), batches: Some(stream.len()) }];
+    services.stream = Some(stream);
+    let work = Work::Train(Model { linears: linears(start.config()), inputs: vec!["model".into()], streams });
+    let report = plugin.run(&work, &services)?;
+    let output = std::mem::take(&mut *services.output());
+    let mut facts = Map::from_iter([("data".to_owned(), data_facts)]);
+    facts.insert("written".into(), write(scratch, &start, &params, &output)?);
+    if report.as_object().is_some_and(|r| !r.is_empty()) {
+        facts.insert("plugin".into(), report);
+    }
+    let values: Map<String, Value> =
+        output.metrics.iter().map(|(name, (_, value))| (format!("last_{name}"), json!(value))).collect();
+    Ok(Finding { values: Value::Object(values), facts: Value::Object(facts) })
+}
+
+fn check_ids(data: &Sequences, config: &ModelConfig) -> Result<()> {
+    let longest = data.ids.iter().map(Vec::len).max().unwrap_or(0);
+    if longest > config.max_positions + 1 {
+        return Err(Error::refused(format!(
+            "sequences of {longest} tokens are longer than the model's {} positions",
+            config.max_positions
+        ))
+        .hint("lower max_seq_length"));
+    }
+    Ok(())
+}
+
+/// Writes what the trainer put over what was there; codes go to disk as they are.
+fn write(scratch: &Scratch, start: &Start, params: &Params, output: &Output) -> Result<Value> {
+    let config_json = patched(start.config_json(), &output.config_patch);
+    let wanted = params.dtype.as_deref().map(dtype).transpose()?;
+    let config_json = match &params.dtype {
+        Some(name) => with_dtype(&config_json, name),
+        None => config_json,
+    };
+    let config = ModelConfig::from_json(&config_json, std::path::Path::new("config.json"))?;
+    let mut artifact = match start {
+        Start::Weights(checkpoint) => Artifact::create(scratch, checkpoint, &config_json)?,
+        Start::Blank { folder, .. } => Artifact::create_from_folder(scratch, folder, &config_json)?,
+    };
+    for (module, codes) in &output.codes {
+        artifact.put_codes(module, codes, None)?;
+    }
+    for tensor in config.tensors() {
+        if tensor.name.strip_suffix(".weight").is_some_and(|module| output.codes.contains_key(module)) {
+            continue;
+        }
+        let (values, stored) = match (output.tensors.get(&tensor.name), start) {
+            (Some((dtype, shape, bytes)), _) => {
+                if *shape != tensor.shape {
+                    return Err(Error::refused(format!(
+                        "the trainer put `{}` of shape {shape:?}; {:?} is needed",
+                        tensor.name, tensor.shape
+                    )));
+                }
+                (widen(bytes, *dtype), *dtype)
+            }
+            (None, Start::Weights(checkpoint)) => (
+                checkpoint.values(&tensor.name)?,
+                checkpoint.dtype(&tensor.name).filter(|d| d.is_dense_float()).unwrap_or(Dtype::F32),
+            ),
+            (None, Start::Blank { .. }) => {
+                return Err(Error::refused(format!(
+                    "the trainer put no `{}`, and the model began without weights",
+                    tensor.name
+                )));
+            }
+        };
+        let kept = match start {
+            Start::Weights(checkpoint) => {
+                checkpoint.dtype(&tensor.name).filter(|d| d.is_dense_float()).unwrap_or(stored)
+            }
+            Start::Blank { .. } => stored,
+        };
+        let dtype = wanted.unwrap_or(kept);
+        artifact.put_dense(&tensor.name, dtype, &tensor.shape, &cast(&values, dtype))?;
+    }
+    artifact.finish()
+}

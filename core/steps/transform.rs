@@ -1,0 +1,176 @@
+//! Transform nodes: another model of the same function, and the proof of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use workbench_api::job::{Job as Work, Linear, Model};
+use workbench_model::{ChatTemplate, Checkpoint, ModelConfig, ModelError, Tokenizer, WeightSource, checkpoint::Dtype};
+
+use super::{
+    Finding,
+    artifact::{Artifact, cast},
+    equivalence,
+    services::{Output, Plugin, Services, patched},
+};
+use crate::{
+    calib::{self, Wanted},
+    data::{TokenOptions, sequences},
+    error::{Error, Result},
+    exec::{Job, NodeReporter},
+    store::Scratch,
+};
+
+#[derive(Debug, Deserialize)]
+struct Params {
+    /// Dtype of the written weights.
+    dtype: String,
+    #[serde(default)]
+    calibration: Option<TokenOptions>,
+}
+
+pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
+    let params: Params = job.typed(job.params())?;
+    let dtype = dtype(&params.dtype)?;
+    let checkpoint = Checkpoint::open(job.model("model")?)?;
+    checkpoint.check_finite()?;
+    let plugin = Plugin::open(job, reporter)?;
+    let mut services = Services::new(job, &scratch.work_folder()?, reporter, "tensors");
+    services.models.insert("model".into(), &checkpoint);
+    let work = Work::Transform(Model {
+        linears: linears(checkpoint.config()),
+        inputs: vec!["model".into()],
+        streams: Vec::new(),
+    });
+    let mut facts = Map::new();
+    let mut tokens = None;
+    if let Some(options) = &params.calibration {
+        let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
+        let found = sequences(
+            job.source("calibration")?,
+            options,
+            &tokenizer,
+            ChatTemplate::from_checkpoint(&checkpoint)?.as_ref(),
+        )?;
+        facts.insert("calibration".into(), found.facts);
+        let wanted = wanted(&plugin, &work, checkpoint.config())?;
+        services.statistics = if wanted.is_empty() {
+            BTreeMap::new()
+        } else {
+            calib::statistics(&checkpoint, &wanted, &found.ids, reporter)?
+        };
+        tokens = found.ids.into_iter().next();
+    }
+    let report = plugin.run(&work, &services)?;
+    let output = std::mem::take(&mut *services.output());
+    let config_json = patched(checkpoint.config_json(), &output.config_patch);
+    let made = Made::new(&checkpoint, &output, &config_json)?;
+    facts.insert(
+        "equivalence".into(),
+        equivalence::check(&checkpoint, &made, &made.config, tokens.as_deref(), &job.method)?,
+    );
+
+    let mut artifact = Artifact::create(scratch, &checkpoint, &with_dtype(&config_json, &params.dtype))?;
+    for tensor in made.config.tensors() {
+        let values = made.values(&tensor.name)?;
+        artifact.put_dense(&tensor.name, dtype, &tensor.shape, &cast(&values, dtype))?;
+    }
+    facts.insert("written".into(), artifact.finish()?);
+    let written = Checkpoint::open(&scratch.model_path())?;
+    facts.insert("divergence_as_written".into(), equivalence::divergence(&checkpoint, &written, tokens.as_deref())?);
+    facts.insert("changed_tensors".into(), output.tensors.len().into());
+    if report.as_object().is_some_and(|r| !r.is_empty()) {
+        facts.insert("plugin".into(), report);
+    }
+    Ok(Finding { values: json!({}), facts: Value::Object(facts) })
+}
+
+/// The torch name of a dtype that weights may be written in.
+pub(super) fn dtype(name: &str) -> Result<Dtype> {
+    match [Dtype::F32, Dtype::F16, Dtype::BF16].into_iter().find(|d| d.torch_name() == Some(name)) {
+        Some(found) => Ok(found),
+        None => {
+            Err(Error::refused(format!("weights cannot be written as `{name}`"))
+                .hint("float32, float16 and bfloat16 can"))
+        }
+    }
+}
+
+/// A config.json that names the dtype, in the spelling that it had.
+pub(super) fn with_dtype(config: &Value, name: &str) -> Value {
+    let mut config = config.clone();
+    let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    config[key] = name.into();
+    config
+}
+
+/// The linears of a model's blocks, for a job.
+pub(super) fn linears(config: &ModelConfig) -> Vec<Linear> {
+    let all = config.linears().into_iter();
+    all.map(|l| Linear {
+        weight: format!("{}.weight", l.name),
+        module: l.name,
+        bias: None,
+        site: Some(l.site.to_string()),
+        grid: Value::Null,
+    })
+    .collect()
+}
+
+/// The statistics that the plugin asks for. Without a list of sites it wants those of every linear.
+fn wanted(plugin: &Plugin<'_>, work: &Work, config: &ModelConfig) -> Result<Wanted> {
+    let sites: BTreeSet<String> = config.linears().iter().map(|l| l.site.to_string()).collect();
+    let names: Vec<String> = sites.into_iter().collect();
+    let mut wanted = Wanted::new();
+    for need in plugin.needs(work)?.statistics {
+        let patterns = if need.sites.is_empty() { vec!["*".to_owned()] } else { need.sites.clone() };
+        for site in crate::graph::selector::select(&patterns, &names)? {
+            wanted.entry(site.to_owned()).or_default().insert(need.kind.name());
+        }
+    }
+    Ok(wanted)
+}
+
+/// The model as the plugin left it: what it put, over what was there.
+struct Made<'a> {
+    original: &'a Checkpoint,
+    output: &'a Output,
+    config: ModelConfig,
+}
+
+impl<'a> Made<'a> {
+    fn new(original: &'a Checkpoint, output: &'a Output, config_json: &Value) -> Result<Self> {
+        let config = ModelConfig::from_json(config_json, &original.path().join("config.json"))?;
+        let needed: BTreeSet<String> = config.tensors().into_iter().map(|t| t.name).collect();
+        if let Some(stray) = output.tensors.keys().find(|name| !needed.contains(*name)) {
+            return Err(Error::refused(format!(
+                "the plugin put a tensor `{stray}` that the resulting model has no place for"
+            )));
+        }
+        let made = Self { original, output, config };
+        for tensor in made.config.tensors() {
+            let found = made.shape(&tensor.name);
+            if found.as_deref() != Some(&tensor.shape[..]) {
+                let found = found.map_or_else(|| "is missing".to_owned(), |s| format!("has shape {s:?}"));
+                return Err(Error::refused(format!(
+                    "tensor `{}` of the resulting model {found}; {:?} is needed",
+                    tensor.name, tensor.shape
+                )));
+            }
+        }
+        Ok(made)
+    }
+}
+
+impl WeightSource for Made<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.output.tensors.get(name).map(|(_, shape, _)| shape.clone()).or_else(|| self.original.shape(name))
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        match self.output.tensors.get(name) {
+            Some((dtype, _, bytes)) => Ok(super::artifact::widen(bytes, *dtype)),
+            None => self.original.values(name),
+        }
+    }
+}
