@@ -11,7 +11,10 @@ const PARTS: &[(&str, &[&str])] = &[
     ("model", &["core/model/src"]),
     ("calib", &["core/calib"]),
     ("eval", &["core/eval"]),
+    ("data", &["core/data"]),
     ("demo", &["core/demo"]),
+    ("report", &["core/report"]),
+    ("steps", &["core/steps"]),
 ];
 
 /// Locked packages whose version can change a number.

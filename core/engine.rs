@@ -13,14 +13,14 @@ macro_rules! digests {
 }
 
 /// Digest by part of the house.
-const DIGESTS: &[(&str, &str)] = digests!("quant", "model", "calib", "eval", "demo", "dependencies");
+const DIGESTS: &[(&str, &str)] = digests!("quant", "model", "calib", "data", "eval", "steps", "dependencies");
 
 /// The parts that a kind of node runs, with their digests.
 pub fn digests(kind: NodeKind) -> Value {
     let parts: &[&str] = match kind {
-        NodeKind::Transform | NodeKind::Quantize => &["quant", "model", "calib", "dependencies"],
-        NodeKind::Train => &["quant", "model", "dependencies"],
-        NodeKind::Evaluate => &["quant", "model", "eval", "dependencies"],
+        NodeKind::Transform | NodeKind::Quantize => &["quant", "model", "data", "calib", "steps", "dependencies"],
+        NodeKind::Train => &["quant", "model", "data", "steps", "dependencies"],
+        NodeKind::Evaluate => &["quant", "model", "data", "eval", "steps", "dependencies"],
     };
     let found = DIGESTS.iter().filter(|(name, _)| parts.contains(name));
     Value::Object(found.map(|(name, digest)| ((*name).to_owned(), Value::from(*digest))).collect::<Map<_, _>>())

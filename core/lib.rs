@@ -2,6 +2,10 @@
 //!
 //! `ARCHITECTURE.md` holds the map of the modules and the invariants between them.
 
+pub mod calib;
+pub mod cli;
+pub mod config;
+pub mod data;
 pub mod demo;
 pub mod engine;
 pub mod error;
@@ -10,4 +14,6 @@ pub mod exec;
 pub mod graph;
 pub mod plugin;
 pub mod report;
+pub mod script;
+pub mod steps;
 pub mod store;

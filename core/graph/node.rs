@@ -111,6 +111,8 @@ pub struct Node {
     pub origin: Origin,
     /// Peak memory that the node is expected to need, in bytes. Not part of the key.
     pub memory: u64,
+    /// Bytes that its artifact is expected to take. Not part of the key.
+    pub disk: u64,
     /// A note for the plan: how many layers matched, and the like.
     pub note: String,
 }

@@ -16,6 +16,7 @@ mod markdown;
 mod notes;
 mod sheet;
 pub mod stats;
+mod tables;
 mod terminal;
 mod text;
 
@@ -25,6 +26,7 @@ pub use compare::{Comparison, Method, Pair, Paired};
 pub use csv::{CsvColumns, CsvWriter, comparisons_csv, csv};
 pub use html::html;
 pub use markdown::markdown;
+pub use tables::{Tables, Written};
 pub use terminal::{Terminal, terminal};
 
 /// Why a report could not be made.

@@ -265,5 +265,6 @@ fn marks(dot: &Dot, scale: &Scale) -> String {
             );
         }
     }
-    out + &format!("<circle class=\"mark {class}\" cx=\"{x:.2}%\" cy=\"50%\" r=\"4.5\"/>")
+    out += &format!("<circle class=\"mark {class}\" cx=\"{x:.2}%\" cy=\"50%\" r=\"4.5\"/>");
+    out
 }

@@ -1,0 +1,151 @@
+//! One error, as a person or a program wants to read it.
+
+use std::fmt;
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
+use serde_json::json;
+
+use super::style;
+use crate::error::{Error, Location};
+
+/// Prints an error to standard error: drawn for people, or as one JSON object.
+pub(super) fn print(error: &Error, as_json: bool) {
+    style::note(&if as_json { to_json(error).to_string() } else { draw(error, style::color(&std::io::stderr())) });
+}
+
+/// The error as an object.
+pub(super) fn to_json(error: &Error) -> serde_json::Value {
+    let place = error.location.as_ref().map(|l| json!({ "file": l.file, "line": l.line, "column": l.column }));
+    json!({ "error": error.message, "kind": error.kind.name(), "place": place, "causes": error.causes, "hints": error.hints })
+}
+
+/// The error with its line of the script, its causes and hints.
+pub(super) fn draw(error: &Error, color: bool) -> String {
+    let theme = if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let mut text = String::new();
+    let shown = Shown::new(error);
+    if GraphicalReportHandler::new_themed(theme)
+        .with_width(100)
+        .with_links(false)
+        .render_report(&mut text, &shown)
+        .is_err()
+    {
+        text = error.to_string();
+    }
+    for hint in &error.hints {
+        text.push_str(&format!("  hint: {hint}\n"));
+    }
+    format!("error: {}", text.trim_start().trim_start_matches(['×', ' ']).trim_end())
+}
+
+#[derive(Debug)]
+struct Shown {
+    message: String,
+    source: Option<NamedSource<String>>,
+    span: Option<(usize, usize)>,
+    cause: Option<Box<Cause>>,
+}
+
+#[derive(Debug)]
+struct Cause {
+    message: String,
+    next: Option<Box<Cause>>,
+}
+
+impl Shown {
+    fn new(error: &Error) -> Self {
+        let chain = |next, message: &String| Some(Box::new(Cause { message: message.clone(), next }));
+        let place = error.location.as_deref().filter(|l| !l.source.is_empty());
+        Self {
+            message: error.message.clone(),
+            source: place.map(|l| NamedSource::new(&l.file, l.source.clone())),
+            span: place.map(span),
+            cause: error.causes.iter().rev().fold(None, chain),
+        }
+    }
+}
+
+/// Offset and length in bytes of what to underline: the text at fault if it stands behind the position, else the word there.
+fn span(place: &Location) -> (usize, usize) {
+    let line_start: usize = place.source.split_inclusive('\n').take(place.line.saturating_sub(1)).map(str::len).sum();
+    let line = &place.source[line_start..];
+    let column: usize = line.chars().take(place.column.saturating_sub(1)).map(char::len_utf8).sum();
+    let start = (line_start + column).min(place.source.len());
+    let rest = &place.source[start..];
+    if let Some(needle) = place.needle.as_deref().filter(|n| !n.is_empty())
+        && let Some(found) = rest.find(needle)
+    {
+        return (start + found, needle.len());
+    }
+    let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+    (start, word.max(1).min(rest.len()))
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Shown {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|c| c as _)
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.next.as_deref().map(|c| c as _)
+    }
+}
+
+impl miette::Diagnostic for Shown {
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.source.as_ref().map(|s| s as _)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let span = self.span?;
+        Some(Box::new(std::iter::once(LabeledSpan::underline(span))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_at_fault_is_underlined() {
+        let source = "let a = 1;\nq(m, #{ ignore: [\"*.donw_proj\"] });\n".to_owned();
+        let place = Location { file: "x.rhai".into(), source, line: 2, column: 1, needle: Some("*.donw_proj".into()) };
+        let (start, length) = span(&place);
+        assert_eq!(&place.source[start..start + length], "*.donw_proj");
+        let place = Location { needle: None, ..place };
+        let (start, length) = span(&place);
+        assert_eq!(&place.source[start..start + length], "q");
+        let past = Location { line: 99, column: 99, ..place };
+        assert!(span(&past).0 <= past.source.len());
+    }
+
+    #[test]
+    fn message_place_causes_and_hints_are_all_there() {
+        let mut error = Error::usage("no layer matches `*.x`").cause("because").cause("of that").hint("try `*.y`");
+        error.location = Some(Box::new(Location {
+            file: "a.rhai".into(),
+            source: "f(\"*.x\")".into(),
+            line: 1,
+            column: 1,
+            needle: Some("*.x".into()),
+        }));
+        let text = draw(&error, false);
+        for part in ["error: no layer matches `*.x`", "a.rhai:1:", "because", "of that", "hint: try `*.y`"] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+    }
+}

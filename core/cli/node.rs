@@ -1,0 +1,100 @@
+//! `workbench node`: the process of one node. Started by the executor, not by people.
+
+use std::{
+    io::Read,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+};
+
+use clap::Args;
+
+use crate::{
+    error::{Error, Result},
+    exec::{Job, NodeEvent, NodeReporter},
+    graph::Key,
+    steps,
+    store::{Commit, RunFolder},
+};
+
+#[derive(Args, Debug)]
+pub(super) struct NodeArguments {
+    /// The run's folder
+    run: PathBuf,
+    /// The node's key
+    key: Key,
+}
+
+/// Gradients are found by a walk that recurses as deep as the graph is.
+const STACK: usize = 256 << 20;
+
+/// Exit code of a node that said itself what went wrong.
+const SAID: u8 = 4;
+
+pub(super) fn main(arguments: &NodeArguments) -> ExitCode {
+    start_logging();
+    die_with_driver();
+    ignore_file_size_signal();
+    let reporter = Arc::new(NodeReporter::new());
+    let (folder, key, speaker) = (arguments.run.clone(), arguments.key.clone(), Arc::clone(&reporter));
+    let work =
+        thread::Builder::new().name("node".into()).stack_size(STACK).spawn(move || guarded(folder, &key, &speaker));
+    let outcome = work
+        .map_err(|e| Error::internal(format!("cannot start a thread: {e}")))
+        .and_then(|thread| thread.join().unwrap_or_else(|_| Err(Error::internal("the node's thread panicked"))));
+    match outcome {
+        Ok(commit) => {
+            reporter.send(&NodeEvent::Done { existed: commit == Commit::Existed });
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            reporter.send(&NodeEvent::Failed { message: error.message, causes: error.causes, hints: error.hints });
+            ExitCode::from(SAID)
+        }
+    }
+}
+
+/// A panic of ours is a defect, but it must not look like a crash of the machine.
+fn guarded(folder: PathBuf, key: &Key, reporter: &NodeReporter) -> Result<Commit> {
+    let run = || -> Result<Commit> {
+        let job = Job::read(&RunFolder::at(folder), key)?;
+        steps::run(&job, reporter)
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text =
+            panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        Err(Error::internal("the workbench itself failed")
+            .cause(text.unwrap_or_else(|| "a panic without a message".to_owned())))
+    })
+}
+
+/// JSON lines on standard error, which is the node's log.
+fn start_logging() {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_from_env("WORKBENCH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = fmt().json().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// Ends this process when its standard input closes: its driver is gone, and the scratch folder keeps what was done.
+fn die_with_driver() {
+    thread::spawn(|| {
+        let mut nothing = [0_u8; 64];
+        let mut input = std::io::stdin().lock();
+        while input.read(&mut nothing).is_ok_and(|n| n > 0) {}
+        #[allow(clippy::exit)]
+        std::process::exit(i32::from(SAID));
+    });
+}
+
+/// Past the limit for file sizes the kernel ends a process with a signal; ignored, the write fails with an error that
+/// names the file.
+fn ignore_file_size_signal() {
+    // SAFETY: ignoring a signal installs no handler of ours, and no other thread of this program touches SIGXFSZ.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}

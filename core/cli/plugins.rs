@@ -1,0 +1,148 @@
+//! `workbench plugins`
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{Global, style};
+use crate::{
+    config::Project,
+    error::{Error, ErrorKind, Result},
+    plugin::{self, CheckReport, PluginInfo, ProbeCache, Registry, search_folders},
+    store::{Store, write_atomic},
+};
+
+/// List, check and begin plugins
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  workbench plugins list\n  workbench plugins check target/debug/libworkbench_rtn.so\n  workbench plugins new my-rounding"
+)]
+pub(super) struct PluginsArguments {
+    #[command(subcommand)]
+    command: PluginsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PluginsCommand {
+    /// List the plugins that scripts can use, with their parameters
+    #[command(after_help = "Example:\n  workbench plugins list --parameters")]
+    List {
+        /// Show the parameters and their defaults
+        #[arg(long)]
+        parameters: bool,
+    },
+    /// Load plugins in a child process and run the examples that they carry
+    #[command(after_help = "Example:\n  workbench plugins check target/debug/libworkbench_rtn.so")]
+    Check {
+        /// Files; all that are found if none is given
+        files: Vec<PathBuf>,
+    },
+}
+
+/// A file for a child process of ours.
+#[derive(Args, Debug)]
+pub(super) struct ChildArguments {
+    pub file: PathBuf,
+}
+
+/// The plugins of a project, probed by children where the cache does not know them.
+pub(super) fn discover(project: &Project, store: &Store) -> Result<Registry> {
+    let program = std::env::current_exe().map_err(|e| Error::internal(format!("cannot find this program: {e}")))?;
+    let configured: Vec<PathBuf> = project.config.plugins.path.iter().map(|p| project.root.join(p)).collect();
+    let folders = search_folders(&program, &configured, std::env::var_os("WORKBENCH_PLUGIN_PATH").as_deref());
+    let memory = store.cache_file("plugins.json");
+    let mut cache = ProbeCache::from_json(&std::fs::read_to_string(&memory).unwrap_or_default());
+    let child =
+        plugin::this_program("__probe").map_err(|e| Error::internal(format!("cannot find this program: {e}")))?;
+    let registry = Registry::discover(&folders, &mut cache, &child);
+    if let Some(text) = cache.to_json() {
+        // A store that cannot be written only costs the time to probe again.
+        let _ = write_atomic(&memory, text.as_bytes());
+    }
+    Ok(registry)
+}
+
+pub(super) fn main(arguments: &PluginsArguments, global: &Global) -> Result<ExitCode> {
+    let (project, store) = global.project(std::path::Path::new("."))?;
+    match &arguments.command {
+        PluginsCommand::List { parameters } => list(&discover(&project, &store)?, *parameters, global),
+        PluginsCommand::Check { files } if files.is_empty() => {
+            let registry = discover(&project, &store)?;
+            let files: Vec<PathBuf> = registry.plugins().map(|p| p.path.clone()).collect();
+            check(&files, global)
+        }
+        PluginsCommand::Check { files } => check(files, global),
+    }
+}
+
+fn list(registry: &Registry, parameters: bool, global: &Global) -> Result<ExitCode> {
+    if global.json {
+        let plugins: Vec<&PluginInfo> = registry.plugins().collect();
+        let problems: Vec<String> = registry.problems().iter().map(ToString::to_string).collect();
+        style::print_json(&json!({ "plugins": plugins, "problems": problems }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for info in registry.plugins() {
+        let d = &info.descriptor;
+        style::print(&format!(
+            "{} {}  {}  {}\n    {}\n",
+            d.name,
+            d.version,
+            d.kind.name(),
+            d.summary,
+            info.path.display()
+        ))?;
+        if let Some(paper) = &d.paper {
+            style::print(&format!("    {paper}\n"))?;
+        }
+        if parameters {
+            for (key, default) in d.defaults.as_object().into_iter().flatten() {
+                let about = d.schema["properties"][key]["description"].as_str().unwrap_or_default();
+                style::print(&format!("      {key} = {default}  {}\n", about.replace('\n', " ")))?;
+            }
+        }
+    }
+    for problem in registry.problems() {
+        style::note(&format!("warning: {problem}"));
+        if let Some(hint) = &problem.hint {
+            style::note(&format!("  hint: {hint}"));
+        }
+    }
+    if registry.plugins().next().is_none() {
+        style::note(
+            "no plugin was found; build the workspace, or name folders in workbench.toml or WORKBENCH_PLUGIN_PATH",
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(files: &[PathBuf], global: &Global) -> Result<ExitCode> {
+    let child =
+        plugin::this_program("__check").map_err(|e| Error::internal(format!("cannot find this program: {e}")))?;
+    let reports: Vec<CheckReport> = files.iter().map(|file| plugin::check(file, &child)).collect();
+    if global.json {
+        style::print_json(&reports)?;
+    } else {
+        for report in &reports {
+            style::print(&format!("{}\n", report.file.display()))?;
+            for step in &report.steps {
+                let mark = if step.found.is_empty() { "ok" } else { "FAILED" };
+                style::print(&format!("  {mark:<6} {}  {:.3} s\n", step.name, step.seconds))?;
+                for found in &step.found {
+                    style::print(&format!("         {found}\n"))?;
+                }
+                if let Some(hint) = &step.hint {
+                    style::print(&format!("         hint: {hint}\n"))?;
+                }
+            }
+        }
+    }
+    match reports.iter().filter(|r| !r.passed()).count() {
+        0 if reports.is_empty() => {
+            Err(Error::usage("there is no plugin to check").hint("name a file, or build the workspace"))
+        }
+        0 => Ok(ExitCode::SUCCESS),
+        n => Err(Error::new(ErrorKind::Refused, format!("{n} of {} plugins failed their check", reports.len()))),
+    }
+}

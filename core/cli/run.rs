@@ -1,0 +1,210 @@
+//! `workbench run`
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Global, plan, plugins, runner::Runner, runner::summary_json, style};
+use crate::{
+    config::{Project, parse_bytes},
+    error::{Error, Result},
+    exec::{self, Options},
+    report,
+    script::{self, Builder, Force, Settings, Surroundings},
+    store::Store,
+};
+
+/// Run an experiment and print its tables
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  workbench run experiments/ablation_down_proj.rhai --set model=models/Qwen3-0.6B --jobs 2\n\n\
+What is finished is kept: an interrupted or failed run continues when the same command is given again."
+)]
+pub(super) struct RunArguments {
+    /// The script
+    pub script: PathBuf,
+    #[command(flatten)]
+    pub script_options: ScriptOptions,
+    #[command(flatten)]
+    pub machine: MachineOptions,
+    /// Show the plan and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options that decide what a script asks for.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ScriptOptions {
+    /// Set a parameter of the script; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Seed, or seeds 0..4 (both included): calibration, rotation and training are drawn anew for each
+    #[arg(long, default_value = "0", value_name = "N|A..B")]
+    pub seed: String,
+}
+
+/// Options that decide how a run uses the machine.
+#[derive(Args, Clone, Debug)]
+pub(super) struct MachineOptions {
+    /// Nodes at a time [default: one per core]
+    #[arg(long, short, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Threads of each node [default: the cores divided by the jobs]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Memory for all nodes together, and at most for one [default: 90 % of what is available]
+    #[arg(long, value_name = "BYTES")]
+    pub memory: Option<String>,
+    /// Seconds without a call to the host after which a plugin counts as hung [default: 600, none for trainers]
+    #[arg(long, value_name = "SECONDS")]
+    pub plugin_timeout: Option<u64>,
+    /// Start nothing more after the first failure
+    #[arg(long)]
+    pub fail_fast: bool,
+}
+
+impl ScriptOptions {
+    /// The seeds, in order.
+    pub(super) fn seeds(&self) -> Result<Vec<u64>> {
+        let wrong = || Error::usage(format!("`--seed {}` is neither a number nor a range such as 0..4", self.seed));
+        let number = |text: &str| text.trim().parse::<u64>().map_err(|_| wrong());
+        match self.seed.split_once("..") {
+            None => Ok(vec![number(&self.seed)?]),
+            Some((a, b)) => {
+                let (a, b) = (number(a)?, number(b)?);
+                if a > b || b - a >= 1000 { Err(wrong()) } else { Ok((a..=b).collect()) }
+            }
+        }
+    }
+}
+
+impl MachineOptions {
+    /// The options with everything filled in from the project and the machine.
+    pub(super) fn resolve(&self, project: &Project) -> Result<Options> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let run = &project.config.run;
+        let jobs = self.jobs.or(run.jobs).unwrap_or(cores).max(1);
+        let threads = self.threads.or(run.threads).unwrap_or((cores / jobs).max(1)).max(1);
+        let memory = match self.memory.as_ref().or(run.memory.as_ref()) {
+            Some(text) => parse_bytes(text)?,
+            None => exec::available_memory() / 10 * 9,
+        };
+        let plugin_timeout = self.plugin_timeout.or(project.config.plugins.timeout);
+        Ok(Options { jobs, threads, memory, plugin_timeout, fail_fast: self.fail_fast })
+    }
+}
+
+/// Runs a script once per seed, and returns what all passes asked for together.
+pub(super) fn build(
+    path: &std::path::Path,
+    options: &ScriptOptions,
+    project: &Project,
+    store: &Store,
+    force: Arc<dyn Force>,
+) -> (Builder, Result<()>) {
+    let mut builder = Builder::default();
+    let prepared = || -> Result<_> {
+        let seeds = options.seeds()?;
+        let registry = Arc::new(plugins::discover(project, store)?);
+        Ok((Settings::parse(&options.set)?, seeds, registry))
+    };
+    let (settings, seeds, registry) = match prepared() {
+        Ok(prepared) => prepared,
+        Err(e) => return (builder, Err(e)),
+    };
+    for seed in &seeds {
+        let surroundings = Surroundings {
+            root: project.root.clone(),
+            registry: Arc::clone(&registry),
+            force: Arc::clone(&force),
+            settings: settings.clone(),
+            seed: *seed,
+            label_seed: seeds.len() > 1,
+        };
+        let (grown, result) = script::run(path, builder, &surroundings);
+        builder = grown;
+        if result.is_err() {
+            return (builder, result);
+        }
+    }
+    let checked = builder.settings.check_used().and_then(|()| check_written(&builder));
+    (builder, checked)
+}
+
+/// A table that is filled but never written would be lost without a word.
+fn check_written(builder: &Builder) -> Result<()> {
+    match builder.reports.iter().find(|r| !r.written) {
+        Some(report) => Err(Error::usage(format!("report `{}` is never written", report.name))
+            .hint("end the script with table.write()")),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn main(arguments: &RunArguments, global: &Global) -> Result<ExitCode> {
+    let (project, store) = global.project(&arguments.script)?;
+    if arguments.dry_run {
+        return plan::show(&arguments.script, &arguments.script_options, false, &project, &store, global);
+    }
+    let options = arguments.machine.resolve(&project)?;
+    let settings = Settings::parse(&arguments.script_options.set)?.pairs();
+    let script = arguments.script.display().to_string();
+    let runner = Arc::new(Runner::new(store.clone(), options, &script, settings, global.json)?);
+    let force: Arc<dyn Force> = Arc::clone(&runner) as Arc<dyn Force>;
+    let (builder, built) = build(&arguments.script, &arguments.script_options, &project, &store, force);
+    built?;
+    builder.warnings.iter().for_each(|w| style::note(&format!("warning: {w}")));
+
+    let wanted = builder.wanted();
+    let planned = runner.plan(&builder.graph, &wanted)?;
+    if !global.json {
+        style::note(&plan::headline(&script, &builder, &planned));
+    }
+    let keys = runner.keys(&builder.graph)?;
+    let mut tables = report::Tables::new(&builder, &keys, &store, &script)?;
+    runner.execute(&builder.graph, &planned, &mut |event| tables.hear(event))?;
+    save(&builder, &keys, &store)?;
+    let look = report::Terminal { color: style::color(&std::io::stdout()), width: style::width() };
+    let written = tables.finish(&runner.outcome(), &runner.run_id(), look)?;
+    if global.json {
+        let reports: Vec<_> =
+            written.iter().map(|w| json!({ "name": w.name, "folder": w.folder, "table": w.json })).collect();
+        style::print_json(&json!({ "summary": summary_json(&runner.outcome(), runner.run_id()), "reports": reports }))?;
+    } else {
+        for table in &written {
+            style::print(&table.terminal)?;
+            match &table.folder {
+                Some(folder) => style::note(&format!("report: {}", folder.join("index.html").display())),
+                None => style::note("the results folder cannot be written: no report was left there"),
+            }
+        }
+    }
+    runner.verdict()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Copies artifacts out of the store, as far as they were made.
+fn save(builder: &Builder, keys: &[(serde_json::Value, crate::graph::Key)], store: &Store) -> Result<()> {
+    for save in &builder.saves {
+        if let Ok(object) = store.object(&keys[save.node.0].1) {
+            store.export(&object, &save.folder)?;
+            style::note(&format!("saved: {}", save.folder.display()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_and_ranges() {
+        let seeds = |text: &str| ScriptOptions { set: vec![], seed: text.into() }.seeds();
+        assert_eq!(seeds("7").unwrap(), [7]);
+        assert_eq!(seeds("0..4").unwrap(), [0, 1, 2, 3, 4]);
+        for bad in ["", "x", "3..1", "0..5000", "-1"] {
+            assert!(seeds(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Executes plans for `run`: all at its end, and in between whatever a script forces.
+
+use std::sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool};
+
+use serde_json::{Value, json};
+
+use super::{preflight, progress::Renderer, style};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    exec::{self, Context, End, Event, LocalExecutor, Options, Outcome},
+    graph::{FileDigests, Graph, NodeId, Plan, State},
+    script::Force,
+    store::{EventLog, RunFolder, RunNode, RunSummary, Store},
+};
+
+/// The part of a run that outlives one plan.
+pub(super) struct Runner {
+    pub store: Store,
+    pub options: Options,
+    script: String,
+    settings: Vec<(String, String)>,
+    json: bool,
+    interrupt: Arc<AtomicBool>,
+    state: Mutex<Progress>,
+}
+
+struct Progress {
+    digests: FileDigests,
+    run: Option<OpenRun>,
+    outcome: Outcome,
+}
+
+struct OpenRun {
+    folder: RunFolder,
+    summary: RunSummary,
+    events: EventLog,
+}
+
+impl Runner {
+    pub(super) fn new(
+        store: Store,
+        options: Options,
+        script: &str,
+        settings: Vec<(String, String)>,
+        json: bool,
+    ) -> Result<Self> {
+        let interrupt = Arc::new(AtomicBool::new(false));
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&interrupt))
+                .map_err(|e| Error::internal(format!("no signal handler: {e}")))?;
+        }
+        let state = Mutex::new(Progress { digests: store.digests(), run: None, outcome: Outcome::default() });
+        Ok(Self { store, options, script: script.to_owned(), settings, json, interrupt, state })
+    }
+
+    fn state(&self) -> MutexGuard<'_, Progress> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Plans the wanted nodes.
+    pub(super) fn plan(&self, graph: &Graph, wanted: &[NodeId]) -> Result<Plan> {
+        let mut state = self.state();
+        let plan = Plan::new(graph, wanted, &self.store, &mut state.digests)?;
+        self.store.remember(&state.digests);
+        Ok(plan)
+    }
+
+    /// Runs what is pending. `after` hears every event, after it was recorded and drawn.
+    pub(super) fn execute(&self, graph: &Graph, plan: &Plan, after: &mut dyn FnMut(&Event)) -> Result<()> {
+        let mut state = self.state();
+        self.open_run(&mut state, graph, plan)?;
+        if plan.pending() == 0 {
+            return Ok(());
+        }
+        for warning in preflight::check(graph, plan, &self.store, &self.options)? {
+            style::note(&format!("warning: {warning}"));
+        }
+        let program = std::env::current_exe().map_err(|e| Error::internal(format!("cannot find this program: {e}")))?;
+        let mut executor = LocalExecutor::new(program);
+        let mut renderer = Renderer::new(self.json);
+        let Some(OpenRun { folder, events, .. }) = &mut state.run else {
+            return Err(Error::internal("the run has no folder"));
+        };
+        let mut lost = None;
+        let mut listener = |event: &Event| {
+            renderer.show(event);
+            if let Err(e) = events.append(event) {
+                lost.get_or_insert(e);
+            }
+            if self.json {
+                let _ = serde_json::to_string(event).map(|line| style::note(&line));
+            }
+            after(event);
+        };
+        let context = Context {
+            graph,
+            store: &self.store,
+            run: folder,
+            options: &self.options,
+            interrupt: Arc::clone(&self.interrupt),
+            listener: &mut listener,
+        };
+        let outcome = exec::run(plan, &mut executor, context)?;
+        state.outcome.merge(outcome);
+        match lost {
+            Some(e) => Err(e),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the run's folder when it is first needed, and adds the plan's nodes to its summary. A store that cannot be
+    /// written is no obstacle while nothing has to run.
+    fn open_run(&self, state: &mut Progress, graph: &Graph, plan: &Plan) -> Result<()> {
+        if state.run.is_none() {
+            let opened = self.store.create_run(&self.script, &self.settings).and_then(|(folder, summary)| {
+                let events = folder.open_events()?;
+                Ok(OpenRun { folder, summary, events })
+            });
+            match opened {
+                Ok(run) => state.run = Some(run),
+                Err(_) if plan.pending() == 0 => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+        let Some(run) = &mut state.run else { return Ok(()) };
+        for planned in &plan.nodes {
+            if run.summary.nodes.iter().all(|n| n.key != planned.key) {
+                let node = graph.node(planned.id);
+                run.summary.nodes.push(RunNode {
+                    key: planned.key.clone(),
+                    kind: node.kind.to_string(),
+                    method: node.method.clone(),
+                    label: node.label.clone(),
+                    origin: node.origin.clone(),
+                    cached: planned.state == State::Cached,
+                });
+            }
+        }
+        run.folder.write_summary(&run.summary)
+    }
+
+    /// The name of the run, once it has one.
+    pub(super) fn run_id(&self) -> Option<String> {
+        self.state().run.as_ref().map(|r| r.folder.id())
+    }
+
+    /// How the nodes that had to run ended.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.state().outcome.clone()
+    }
+
+    /// The keys of all nodes of a graph.
+    pub(super) fn keys(&self, graph: &Graph) -> Result<Vec<(Value, crate::graph::Key)>> {
+        graph.identities(&mut self.state().digests)
+    }
+
+    /// The exit that a finished run deserves.
+    pub(super) fn verdict(&self) -> Result<()> {
+        let outcome = self.outcome();
+        let failed = outcome.count(|e| matches!(e, End::Failed { .. }));
+        let skipped = outcome.count(|e| matches!(e, End::Skipped { .. }));
+        let run = self.run_id().unwrap_or_default();
+        if outcome.interrupted {
+            return Err(Error::new(ErrorKind::Interrupted, "the run was interrupted")
+                .hint("run the same command again: what is finished is kept"));
+        }
+        if failed + skipped > 0 {
+            let message = format!("{failed} nodes failed and {skipped} were skipped because of them");
+            return Err(Error::new(ErrorKind::NodesFailed, message)
+                .hint(format!("`workbench show {run}` lists them, `workbench log {run} KEY` shows what one wrote")));
+        }
+        Ok(())
+    }
+}
+
+impl Force for Runner {
+    fn value(&self, graph: &Graph, wanted: &[NodeId], name: &str) -> Result<f64> {
+        let plan = self.plan(graph, wanted)?;
+        self.execute(graph, &plan, &mut |_| {})?;
+        if self.outcome().interrupted {
+            self.verdict()?;
+        }
+        find_value(graph, &plan, &self.store, wanted, name).map_err(|e| match self.verdict() {
+            Err(failed) => failed.cause(e.message),
+            Ok(()) => e,
+        })
+    }
+}
+
+/// The named value of the first wanted node that has it.
+pub(super) fn find_value(graph: &Graph, plan: &Plan, store: &Store, wanted: &[NodeId], name: &str) -> Result<f64> {
+    let mut known = Vec::new();
+    for id in wanted {
+        let Some(planned) = plan.find(*id) else { continue };
+        let values = store.object(&planned.key)?.record()?.values;
+        if let Some(value) = values[name].as_f64() {
+            return Ok(value);
+        }
+        known.extend(values.as_object().into_iter().flat_map(|m| m.keys().cloned()));
+    }
+    let labels: Vec<&str> = wanted.iter().map(|id| graph.node(*id).label.as_str()).collect();
+    Err(Error::usage(format!("there is no value `{name}` of {}", labels.join(", ")))
+        .at(name)
+        .hint(format!("there are {}", known.join(", "))))
+}
+
+/// Stops a script at the first value that is not stored: for `plan`.
+pub(super) struct OnlyStored {
+    pub store: Store,
+    pub digests: Mutex<FileDigests>,
+    /// Why the script was stopped, if it was.
+    pub stopped: Mutex<Option<String>>,
+}
+
+impl Force for OnlyStored {
+    fn value(&self, graph: &Graph, wanted: &[NodeId], name: &str) -> Result<f64> {
+        let mut digests = self.digests.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let plan = Plan::new(graph, wanted, &self.store, &mut digests)?;
+        if plan.pending() == 0 {
+            return find_value(graph, &plan, &self.store, wanted, name);
+        }
+        let label = wanted.first().map(|id| graph.node(*id).label.clone()).unwrap_or_default();
+        let message = format!("the script needs `{name}` of {label}, which is not computed yet: the plan ends here");
+        *self.stopped.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(message.clone());
+        Err(Error::refused(message))
+    }
+}
+
+/// A run as `--json` tells it.
+pub(super) fn summary_json(outcome: &Outcome, run: Option<String>) -> Value {
+    json!({
+        "run": run,
+        "done": outcome.count(|e| *e == End::Done),
+        "failed": outcome.count(|e| matches!(e, End::Failed { .. })),
+        "skipped": outcome.count(|e| matches!(e, End::Skipped { .. })),
+        "cancelled": outcome.count(|e| *e == End::Cancelled),
+        "interrupted": outcome.interrupted,
+    })
+}

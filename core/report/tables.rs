@@ -1,0 +1,450 @@
+//! From a script's tables and the store's records to reports: the one place that reads many records.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Analysis, CsvColumns, CsvWriter, ReportError, Terminal,
+    input::{
+        Contrast, GraphNode, GraphPicture, Item, Metric, MetricKind, ModelFacts, Row, RowState, Table, TaskResult,
+    },
+    markdown, terminal,
+};
+use crate::{
+    error::{Error, Result},
+    eval::{self, MetricInfo, Unit},
+    exec::{End, Event, Outcome},
+    graph::{Graph, Input, Key, NodeId},
+    script::{Builder, ReportSpec, RowSpec},
+    store::{Object, Record, Store, write_atomic},
+};
+
+/// A report that was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub name: String,
+    /// Its folder; `None` where the results folder cannot be written.
+    pub folder: Option<PathBuf>,
+    /// The table for a terminal.
+    pub terminal: String,
+    /// The table for a program.
+    pub json: Value,
+}
+
+/// The tables of a run, filled as nodes end.
+pub struct Tables<'a> {
+    builder: &'a Builder,
+    keys: &'a [(Value, Key)],
+    store: &'a Store,
+    script: String,
+    reports: Vec<Filling<'a>>,
+}
+
+/// A table on its way: rows are appended to its CSV as soon as they are complete.
+struct Filling<'a> {
+    spec: &'a ReportSpec,
+    csv: Option<CsvWriter>,
+    appended: Vec<bool>,
+    /// The fingerprint of the report that lies there already, if it is the same.
+    unchanged: Option<Rendered>,
+    fingerprint: String,
+}
+
+/// What was drawn the last time, so that a run in which nothing is new need not test everything again.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Rendered {
+    fingerprint: String,
+    width: Option<usize>,
+    color: bool,
+    terminal: String,
+    json: Value,
+}
+
+const RENDERED: &str = "rendered.json";
+
+impl<'a> Tables<'a> {
+    /// Prepares the reports that a script asked to write.
+    ///
+    /// # Errors
+    /// A CSV file that cannot be begun, unless the whole results folder cannot be written.
+    pub fn new(builder: &'a Builder, keys: &'a [(Value, Key)], store: &'a Store, script: &str) -> Result<Self> {
+        let mut tables = Self { builder, keys, store, script: script.to_owned(), reports: Vec::new() };
+        for spec in builder.reports.iter().filter(|r| r.written) {
+            let fingerprint = tables.fingerprint(spec);
+            let path = store.report_folder(&spec.name);
+            let known: Option<Rendered> =
+                std::fs::read_to_string(path.join(RENDERED)).ok().and_then(|text| serde_json::from_str(&text).ok());
+            let complete = spec.rows.iter().flat_map(|r| &r.tasks).all(|(_, node)| store.holds(tables.key(*node)));
+            let unchanged = known.filter(|r| complete && r.fingerprint == fingerprint);
+            let csv = if unchanged.is_some() { None } else { tables.begin_csv(spec) };
+            tables.reports.push(Filling { spec, csv, appended: vec![false; spec.rows.len()], unchanged, fingerprint });
+        }
+        Ok(tables)
+    }
+
+    fn key(&self, node: NodeId) -> &'a Key {
+        &self.keys[node.0].1
+    }
+
+    /// Everything that a report is made of.
+    fn fingerprint(&self, spec: &ReportSpec) -> String {
+        let rows: Vec<Value> = spec
+            .rows
+            .iter()
+            .map(|r| json!({ "labels": r.labels, "tasks": r.tasks.iter().map(|(name, node)| json!([name, self.key(*node)])).collect::<Vec<_>>() }))
+            .collect();
+        let whole = json!({
+            "report": env!("WORKBENCH_ENGINE_report"), "name": spec.name, "script": self.script, "baseline": spec.baseline,
+            "rows": rows, "contrasts": spec.contrasts, "settings": self.builder.settings.pairs(),
+        });
+        Key::of(&whole).to_string()
+    }
+
+    fn begin_csv(&self, spec: &ReportSpec) -> Option<CsvWriter> {
+        let mut columns = CsvColumns { labels: Vec::new(), metrics: Vec::new() };
+        for row in &spec.rows {
+            for (name, _) in &row.labels {
+                if !columns.labels.contains(name) {
+                    columns.labels.push(name.clone());
+                }
+            }
+            for (task, node) in &row.tasks {
+                for metric in metric_names(&self.builder.graph.node(*node).method) {
+                    let column = (task.clone(), (*metric).to_owned());
+                    if !columns.metrics.contains(&column) {
+                        columns.metrics.push(column);
+                    }
+                }
+            }
+        }
+        let folder = self.store.report_folder(&spec.name);
+        // A results folder that cannot be written is found out before anything runs; a run without work may go on without.
+        std::fs::create_dir_all(&folder).ok()?;
+        CsvWriter::create(&folder.join("table.csv"), columns).ok()
+    }
+
+    /// Hears an event of the run: a row whose last task has ended is appended to its CSV.
+    pub fn hear(&mut self, event: &Event) {
+        if !matches!(event, Event::NodeEnded { end: End::Done, .. } | Event::RunStarted { .. }) {
+            return;
+        }
+        let (builder, keys, store) = (self.builder, self.keys, self.store);
+        for filling in &mut self.reports {
+            let Some(csv) = &mut filling.csv else { continue };
+            for (index, spec) in filling.spec.rows.iter().enumerate() {
+                let complete = || spec.tasks.iter().all(|(_, node)| store.holds(&keys[node.0].1));
+                if !filling.appended[index] && complete() {
+                    filling.appended[index] = true;
+                    // The table is written as a whole at the end: a row that cannot be appended now is not lost.
+                    let appended = row(spec, builder, keys, store, &Outcome::default()).map(|row| csv.append(&row));
+                    if !matches!(appended, Ok(Ok(()))) {
+                        tracing::warn!("a row could not be appended to table.csv");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes every report: `index.html`, `table.csv`, `comparisons.csv`, `table.md`, and the text for the terminal.
+    ///
+    /// # Errors
+    /// A record or a file that cannot be read or written.
+    pub fn finish(self, outcome: &Outcome, run: &Option<String>, look: Terminal) -> Result<Vec<Written>> {
+        let Self { builder, keys, store, script, reports } = self;
+        reports.into_iter().map(|filling| finish(filling, builder, keys, store, &script, outcome, run, look)).collect()
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn finish(
+    filling: Filling<'_>,
+    builder: &Builder,
+    keys: &[(Value, Key)],
+    store: &Store,
+    script: &str,
+    outcome: &Outcome,
+    run: &Option<String>,
+    look: Terminal,
+) -> Result<Written> {
+    let spec = filling.spec;
+    let folder = store.report_folder(&spec.name);
+    if let Some(known) = filling.unchanged.filter(|r| r.width == look.width && r.color == look.color) {
+        return Ok(Written {
+            name: spec.name.clone(),
+            folder: Some(folder),
+            terminal: known.terminal,
+            json: known.json,
+        });
+    }
+    let table = table(spec, builder, keys, store, script, outcome, run)?;
+    let analysis = Analysis::new(&table).map_err(failed)?;
+    let text = terminal(&analysis, look).map_err(failed)?;
+    let json = as_json(&analysis);
+    let rendered = Rendered {
+        fingerprint: filling.fingerprint,
+        width: look.width,
+        color: look.color,
+        terminal: text.clone(),
+        json: json.clone(),
+    };
+    let complete = table.rows.iter().all(|r| r.state == RowState::Complete);
+    let write = || -> Result<()> {
+        write_atomic(&folder.join("table.csv"), super::csv(&analysis).map_err(failed)?.as_bytes())?;
+        write_atomic(&folder.join("comparisons.csv"), super::comparisons_csv(&analysis).map_err(failed)?.as_bytes())?;
+        write_atomic(&folder.join("table.md"), markdown(&analysis).map_err(failed)?.as_bytes())?;
+        write_atomic(&folder.join("index.html"), super::html(&analysis).map_err(failed)?.as_bytes())?;
+        if complete {
+            crate::store::write_json(&folder.join(RENDERED), &rendered)?;
+        }
+        Ok(())
+    };
+    let written = write();
+    let folder = match written {
+        Ok(()) => Some(folder),
+        // Only a run that had nothing to do gets here with a folder that cannot be written.
+        Err(_) if outcome.ends.is_empty() => None,
+        Err(e) => return Err(e),
+    };
+    Ok(Written { name: spec.name.clone(), folder, terminal: text, json })
+}
+
+fn failed(error: ReportError) -> Error {
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    let message = Error::internal(error.to_string());
+    match cause {
+        Some(cause) => message.cause(cause),
+        None => message,
+    }
+}
+
+/// The metrics that a kind of evaluation yields; a CSV needs its header before its first row.
+fn metric_names(method: &str) -> &'static [&'static str] {
+    match method {
+        "perplexity" => &["nll", "token_acc"],
+        "kl" => &["kl", "top1"],
+        "choice" => &["acc", "acc_norm", "acc_bytes"],
+        _ => &["acc"],
+    }
+}
+
+fn table(
+    spec: &ReportSpec,
+    builder: &Builder,
+    keys: &[(Value, Key)],
+    store: &Store,
+    script: &str,
+    outcome: &Outcome,
+    run: &Option<String>,
+) -> Result<Table> {
+    let rows = spec.rows.iter().map(|r| row(r, builder, keys, store, outcome)).collect::<Result<Vec<_>>>()?;
+    let contrasts =
+        spec.contrasts.iter().map(|(left, right)| Contrast { left: left.clone(), right: right.clone() }).collect();
+    let mut provenance = vec![("script".to_owned(), script.to_owned())];
+    provenance.extend(run.iter().map(|id| ("run".to_owned(), id.clone())));
+    provenance.extend(builder.settings.pairs().into_iter().map(|(k, v)| (format!("--set {k}"), v)));
+    provenance.push(("workbench".to_owned(), env!("CARGO_PKG_VERSION").to_owned()));
+    let wanted: Vec<NodeId> = spec.rows.iter().flat_map(|r| r.tasks.iter().map(|t| t.1)).collect();
+    let closure = builder.graph.closure(wanted);
+    provenance.extend(machines(&closure, keys, store));
+    Ok(Table {
+        name: spec.name.clone(),
+        script: script.to_owned(),
+        baseline: spec.baseline,
+        rows,
+        contrasts,
+        provenance,
+        remarks: remarks(&closure, &builder.graph, keys, store),
+        graph: picture(&closure, &builder.graph, keys, store, outcome),
+    })
+}
+
+/// The CPUs that results were computed on.
+fn machines(closure: &[NodeId], keys: &[(Value, Key)], store: &Store) -> Vec<(String, String)> {
+    let mut cpus: Vec<String> = closure
+        .iter()
+        .filter_map(|id| store.object(&keys[id.0].1).ok()?.provenance().ok()?["cpu"].as_str().map(str::to_owned))
+        .collect();
+    cpus.sort();
+    cpus.dedup();
+    cpus.into_iter().map(|cpu| ("cpu".to_owned(), cpu)).collect()
+}
+
+/// What a reader must know about how the models were made.
+fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Store) -> Vec<String> {
+    let mut lines = Vec::new();
+    for id in closure {
+        let Some(record) = store.object(&keys[id.0].1).ok().and_then(|o| o.record().ok()) else { continue };
+        let facts = &record.facts;
+        if let Some(observer) = facts["input_scales"]["observer"].as_str() {
+            lines.push(format!(
+                "static input scales: observer {observer}, taken from the unquantized model over {} tokens of calibration data in {} sequences",
+                facts["calibration"]["tokens"], facts["calibration"]["sequences"],
+            ));
+        }
+        if let Some(difference) = facts["equivalence"]["logit_difference"].as_f64() {
+            lines.push(format!(
+                "{}: logits differ from the original's by {difference:.1e} of their standard deviation (limit {:.0e})",
+                graph.node(*id).label,
+                facts["equivalence"]["limit"].as_f64().unwrap_or_default(),
+            ));
+        }
+    }
+    lines.sort();
+    lines.dedup();
+    lines
+}
+
+fn picture(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Store, outcome: &Outcome) -> GraphPicture {
+    let mut picture = GraphPicture::default();
+    for id in closure {
+        let node = graph.node(*id);
+        let name = keys[id.0].1.short().to_owned();
+        let state = match outcome.ends.get(id) {
+            Some(End::Done) => "done",
+            Some(End::Failed { .. }) => "failed",
+            Some(End::Skipped { .. }) => "skipped",
+            Some(End::Cancelled) => "pending",
+            None if store.holds(&keys[id.0].1) => "cached",
+            None => "pending",
+        };
+        for input in node.inputs.values() {
+            let from = match input {
+                Input::Node(parent) => keys[parent.0].1.short().to_owned(),
+                Input::Source(source) => {
+                    if picture.nodes.iter().all(|n| n.id != source.name) {
+                        let (id, label) = (source.name.clone(), source.name.clone());
+                        picture.nodes.push(GraphNode { id, label, kind: "model".into(), state: "cached".into() });
+                    }
+                    source.name.clone()
+                }
+            };
+            picture.edges.push((from, name.clone()));
+        }
+        let label = node.label.strip_prefix(node.kind.name()).unwrap_or(&node.label).trim().to_owned();
+        picture.nodes.push(GraphNode { id: name, label, kind: node.kind.to_string(), state: state.into() });
+    }
+    picture
+}
+
+fn row(spec: &RowSpec, builder: &Builder, keys: &[(Value, Key)], store: &Store, outcome: &Outcome) -> Result<Row> {
+    let mut row = Row { labels: spec.labels.clone(), ..Row::default() };
+    for (task, node) in &spec.tasks {
+        match store.object(&keys[node.0].1) {
+            Ok(object) => {
+                let record = object.record()?;
+                row.model = model_facts(&record);
+                row.tasks.push(task_result(task, &object, &record)?);
+            }
+            Err(_) => row.state = missing(*node, &builder.graph, outcome),
+        }
+    }
+    Ok(row)
+}
+
+/// Why a result is not there: its own failure, or that of the node which it waited for.
+fn missing(node: NodeId, graph: &Graph, outcome: &Outcome) -> RowState {
+    let mut closure = graph.closure([node]);
+    closure.reverse();
+    let failure = closure.iter().rev().find_map(|id| match outcome.ends.get(id) {
+        Some(End::Failed { message, causes, .. }) => {
+            Some((id, std::iter::once(message).chain(causes).cloned().collect::<Vec<_>>().join(": ")))
+        }
+        _ => None,
+    });
+    match failure {
+        Some((id, message)) => RowState::Failed { message: format!("{}: {message}", graph.node(*id).label) },
+        None => RowState::Missing,
+    }
+}
+
+fn model_facts(record: &Record) -> ModelFacts {
+    let model = &record.facts["model"];
+    let text = |key: &str| model[key].as_str().map(str::to_owned);
+    ModelFacts {
+        bits_per_weight: model["bits_per_weight"].as_f64(),
+        bytes_on_disk: model["bytes_on_disk"].as_u64(),
+        compute_dtype: text("compute_dtype"),
+        engine: text("engine"),
+    }
+}
+
+fn task_result(task: &str, object: &Object, record: &Record) -> Result<TaskResult> {
+    let measured = &record.facts["measured"];
+    let damaged = |what: &str| {
+        Error::refused(format!("the record of {} has no {what}", object.key().short()))
+            .hint("delete its folder and run again")
+    };
+    let metrics: Vec<MetricInfo> =
+        serde_json::from_value(measured["metrics"].clone()).map_err(|_| damaged("metrics"))?;
+    let items: Vec<eval::Item> = object.items()?;
+    let unparsed = items.iter().filter(|i| i.unparsed).count();
+    let collect = |info: &MetricInfo| Metric {
+        name: info.name.clone(),
+        kind: match info.unit {
+            Unit::Nats => MetricKind::MeanNats,
+            Unit::Rate => MetricKind::Rate,
+        },
+        higher_is_better: Some(info.higher_is_better),
+        items: items
+            .iter()
+            .map(|i| Item {
+                id: i.id.clone(),
+                weight: i.weight,
+                sum: i.sums.get(&info.name).copied().unwrap_or(f64::NAN),
+            })
+            .collect(),
+        unparsed,
+    };
+    Ok(TaskResult {
+        task: task.to_owned(),
+        protocol: measured["protocol"].as_str().unwrap_or_default().to_owned(),
+        primary: metrics.first().map(|m| m.name.clone()).ok_or_else(|| damaged("metric"))?,
+        metrics: metrics.iter().map(collect).collect(),
+    })
+}
+
+/// The table for a program: estimates, intervals and differences in full precision.
+fn as_json(analysis: &Analysis<'_>) -> Value {
+    let rows: Vec<Value> = analysis
+        .groups
+        .iter()
+        .enumerate()
+        .map(|(group, found)| {
+            let mut metrics = Map::new();
+            for (index, key) in analysis.metrics.iter().enumerate() {
+                let Some(cell) = analysis.cell(group, index) else { continue };
+                let against = analysis.difference(group, index).and_then(|c| c.outcome.as_ref().ok());
+                metrics.insert(
+                    format!("{}/{}", key.task, key.name),
+                    json!({
+                        "estimate": cell.estimate.as_ref().ok(), "interval": cell.interval.map(|i| [i.low, i.high]), "items": cell.items, "weight": cell.weight,
+                        "unparsed": cell.unparsed, "protocol": cell.protocol,
+                        "difference": against.map(|d| json!({
+                            "value": d.difference, "interval": d.interval.map(|i| [i.low, i.high]), "p": d.p_value, "p_adjusted": d.p_adjusted, "detectable": d.detectable,
+                        })),
+                    }),
+                );
+            }
+            let labels: Map<String, Value> = found.labels.iter().cloned().collect();
+            let model = found.rows.first().map(|r| &analysis.table.rows[*r].model);
+            json!({
+                "labels": labels, "metrics": metrics, "failures": found.failures,
+                "bits_per_weight": model.and_then(|m| m.bits_per_weight), "bytes_on_disk": model.and_then(|m| m.bytes_on_disk),
+            })
+        })
+        .collect();
+    let contrasts: Vec<Value> = analysis
+        .contrasts
+        .iter()
+        .map(|c| {
+            let labels = |g: usize| analysis.groups[g].labels.iter().cloned().collect::<Map<_, _>>();
+            let d = c.outcome.as_ref().ok();
+            json!({
+                "left": labels(c.pair.left), "right": labels(c.pair.right), "metric": format!("{}/{}", analysis.metrics[c.metric].task, analysis.metrics[c.metric].name),
+                "difference": d.map(|d| d.difference), "interval": d.and_then(|d| d.interval).map(|i| [i.low, i.high]), "p": d.and_then(|d| d.p_value), "p_adjusted": d.and_then(|d| d.p_adjusted),
+            })
+        })
+        .collect();
+    json!({ "rows": rows, "contrasts": contrasts, "warnings": analysis.warnings })
+}
