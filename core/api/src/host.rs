@@ -2,8 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use abi_stable::std_types::{ROption, RResult, RStr, RString, RVec};
 use abi_stable::{sabi_trait::TD_Opaque, sabi_types::RRef};
@@ -15,6 +13,7 @@ use crate::abi::{
 };
 use crate::descriptor::Descriptor;
 use crate::error::{Context, Error, ErrorKind};
+pub use crate::heartbeat::Heartbeat;
 use crate::job::{Job, Needs, Report};
 
 /// A quantized linear as a plugin put it: views of the plugin's memory, checked to be of the types they claim.
@@ -157,52 +156,6 @@ pub trait HostServices: Send + Sync {
         let _ = (request, tensors);
         Err(Error::unsupported(format!("this workbench has no service `{method}`"))
             .with_hint("a newer workbench may have it"))
-    }
-}
-
-/// When a plugin last called its host, for whoever watches over a node that may hang.
-#[derive(Debug)]
-pub struct Heartbeat {
-    start: Instant,
-    /// Milliseconds from `start` to the last beat.
-    last: AtomicU64,
-    /// Calls that the host has not returned from: their time is the host's, not the plugin's.
-    inside: AtomicUsize,
-}
-
-impl Default for Heartbeat {
-    fn default() -> Self {
-        Self { start: Instant::now(), last: AtomicU64::new(0), inside: AtomicUsize::new(0) }
-    }
-}
-
-impl Heartbeat {
-    /// Says that the plugin lives.
-    pub fn beat(&self) {
-        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.fetch_max(now, Ordering::Relaxed);
-    }
-
-    /// How long the plugin has kept silent; zero while the host serves one of its calls. Readable from any thread.
-    pub fn silence(&self) -> Duration {
-        if self.inside.load(Ordering::Relaxed) > 0 {
-            return Duration::ZERO;
-        }
-        self.start.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
-    }
-
-    fn serving(&self) -> Serving<'_> {
-        self.inside.fetch_add(1, Ordering::Relaxed);
-        Serving(self)
-    }
-}
-
-struct Serving<'a>(&'a Heartbeat);
-
-impl Drop for Serving<'_> {
-    fn drop(&mut self) {
-        self.0.beat();
-        self.0.inside.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -15,8 +15,8 @@
 //! workbench_api::export_quantizer!(Rtn);
 //! ```
 //!
-//! The crate knows neither candle nor files nor the host. The host's half of the contract, the trait that a node process
-//! implements, is [`host::HostServices`].
+//! The crate knows neither candle nor the host and, but for its helpers for tests and build scripts, does no I/O. The
+//! host's half of the contract, the trait that a node process implements, is [`host::HostServices`].
 
 #[cfg(feature = "sdk")]
 pub mod abi;
@@ -30,6 +30,8 @@ pub mod error;
 pub mod example;
 #[cfg(feature = "sdk")]
 mod export;
+#[cfg(feature = "sdk")]
+mod heartbeat;
 #[cfg(feature = "sdk")]
 pub mod host;
 #[cfg(feature = "sdk")]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
@@ -44,6 +45,25 @@ pub struct MemoryHost {
     positions: Mutex<HashMap<String, usize>>,
     seed: u64,
     outcome: Mutex<Outcome>,
+    scratch: Scratch,
+}
+
+/// A folder of one host alone, made when it is asked for and removed with the host.
+struct Scratch(PathBuf);
+
+impl Default for Scratch {
+    fn default() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self(std::env::temp_dir().join(format!("workbench-example-{}-{number}", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Most plugins never ask for it.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 impl MemoryHost {
@@ -82,6 +102,7 @@ impl MemoryHost {
             positions: Mutex::default(),
             seed: example.seed,
             outcome: Mutex::default(),
+            scratch: Scratch::default(),
         })
     }
 
@@ -196,9 +217,9 @@ impl HostServices for MemoryHost {
     }
 
     fn scratch(&self) -> Result<PathBuf, Error> {
-        let folder = std::env::temp_dir().join(format!("workbench-example-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).context(|| format!("making {}", folder.display()))?;
-        Ok(folder)
+        let folder = &self.scratch.0;
+        std::fs::create_dir_all(folder).context(|| format!("making {}", folder.display()))?;
+        Ok(folder.clone())
     }
 }
 
