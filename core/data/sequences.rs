@@ -4,7 +4,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use workbench_model::tokenizer::{ChatTemplate, Tokenizer};
+use workbench_model::tokenizer::{ChatTemplate, Message, Tokenizer};
 
 use super::{Document, documents};
 use crate::{
@@ -79,27 +79,35 @@ pub fn sequences(
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
 ) -> Result<Sequences> {
-    // In a stream, documents keep the blank line that sets them apart; a text file has its own.
     let one_text = matches!(source, DataSource::File(path) if path.extension().is_none_or(|e| e != "jsonl"));
-    let separator = if one_text { "" } else { "\n\n" };
     let found = documents(source, &options.text_column, options.characters, !options.concatenate)?;
-    sequences_of(found, separator, options, tokenizer, template)
+    sequences_of(found, one_text, options, tokenizer, template)
 }
 
-/// As [`sequences`], of documents at hand; `separator` follows each of them in a stream.
+/// As [`sequences`], of documents at hand. In a stream of several documents each begins with BOS, or is followed by a blank
+/// line where there is none; in a stream of one text (`one_text`) each sequence begins with BOS.
 ///
 /// # Errors
 /// As [`sequences`].
 pub fn sequences_of(
     found: impl Iterator<Item = Result<Document>>,
-    separator: &str,
+    one_text: bool,
     options: &TokenOptions,
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
 ) -> Result<Sequences> {
-    let mut collector = Collector { bos: bos(tokenizer, options.add_bos)?, ..Collector::new(options) };
+    let bos = bos(tokenizer, options.add_bos)?;
+    let per_document = options.concatenate && !one_text;
+    let encoder = Encoder {
+        bos: bos.filter(|_| per_document),
+        separator: if per_document && bos.is_none() { "\n\n" } else { "" },
+        options,
+        tokenizer,
+        template,
+    };
+    let mut collector = Collector::new(options, bos.filter(|_| !per_document));
     for document in found {
-        let (ids, learn) = encode(&document?, separator, options, tokenizer, template)?;
+        let (ids, learn) = encoder.encode(&document?)?;
         collector.add(ids, learn);
         if collector.enough() {
             break;
@@ -108,66 +116,68 @@ pub fn sequences_of(
     let mut found = collector.finish()?;
     let first = found.ids.first().map(|ids| tokenizer.decode(&ids[..ids.len().min(64)], false)).transpose()?;
     found.facts["first_sample"] = first.into();
+    found.facts["bos"] = match (bos, per_document) {
+        (None, _) => "none",
+        (Some(_), true) => "before each document",
+        (Some(_), false) => "before each sequence",
+    }
+    .into();
     Ok(found)
 }
 
+/// Token ids, and which of them to learn.
 type Encoded = (Vec<u32>, Vec<bool>);
 
-fn encode(
-    document: &Document,
-    separator: &str,
-    options: &TokenOptions,
-    tokenizer: &Tokenizer,
-    template: Option<&ChatTemplate>,
-) -> Result<Encoded> {
-    match document {
-        Document::Text(text) if options.chat_template != Toggle::On => {
-            let ids = if options.concatenate {
-                tokenizer.encode(&format!("{text}{separator}"), false)?
-            } else {
-                tokenizer.encode(text, false)?
-            };
-            let learn = vec![true; ids.len()];
-            Ok((ids, learn))
-        }
-        Document::Text(text) => {
-            let turn = workbench_model::tokenizer::Message { role: "user".into(), content: text.clone() };
-            conversation(&[turn], tokenizer, template)
-        }
-        Document::Chat(turns) => conversation(turns, tokenizer, template),
-    }
+struct Encoder<'a> {
+    bos: Option<u32>,
+    separator: &'static str,
+    options: &'a TokenOptions,
+    tokenizer: &'a Tokenizer,
+    template: Option<&'a ChatTemplate>,
 }
 
-/// A rendered conversation; what the assistant says is to be learned, with the token that ends its turn.
-fn conversation(
-    turns: &[workbench_model::tokenizer::Message],
-    tokenizer: &Tokenizer,
-    template: Option<&ChatTemplate>,
-) -> Result<Encoded> {
-    let Some(template) = template else {
-        return Err(Error::refused("the data are conversations, but the model has no chat template")
-            .hint("give it plain text, or set chat_template: false"));
-    };
-    let extra = serde_json::Map::new();
-    let (mut ids, mut learn) = (Vec::new(), Vec::new());
-    for (index, turn) in turns.iter().enumerate() {
-        if turn.role == "assistant" {
-            let before = template.render(&turns[..index], true, &extra)?;
-            extend_to(&before, false, &mut ids, &mut learn, tokenizer)?;
-        }
-        let through = template.render(&turns[..=index], false, &extra)?;
-        extend_to(&through, turn.role == "assistant", &mut ids, &mut learn, tokenizer)?;
+impl Encoder<'_> {
+    fn encode(&self, document: &Document) -> Result<Encoded> {
+        let (ids, learn) = match document {
+            Document::Text(text) if self.options.chat_template != Toggle::On => {
+                let ids = self.tokenizer.encode(&format!("{text}{}", self.separator), false)?;
+                let learn = vec![true; ids.len()];
+                (ids, learn)
+            }
+            Document::Text(text) => self.conversation(&[Message::new("user", text)])?,
+            Document::Chat(turns) => self.conversation(turns)?,
+        };
+        let Some(bos) = self.bos else { return Ok((ids, learn)) };
+        // That a document ends here is worth learning too.
+        Ok((std::iter::once(bos).chain(ids).collect(), std::iter::once(true).chain(learn).collect()))
     }
-    Ok((ids, learn))
-}
 
-/// Replaces the tokens by those of a longer rendering; what is new gets the given mark.
-fn extend_to(text: &str, mark: bool, ids: &mut Vec<u32>, learn: &mut Vec<bool>, tokenizer: &Tokenizer) -> Result<()> {
-    *ids = tokenizer.encode(text, false)?;
-    // A template may take something back (a generation prompt that thinks); marks never outlive their tokens.
-    learn.truncate(ids.len());
-    learn.resize(ids.len(), mark);
-    Ok(())
+    /// A rendered conversation; what the assistant says is to be learned, with the token that ends its turn.
+    fn conversation(&self, turns: &[Message]) -> Result<Encoded> {
+        let Some(template) = self.template else {
+            return Err(Error::refused("the data are conversations, but the model has no chat template")
+                .hint("give it plain text, or set chat_template: false"));
+        };
+        let extra = serde_json::Map::new();
+        let mut encoded = Encoded::default();
+        for (index, turn) in turns.iter().enumerate() {
+            let answers = turn.role == "assistant";
+            if answers {
+                self.extend_to(&template.render(&turns[..index], true, &extra)?, false, &mut encoded)?;
+            }
+            self.extend_to(&template.render(&turns[..=index], false, &extra)?, answers, &mut encoded)?;
+        }
+        Ok(encoded)
+    }
+
+    /// Replaces the tokens by those of a longer rendering; what is new gets the given mark.
+    fn extend_to(&self, text: &str, mark: bool, (ids, learn): &mut Encoded) -> Result<()> {
+        *ids = self.tokenizer.encode(text, false)?;
+        // A template may take something back (a generation prompt that thinks); marks never outlive their tokens.
+        learn.truncate(ids.len());
+        learn.resize(ids.len(), mark);
+        Ok(())
+    }
 }
 
 struct Collector<'a> {
@@ -181,16 +191,8 @@ struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    fn new(options: &'a TokenOptions) -> Self {
-        Self {
-            options,
-            bos: None,
-            stream: Default::default(),
-            done: Vec::new(),
-            documents: 0,
-            truncated: 0,
-            dropped: 0,
-        }
+    fn new(options: &'a TokenOptions, bos: Option<u32>) -> Self {
+        Self { options, bos, stream: Default::default(), done: Vec::new(), documents: 0, truncated: 0, dropped: 0 }
     }
 
     fn add(&mut self, ids: Vec<u32>, learn: Vec<bool>) {
@@ -259,7 +261,6 @@ impl<'a> Collector<'a> {
             "documents_truncated": self.truncated,
             "documents_too_short": self.dropped,
             "tail_tokens_dropped": if self.options.concatenate && self.options.num_calibration_samples.is_none() { self.stream.0.len() } else { 0 },
-            "bos": self.bos,
         });
         Ok(found)
     }

@@ -88,7 +88,7 @@ pub fn windows_of(texts: Vec<TextItem>, options: &TextOptions, tokenizer: &Token
         }
         Protocol::Blocks => {
             let joined = texts.into_iter().map(|t| Ok(Document::Text(t.text)));
-            Ok(in_blocks(sequences_of(joined, "\n\n", &token_options(options), tokenizer, None)?, options))
+            Ok(in_blocks(sequences_of(joined, false, &token_options(options), tokenizer, None)?, options))
         }
     }
 }
@@ -112,7 +112,7 @@ fn token_options(options: &TextOptions) -> TokenOptions {
 }
 
 fn in_blocks(found: Sequences, options: &TextOptions) -> Windows {
-    let bos = found.facts["bos"].is_u64();
+    let bos = found.facts["bos"].as_str().unwrap_or_default().to_owned();
     let count = found.ids.len();
     let windows = found
         .ids
@@ -120,11 +120,12 @@ fn in_blocks(found: Sequences, options: &TextOptions) -> Windows {
         .enumerate()
         .map(|(i, ids)| Window { item: format!("block-{i:05}"), ids, scored: 1 })
         .collect();
-    let protocol = format!(
-        "{count} non-overlapping blocks of {} tokens, {}",
-        options.max_seq_length,
-        if bos { "BOS before each, all scored" } else { "no BOS, the first of each not scored" }
-    );
+    let how = match bos.as_str() {
+        "before each sequence" => "BOS before each, all scored".to_owned(),
+        "none" => "no BOS, the first of each not scored".to_owned(),
+        other => format!("BOS {other}, the first token of each block not scored"),
+    };
+    let protocol = format!("{count} non-overlapping blocks of {} tokens, {how}", options.max_seq_length);
     Windows { windows, protocol, facts: found.facts, words: None }
 }
 

@@ -24,6 +24,8 @@ struct Params {
     /// Dtype of the written weights; that of the model if not given.
     dtype: Option<String>,
     data: TokenOptions,
+    /// The folder's weights, if it has any, are not looked at.
+    from_scratch: bool,
 }
 
 /// What training starts from.
@@ -38,10 +40,8 @@ enum Start {
 }
 
 impl Start {
-    fn open(path: &std::path::Path) -> Result<Self> {
-        let has_weights = path.is_file()
-            || ["model.safetensors", "model.safetensors.index.json"].iter().any(|f| path.join(f).exists());
-        if has_weights {
+    fn open(path: &std::path::Path, from_scratch: bool) -> Result<Self> {
+        if !from_scratch {
             let checkpoint = Checkpoint::open(path)?;
             checkpoint.check_finite()?;
             return Ok(Self::Weights(checkpoint));
@@ -93,7 +93,7 @@ impl Start {
 
 pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
     let params: Params = job.typed(job.params())?;
-    let start = Start::open(job.model("model")?)?;
+    let start = Start::open(job.model("model")?, params.from_scratch)?;
     let (tokenizer, template) = start.tokenizer()?;
     let data = sequences(job.source("data")?, &params.data, &tokenizer, template.as_ref())?;
     check_ids(&data, start.config())?;

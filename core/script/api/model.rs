@@ -156,7 +156,7 @@ fn apply(
     let mut options = Options::new(call, options);
     let mut made = match kind {
         NodeKind::Quantize => quantize(model, &mut options)?,
-        NodeKind::Train => train(&mut options)?,
+        NodeKind::Train => train(model, &mut options)?,
         _ => transform(&mut options)?,
     };
     let seed = lock(&host.shared).seed;
@@ -256,11 +256,12 @@ fn transform(options: &mut Options) -> Result<Made> {
     Ok(made)
 }
 
-fn train(options: &mut Options) -> Result<Made> {
+fn train(model: &ModelHandle, options: &mut Options) -> Result<Made> {
     let Some(data) = options.handle::<DatasetHandle>("data", "a dataset")? else {
         return Err(Error::usage("`train` needs data").hint("pass data: dataset(…).tokens(#{ … })"));
     };
-    let mut made = Made { params: json!({ "dtype": options.text("dtype")? }), ..Made::default() };
+    let params = json!({ "dtype": options.text("dtype")?, "from_scratch": !model.signature.weights });
+    let mut made = Made { params, ..Made::default() };
     made.read("data", &data, default_tokens_all());
     Ok(made)
 }
