@@ -9,5 +9,5 @@ mod statistics;
 mod walk;
 
 pub use ranges::{InputScales, input_scales};
-pub use statistics::{SiteStatistics, Wanted, statistics};
+pub use statistics::{Wanted, statistics};
 pub use walk::{batches, walk};

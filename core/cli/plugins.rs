@@ -1,6 +1,9 @@
 //! `workbench plugins`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -9,7 +12,7 @@ use super::{Global, style};
 use crate::{
     config::Project,
     error::{Error, ErrorKind, Result},
-    plugin::{self, CheckReport, PluginInfo, ProbeCache, Registry, search_folders},
+    plugin::{self, ApiSource, CheckReport, PluginInfo, ProbeCache, Registry, search_folders},
     store::{Store, write_atomic},
 };
 
@@ -38,6 +41,24 @@ enum PluginsCommand {
         /// Files; all that are found if none is given
         files: Vec<PathBuf>,
     },
+    /// Begin a plugin: a crate that builds, passes its own test, and runs when its library is dropped into a plugin folder
+    #[command(after_help = "Example:\n  workbench plugins new my-rounding --folder ~/plugins")]
+    New {
+        /// Name of the method: lowercase letters, digits, `-` and `_`
+        name: String,
+        /// The folder in which the crate's folder is made
+        #[arg(long, value_name = "FOLDER", default_value = ".")]
+        folder: PathBuf,
+        /// Where the workbench's sources are, for the crate's dependencies [default: where this program was built]
+        #[arg(long, value_name = "FOLDER")]
+        api: Option<PathBuf>,
+        /// Depend on a git repository of the workbench instead
+        #[arg(long, value_name = "URL", conflicts_with = "api")]
+        git: Option<String>,
+        /// Revision of that repository
+        #[arg(long, value_name = "REVISION", requires = "git")]
+        revision: Option<String>,
+    },
 }
 
 /// A file for a child process of ours.
@@ -64,7 +85,7 @@ pub(super) fn discover(project: &Project, store: &Store) -> Result<Registry> {
 }
 
 pub(super) fn main(arguments: &PluginsArguments, global: &Global) -> Result<ExitCode> {
-    let (project, store) = global.project(std::path::Path::new("."))?;
+    let (project, store) = global.project(Path::new("."))?;
     match &arguments.command {
         PluginsCommand::List { parameters } => list(&discover(&project, &store)?, *parameters, global),
         PluginsCommand::Check { files } if files.is_empty() => {
@@ -73,7 +94,27 @@ pub(super) fn main(arguments: &PluginsArguments, global: &Global) -> Result<Exit
             check(&files, global)
         }
         PluginsCommand::Check { files } => check(files, global),
+        PluginsCommand::New { name, folder, api, git, revision } => {
+            let source = match git {
+                Some(url) => ApiSource::Git { url: url.clone(), revision: revision.clone() },
+                None => ApiSource::Folder(api.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")))),
+            };
+            begin(name, folder, &source, global)
+        }
     }
+}
+
+fn begin(name: &str, folder: &Path, source: &ApiSource, global: &Global) -> Result<ExitCode> {
+    let files = plugin::new(name, folder, source)?;
+    let made = folder.join(name);
+    if global.json {
+        style::print_json(&json!({ "folder": made, "files": files }))?;
+    } else {
+        let list: String = files.iter().map(|f| format!("{}\n", f.display())).collect();
+        style::print(&list)?;
+        style::note(&format!("next: cd {} && cargo test && cargo build --release", made.display()));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(registry: &Registry, parameters: bool, global: &Global) -> Result<ExitCode> {

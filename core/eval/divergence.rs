@@ -1,9 +1,11 @@
 //! Kullback-Leibler divergence from a reference model, token by token.
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 use serde_json::Map;
-use workbench_model::ModelError;
+use workbench_model::{
+    ModelError,
+    statistics::{Divergence, divergences},
+};
 
 use super::{
     CHUNK, Loaded, Measured, MetricInfo,
@@ -35,13 +37,9 @@ pub fn divergence(
             let n = CHUNK.min(positions.len() - start);
             let (q, vocabulary) = logits(model, &ours, start, n)?;
             let (p, _) = logits(reference, &theirs, start, n)?;
-            let found: Vec<(f64, bool)> = p
-                .par_chunks_exact(vocabulary)
-                .zip(q.par_chunks_exact(vocabulary))
-                .map(|(p, q)| compare(p, q))
-                .collect();
-            for ((sequence, _), (kl, same)) in positions[start..start + n].iter().zip(found) {
-                sums.add(&group[*sequence].item, &[("kl", kl), ("top1", f64::from(same))]);
+            let found = divergences(&p, &q, vocabulary);
+            for ((sequence, _), Divergence { kl, same_top }) in positions[start..start + n].iter().zip(found) {
+                sums.add(&group[*sequence].item, &[("kl", kl), ("top1", f64::from(same_top))]);
             }
         }
         reporter.progress(((index + 1) * batch).min(total) as u64, total as u64, "windows");
@@ -64,45 +62,4 @@ fn logits(model: &Loaded, hidden: &Tensor, start: usize, n: usize) -> Result<(Ve
         Ok((logits.flatten_all()?.to_vec1()?, vocabulary))
     };
     Ok(compute()?)
-}
-
-/// KL(p ‖ q) of two rows of logits, in f64, and whether their largest entries are at the same place.
-pub fn compare(p: &[f32], q: &[f32]) -> (f64, bool) {
-    let (top_p, norm_p) = log_normalizer(p);
-    let (top_q, norm_q) = log_normalizer(q);
-    let kl: f64 = p
-        .iter()
-        .zip(q)
-        .map(|(&p, &q)| {
-            let log_p = f64::from(p) - norm_p;
-            log_p.exp() * (log_p - (f64::from(q) - norm_q))
-        })
-        .sum();
-    // Rounding may leave a divergence of equal rows a hair below zero.
-    (kl.max(0.0), top_p == top_q)
-}
-
-fn log_normalizer(row: &[f32]) -> (usize, f64) {
-    let (top, most) =
-        row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best });
-    let total: f64 = row.iter().map(|&x| f64::from(x - most).exp()).sum();
-    (top, f64::from(most) + total.ln())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn divergence_of_known_distributions() {
-        // p = (1/2, 1/4, 1/4), q = (1/4, 1/4, 1/2): KL = 1/2 ln 2 - 1/4 ln 2.
-        let ln = |v: [f32; 3]| v.map(f32::ln);
-        let (kl, same) = compare(&ln([0.5, 0.25, 0.25]), &ln([0.25, 0.25, 0.5]));
-        assert!((kl - 0.25 * 2_f64.ln()).abs() < 1e-7);
-        assert!(!same);
-        // A constant shift of the logits changes nothing.
-        let p = [1.0_f32, -2.0, 0.5];
-        let (kl, same) = compare(&p, &p.map(|x| x + 3.0));
-        assert!(kl < 1e-12 && same);
-    }
 }

@@ -14,7 +14,7 @@ pub mod task;
 mod windows;
 
 pub use choice::choice;
-pub use divergence::{compare, divergence};
+pub use divergence::divergence;
 pub use generate::generate;
 pub use loaded::Loaded;
 pub use measured::{Item, Measured, MetricInfo, Unit};

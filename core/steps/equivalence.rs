@@ -8,12 +8,11 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde_json::{Value, json};
-use workbench_model::{Checkpoint, Context, Decoder, ModelConfig, ModelError, Tokenizer, WeightSource};
-
-use crate::{
-    error::{Error, Result},
-    eval::compare,
+use workbench_model::{
+    Checkpoint, Context, Decoder, ModelConfig, ModelError, Tokenizer, WeightSource, statistics::divergences,
 };
+
+use crate::error::{Error, Result};
 
 /// Largest logit difference, relative to the logits' standard deviation, that a claim of equivalence may rest on even where
 /// f32 itself is more exact.
@@ -56,11 +55,10 @@ pub(super) fn check(
 pub(super) fn divergence(original: &Checkpoint, written: &Checkpoint, real: Option<&[u32]>) -> Result<Value> {
     let texts = tokens(original, real)?;
     let (p, q) = (logits(original.config(), original, &texts)?, logits(written.config(), written, &texts)?);
-    let width = original.config().vocab_size;
-    let rows: Vec<(f64, bool)> = p.chunks_exact(width).zip(q.chunks_exact(width)).map(|(p, q)| compare(p, q)).collect();
+    let rows = divergences(&p, &q, original.config().vocab_size);
     let n = rows.len().max(1) as f64;
     Ok(
-        json!({ "kl": rows.iter().map(|r| r.0).sum::<f64>() / n, "top1": rows.iter().filter(|r| r.1).count() as f64 / n }),
+        json!({ "kl": rows.iter().map(|r| r.kl).sum::<f64>() / n, "top1": rows.iter().filter(|r| r.same_top).count() as f64 / n }),
     )
 }
 

@@ -18,12 +18,11 @@ use workbench_api::{
     error::Error as ApiError,
     job::Statistic,
 };
-use workbench_model::{Checkpoint, WeightSource, checkpoint::Dtype};
+use workbench_model::{Checkpoint, WeightSource, checkpoint::Dtype, statistics::SiteStatistics};
 use workbench_quant::{Grid, Parameters};
 
 use super::streams::SequenceStream;
 use crate::{
-    calib::SiteStatistics,
     error::{Error, Result},
     exec::{Job, NodeEvent, NodeReporter},
     plugin::{CodesView, Heartbeat, HostServices, Loaded, Running},
@@ -153,17 +152,23 @@ impl HostServices for Services<'_> {
         if self.statistics.is_empty() {
             return Ok(None);
         }
-        let kinds =
-            [Statistic::Absmax, Statistic::Min, Statistic::Max, Statistic::MeanAbs, Statistic::Gram, Statistic::Count];
-        let (Some(found), Some(kind)) = (self.statistics.get(site), kinds.into_iter().find(|k| k.name() == kind))
-        else {
-            return Err(ApiError::input(format!("statistic `{kind}` of `{site}` was not asked for")));
+        let Some(found) = self.statistics.get(site) else {
+            return Err(ApiError::input(format!("statistics of `{site}` were not asked for")));
         };
-        if kind == Statistic::Count {
-            return Tensor::from_vec(&[1], vec![found.count as f64]).map(Some);
+        let vector = |values: Vec<f32>| Tensor::from_vec(&[found.features()], values).map(Some);
+        let is = |wanted: Statistic| kind == wanted.name();
+        match kind {
+            _ if is(Statistic::Absmax) => vector(found.absmax()),
+            _ if is(Statistic::Min) => vector(found.min().to_vec()),
+            _ if is(Statistic::Max) => vector(found.max().to_vec()),
+            _ if is(Statistic::MeanAbs) => vector(found.mean_abs()),
+            _ if is(Statistic::Count) => Tensor::from_vec(&[1], vec![found.count() as f64]).map(Some),
+            _ if is(Statistic::Gram) => match found.gram() {
+                Some(gram) => Tensor::from_vec(&[found.features(), found.features()], gram).map(Some),
+                None => Err(ApiError::input(format!("the Gram matrix of `{site}` was not asked for"))),
+            },
+            _ => Err(ApiError::unsupported(format!("this workbench collects no statistic `{kind}`"))),
         }
-        let values = found.values(kind);
-        values.map(|(values, shape)| Tensor::from_vec(&shape, values)).transpose()
     }
 
     fn next_batch(&self, stream: &str) -> Result<Option<Vec<NamedTensor<'_>>>, ApiError> {

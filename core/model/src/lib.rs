@@ -7,6 +7,7 @@ pub mod error;
 pub mod generate;
 pub mod site;
 pub mod source;
+pub mod statistics;
 pub mod tokenizer;
 
 pub use checkpoint::Checkpoint;
