@@ -14,7 +14,11 @@ const PARTS: &[(&str, &[&str])] = &[
     ("data", &["core/data"]),
     ("demo", &["core/demo"]),
     ("report", &["core/report"]),
-    ("steps", &["core/steps"]),
+    ("services", &["core/steps/artifact.rs", "core/steps/services.rs", "core/steps/streams.rs"]),
+    ("quantize", &["core/steps/quantize.rs"]),
+    ("transform", &["core/steps/transform.rs", "core/steps/equivalence.rs"]),
+    ("train", &["core/steps/train.rs"]),
+    ("evaluate", &["core/steps/evaluate.rs"]),
 ];
 
 /// Locked packages whose version can change a number.

@@ -13,14 +13,27 @@ macro_rules! digests {
 }
 
 /// Digest by part of the house.
-const DIGESTS: &[(&str, &str)] = digests!("quant", "model", "calib", "data", "eval", "steps", "dependencies");
+const DIGESTS: &[(&str, &str)] = digests!(
+    "quant",
+    "model",
+    "data",
+    "calib",
+    "eval",
+    "services",
+    "quantize",
+    "transform",
+    "train",
+    "evaluate",
+    "dependencies"
+);
 
 /// The parts that a kind of node runs, with their digests.
 pub fn digests(kind: NodeKind) -> Value {
     let parts: &[&str] = match kind {
-        NodeKind::Transform | NodeKind::Quantize => &["quant", "model", "data", "calib", "steps", "dependencies"],
-        NodeKind::Train => &["quant", "model", "data", "steps", "dependencies"],
-        NodeKind::Evaluate => &["quant", "model", "data", "eval", "steps", "dependencies"],
+        NodeKind::Transform => &["quant", "model", "data", "calib", "services", "transform", "dependencies"],
+        NodeKind::Quantize => &["quant", "model", "data", "calib", "services", "quantize", "dependencies"],
+        NodeKind::Train => &["quant", "model", "data", "services", "train", "dependencies"],
+        NodeKind::Evaluate => &["quant", "model", "data", "eval", "evaluate", "dependencies"],
     };
     let found = DIGESTS.iter().filter(|(name, _)| parts.contains(name));
     Value::Object(found.map(|(name, digest)| ((*name).to_owned(), Value::from(*digest))).collect::<Map<_, _>>())

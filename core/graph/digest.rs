@@ -99,8 +99,8 @@ mod tests {
         let (a, b, c) = (write("x/one", "1"), write("y/one", "1"), write("x/two", "1"));
         let mut digests = FileDigests::default();
         assert_eq!(digests.file(&a).unwrap(), digests.file(&c).unwrap());
-        assert_eq!(digests.files(&[a.clone()]).unwrap(), digests.files(&[b]).unwrap());
-        assert_ne!(digests.files(&[a.clone()]).unwrap(), digests.files(&[c]).unwrap());
+        assert_eq!(digests.files(std::slice::from_ref(&a)).unwrap(), digests.files(&[b]).unwrap());
+        assert_ne!(digests.files(std::slice::from_ref(&a)).unwrap(), digests.files(&[c]).unwrap());
         let before = digests.file(&a).unwrap();
         write("x/one", "2");
         assert_ne!(before, digests.file(&a).unwrap());

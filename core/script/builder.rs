@@ -11,10 +11,13 @@ use serde_json::Value;
 use super::{Clock, Settings, Surroundings, handle::Signature};
 use crate::graph::{Graph, NodeId, node::Origin};
 
+/// Labels of a row, in the order in which the script gave them.
+pub type Labels = Vec<(String, Value)>;
+
 /// A row of a table: labels and the evaluations that fill it.
 #[derive(Clone, Debug)]
 pub struct RowSpec {
-    pub labels: Vec<(String, Value)>,
+    pub labels: Labels,
     /// Evaluation nodes with the names of their tasks.
     pub tasks: Vec<(String, NodeId)>,
     pub origin: Origin,
@@ -28,7 +31,7 @@ pub struct ReportSpec {
     pub baseline: Option<usize>,
     pub rows: Vec<RowSpec>,
     /// Pairs of label sets to compare.
-    pub contrasts: Vec<(Vec<(String, Value)>, Vec<(String, Value)>)>,
+    pub contrasts: Vec<(Labels, Labels)>,
     /// Whether the script asked for it to be written.
     pub written: bool,
     pub origin: Origin,

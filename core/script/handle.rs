@@ -41,6 +41,8 @@ pub struct ModelHandle {
     pub signature: Arc<Signature>,
     /// What was done to it, for labels: `outliers`, `rtn W8A8`.
     pub history: Vec<String>,
+    /// Data that it was calibrated or trained on.
+    pub seen: Vec<DataSource>,
 }
 
 /// Text, and how to make tokens of it.

@@ -13,7 +13,7 @@ mod place;
 mod resolver;
 mod settings;
 
-pub use builder::{Builder, ReportSpec, RowSpec, SaveSpec};
+pub use builder::{Builder, Labels, ReportSpec, RowSpec, SaveSpec};
 pub use handle::{DatasetHandle, EvaluationHandle, ModelHandle, Signature, TaskHandle};
 pub use settings::Settings;
 
@@ -81,7 +81,7 @@ fn evaluate(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Result
         builder.enter(&name, &source, surroundings);
     }
     let engine = engine(shared, surroundings);
-    let outcome = engine.compile(&source).map_err(|e| Box::<EvalAltResult>::from(e)).and_then(|mut ast| {
+    let outcome = engine.compile(&source).map_err(Box::<EvalAltResult>::from).and_then(|mut ast| {
         ast.set_source(name.as_str());
         engine.run_ast(&ast)
     });

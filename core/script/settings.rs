@@ -109,7 +109,7 @@ mod tests {
     fn wrong_types_and_unused_keys_are_errors() {
         let mut s = settings(&["bits=four", "modle=x"]);
         assert!(s.value("bits", &Dynamic::from(8_i64)).is_err());
-        s.value("model", &Dynamic::from("demo")).unwrap();
+        assert_eq!(s.value("model", &Dynamic::from("demo")).unwrap().into_string().unwrap(), "demo");
         assert_eq!(s.check_used().unwrap_err().hints, ["did you mean `model`?"]);
         assert!(Settings::parse(&["x".into()]).is_err());
         assert!(Settings::parse(&["x=1".into(), "x=2".into()]).is_err());

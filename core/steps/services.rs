@@ -140,8 +140,8 @@ impl HostServices for Services<'_> {
         if let Some(dtype) = model.dtype(name).and_then(abi_dtype) {
             let raw = model.raw(name).map_err(model_error)?;
             return match raw.bytes {
-                Cow::Borrowed(bytes) => Tensor::from_bytes(dtype, &raw.shape, bytes),
-                Cow::Owned(bytes) => Tensor::from_bytes(dtype, &raw.shape, &bytes).map(Tensor::into_owned),
+                Cow::Borrowed(bytes) => Tensor::from_bytes(dtype, raw.shape, bytes),
+                Cow::Owned(bytes) => Tensor::from_bytes(dtype, raw.shape, &bytes).map(Tensor::into_owned),
             };
         }
         let shape = model.shape(name).ok_or_else(|| ApiError::input(format!("the model has no tensor `{name}`")))?;

@@ -30,13 +30,15 @@ struct Params {
 
 /// What training starts from.
 enum Start {
-    Weights(Checkpoint),
-    /// A folder that says what the model looks like, and nothing else.
-    Blank {
-        config_json: Value,
-        config: ModelConfig,
-        folder: std::path::PathBuf,
-    },
+    Weights(Box<Checkpoint>),
+    Blank(Box<Blank>),
+}
+
+/// A folder that says what the model looks like, and nothing else.
+struct Blank {
+    config_json: Value,
+    config: ModelConfig,
+    folder: std::path::PathBuf,
 }
 
 impl Start {
@@ -44,27 +46,27 @@ impl Start {
         if !from_scratch {
             let checkpoint = Checkpoint::open(path)?;
             checkpoint.check_finite()?;
-            return Ok(Self::Weights(checkpoint));
+            return Ok(Self::Weights(Box::new(checkpoint)));
         }
         let file = path.join("config.json");
         let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, &e))?;
         let config_json: Value = serde_json::from_str(&text)
             .map_err(|e| Error::refused(format!("`{}` is no JSON", file.display())).cause(e.to_string()))?;
         let config = ModelConfig::from_json(&config_json, &file)?;
-        Ok(Self::Blank { config_json, config, folder: path.to_owned() })
+        Ok(Self::Blank(Box::new(Blank { config_json, config, folder: path.to_owned() })))
     }
 
     fn config(&self) -> &ModelConfig {
         match self {
             Self::Weights(checkpoint) => checkpoint.config(),
-            Self::Blank { config, .. } => config,
+            Self::Blank(blank) => &blank.config,
         }
     }
 
     fn config_json(&self) -> &Value {
         match self {
             Self::Weights(checkpoint) => checkpoint.config_json(),
-            Self::Blank { config_json, .. } => config_json,
+            Self::Blank(blank) => &blank.config_json,
         }
     }
 
@@ -73,7 +75,8 @@ impl Start {
             Self::Weights(checkpoint) => {
                 Ok((Tokenizer::from_checkpoint(checkpoint)?, ChatTemplate::from_checkpoint(checkpoint)?))
             }
-            Self::Blank { config, folder, .. } => {
+            Self::Blank(blank) => {
+                let Blank { config, folder, .. } = &**blank;
                 let read = |name: &str| {
                     std::fs::read(folder.join(name)).map_err(|e| Error::io("read", &folder.join(name), &e))
                 };
@@ -104,7 +107,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         Start::Weights(checkpoint) => {
             services.models.insert("model".into(), checkpoint);
         }
-        Start::Blank { config_json, .. } => services.blank_config = Some(config_json.clone()),
+        Start::Blank(blank) => services.blank_config = Some(blank.config_json.clone()),
     }
     let stream = SequenceStream::new(data);
     let streams = vec![Stream { name: "train".into(), batches: Some(stream.len()) }];
@@ -145,7 +148,7 @@ fn write(scratch: &Scratch, start: &Start, params: &Params, output: &Output) -> 
     let config = ModelConfig::from_json(&config_json, std::path::Path::new("config.json"))?;
     let mut artifact = match start {
         Start::Weights(checkpoint) => Artifact::create(scratch, checkpoint, &config_json)?,
-        Start::Blank { folder, .. } => Artifact::create_from_folder(scratch, folder, &config_json)?,
+        Start::Blank(blank) => Artifact::create_from_folder(scratch, &blank.folder, &config_json)?,
     };
     for (module, codes) in &output.codes {
         artifact.put_codes(module, codes, None)?;
@@ -168,7 +171,7 @@ fn write(scratch: &Scratch, start: &Start, params: &Params, output: &Output) -> 
                 checkpoint.values(&tensor.name)?,
                 checkpoint.dtype(&tensor.name).filter(|d| d.is_dense_float()).unwrap_or(Dtype::F32),
             ),
-            (None, Start::Blank { .. }) => {
+            (None, Start::Blank(_)) => {
                 return Err(Error::refused(format!(
                     "the trainer put no `{}`, and the model began without weights",
                     tensor.name
@@ -179,7 +182,7 @@ fn write(scratch: &Scratch, start: &Start, params: &Params, output: &Output) -> 
             Start::Weights(checkpoint) => {
                 checkpoint.dtype(&tensor.name).filter(|d| d.is_dense_float()).unwrap_or(stored)
             }
-            Start::Blank { .. } => stored,
+            Start::Blank(_) => stored,
         };
         let dtype = wanted.unwrap_or(kept);
         artifact.put_dense(&tensor.name, dtype, &tensor.shape, &cast(&values, dtype))?;

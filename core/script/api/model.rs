@@ -83,7 +83,7 @@ fn open(host: &Host, name: &str, weights: bool) -> Result<ModelHandle> {
         }
     };
     let source = SourceModel { name: name.to_owned(), path, files };
-    Ok(ModelHandle { input: Input::Source(source), signature, history: Vec::new() })
+    Ok(ModelHandle { input: Input::Source(source), signature, history: Vec::new(), seen: Vec::new() })
 }
 
 fn with_weights(name: &str, path: &Path) -> Result<(Arc<Signature>, Vec<PathBuf>), workbench_model::ModelError> {
@@ -167,6 +167,8 @@ fn apply(
     let step = if made.note.is_empty() { method.to_owned() } else { format!("{method} {}", made.label) };
     let mut history = model.history.clone();
     history.push(step.trim().to_owned());
+    let mut seen = model.seen.clone();
+    seen.extend(made.data.values().cloned());
     let node = Node {
         kind,
         method: method.to_owned(),
@@ -186,7 +188,7 @@ fn apply(
         note: made.note,
     };
     let id = lock(&host.shared).graph.add(node);
-    Ok(ModelHandle { input: Input::Node(id), signature: Arc::new(signature), history })
+    Ok(ModelHandle { input: Input::Node(id), signature: Arc::new(signature), history, seen })
 }
 
 /// The host's half of a node: everything but the plugin's own parameters.

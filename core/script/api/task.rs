@@ -127,10 +127,27 @@ fn evaluate(host: &Host, model: &ModelHandle, tasks: &[Dynamic], origin: &Origin
             return Err(Error::usage(format!("two tasks are called `{}`", task.name))
                 .hint("give one of them another name: #{ name: \"…\" }"));
         }
+        warn_of_overlap(host, model, &task);
         let node = evaluation_node(model, &task, origin)?;
         done.push((task.name.clone(), lock(&host.shared).graph.add(node)));
     }
     Ok(EvaluationHandle { tasks: done })
+}
+
+/// A model that was calibrated or trained on the very text that it is measured on flatters itself.
+fn warn_of_overlap(host: &Host, model: &ModelHandle, task: &TaskHandle) {
+    if let Some((_, text)) = task.data.iter().find(|(_, source)| model.seen.contains(source)) {
+        let name = match text {
+            DataSource::File(path) => path.display().to_string(),
+            DataSource::Demo(name) => format!("demo:{name}"),
+        };
+        let warning =
+            format!("`{}` is measured on `{name}`, which {} has seen before", task.name, model.history.join(" > "));
+        let mut builder = lock(&host.shared);
+        if !builder.warnings.contains(&warning) {
+            builder.warnings.push(warning);
+        }
+    }
 }
 
 fn evaluation_node(model: &ModelHandle, task: &TaskHandle, origin: &Origin) -> Result<Node> {
