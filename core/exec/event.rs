@@ -10,8 +10,10 @@ use crate::graph::Key;
 pub enum NodeEvent {
     /// It is at work: nothing else to say.
     Beat,
-    /// A plugin is at work and is expected to call the host within `timeout` seconds; `None` ends the watch.
+    /// A plugin is at work. If there is a `timeout`, it is expected to call the host within so many seconds.
     Plugin { name: String, timeout: Option<u64> },
+    /// The plugin's work is over for now.
+    PluginEnded,
     /// So much of the work is done.
     Progress { done: u64, total: u64, unit: String },
     /// A number worth following, such as a training loss.

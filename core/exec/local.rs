@@ -35,7 +35,7 @@ struct Running {
     _stdin: Option<ChildStdin>,
     memory_limit: u64,
     /// The plugin at work, the silence it may keep, and when it was last heard of.
-    plugin: Option<(String, Duration)>,
+    plugin: Option<(String, Option<Duration>)>,
     heard: Instant,
     /// Why the executor ended it.
     verdict: Option<String>,
@@ -64,7 +64,8 @@ impl LocalExecutor {
         self.last_watch = Instant::now();
         for running in self.running.values_mut().filter(|r| r.verdict.is_none()) {
             let used = anonymous_memory(running.child.id()).unwrap_or(0);
-            let silent = running.plugin.as_ref().filter(|(_, patience)| running.heard.elapsed() > *patience);
+            let watched = running.plugin.as_ref().and_then(|(name, patience)| Some((name, (*patience)?)));
+            let silent = watched.filter(|(_, patience)| running.heard.elapsed() > *patience);
             let verdict = if used > running.memory_limit {
                 Some(format!("it used {} of memory, more than its limit of {}", mib(used), mib(running.memory_limit)))
             } else {
@@ -84,8 +85,12 @@ impl LocalExecutor {
             Line::Said(said) => {
                 let running = self.running.get_mut(&key)?;
                 running.heard = Instant::now();
-                if let NodeEvent::Plugin { name, timeout } = &said {
-                    running.plugin = timeout.map(|s| (name.clone(), Duration::from_secs(s)));
+                match &said {
+                    NodeEvent::Plugin { name, timeout } => {
+                        running.plugin = Some((name.clone(), timeout.map(Duration::from_secs)));
+                    }
+                    NodeEvent::PluginEnded => running.plugin = None,
+                    _ => {}
                 }
                 Some(Update { key, news: News::Said(said) })
             }
@@ -188,7 +193,7 @@ fn read_lines(stdout: ChildStdout, key: Key, sender: Sender<(Key, Line)>) {
 fn describe(status: ExitStatus, plugin: Option<&str>) -> Option<String> {
     let culprit = plugin.map(|name| format!(" while plugin `{name}` was at work")).unwrap_or_default();
     match (status.code(), status.signal()) {
-        (Some(0), _) => None,
+        (Some(0), _) if plugin.is_none() => None,
         (Some(code), _) => Some(format!("its process exited with code {code}{culprit}")),
         (None, Some(signal)) => Some(format!("its process was ended by {}{culprit}", signal_name(signal))),
         (None, None) => Some(format!("its process ended{culprit}")),

@@ -60,7 +60,8 @@ impl Loaded {
             let message = error.to_string();
             Error { hint: error.hint, ..Error::parameters(message) }
         })?;
-        let instance = self.module.create(&parameters)?;
+        let name = &self.descriptor.name;
+        let instance = self.module.create(&parameters).map_err(|error| error.context(format!("plugin `{name}`")))?;
         Ok(Running { instance, name: self.descriptor.name.clone(), rounds: self.descriptor.grid_version != 0 })
     }
 }

@@ -312,7 +312,7 @@ impl<'a> Plugin<'a> {
         reporter.send(&NodeEvent::Plugin { name: job.method.clone(), timeout: Some(60) });
         let loaded = Loaded::open(path).map_err(Error::from)?;
         let running = loaded.create(&job.params()["parameters"]).map_err(plugin_error)?;
-        reporter.send(&NodeEvent::Plugin { name: job.method.clone(), timeout: None });
+        reporter.send(&NodeEvent::PluginEnded);
         Ok(Self { running, job, reporter })
     }
 
@@ -326,7 +326,7 @@ impl<'a> Plugin<'a> {
         let heartbeat = Heartbeat::default();
         self.reporter.send(&NodeEvent::Plugin { name: self.job.method.clone(), timeout: self.job.plugin_timeout });
         let report = watched(&heartbeat, self.reporter, || self.running.run(work, services, &heartbeat));
-        self.reporter.send(&NodeEvent::Plugin { name: self.job.method.clone(), timeout: None });
+        self.reporter.send(&NodeEvent::PluginEnded);
         report.map(|r| Value::Object(r.facts)).map_err(plugin_error)
     }
 }
