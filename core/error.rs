@@ -110,7 +110,9 @@ impl Error {
             std::io::ErrorKind::FileTooLarge => {
                 this.hints.push("the file size limit (ulimit -f) of this shell is too small".into())
             }
-            std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => {
+            std::io::ErrorKind::ReadOnlyFilesystem
+            | std::io::ErrorKind::PermissionDenied
+            | std::io::ErrorKind::NotADirectory => {
                 this.hints.push("choose a writable folder with --results".into());
             }
             _ => {}

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -83,7 +83,9 @@ fn write_atomically<'a>(
     name: impl FnOnce(&str) -> String,
 ) -> Result<WrittenFile, ModelError> {
     let temporary = folder.join(TEMPORARY);
-    let failed = |error: std::io::Error| ModelError::file(&temporary, format!("cannot be written: {error}"), "");
+    let failed = |error: std::io::Error| {
+        ModelError::file(&temporary, format!("cannot be written: {error}"), remedy(error.kind()))
+    };
     let mut hasher = blake3::Hasher::new();
     let mut bytes = 0;
     let mut file = File::create(&temporary).map_err(failed)?;
@@ -101,6 +103,15 @@ fn write_atomically<'a>(
         .and_then(|()| File::open(folder)?.sync_all())
         .map_err(|error| ModelError::file(&target, format!("cannot be put in place: {error}"), ""))?;
     Ok(WrittenFile { name, bytes, digest })
+}
+
+/// What helps against a write that failed.
+fn remedy(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space on this disk, or choose another one",
+        ErrorKind::FileTooLarge => "the file size limit (ulimit -f) of this shell is too small",
+        _ => "",
+    }
 }
 
 /// The file that is being written; one writer works in a folder at a time.
