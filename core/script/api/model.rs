@@ -155,7 +155,7 @@ fn apply(
     };
     let mut options = Options::new(call, options);
     let mut made = match kind {
-        NodeKind::Quantize => quantize(model, &mut options)?,
+        NodeKind::Quantize => quantize(model, plugin, &mut options)?,
         NodeKind::Train => train(model, &mut options)?,
         _ => transform(&mut options)?,
     };
@@ -208,7 +208,7 @@ impl Made {
     }
 }
 
-fn quantize(model: &ModelHandle, options: &mut Options) -> Result<Made> {
+fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> Result<Made> {
     let scheme = scheme::read(options)?;
     let names = &model.signature.linears;
     let targets = match options.texts("targets")? {
@@ -233,17 +233,27 @@ fn quantize(model: &ModelHandle, options: &mut Options) -> Result<Made> {
         note: format!("{} of {} layers", modules.len(), names.len()),
         ..Made::default()
     };
-    if scheme.static_activations {
-        let Some(data) = calibration else {
-            return Err(Error::usage(format!(
-                "`{}` has static activation scales, which need calibration data",
-                scheme.name
-            ))
-            .hint("pass calibration: dataset(…).tokens(#{ … }), or choose dynamic activations"));
-        };
-        made.params["observe"] = observe.into();
-        made.read("calibration", &data, default_tokens(128));
+    let descriptor = &plugin.descriptor;
+    let observes = !descriptor.needs.statistics.is_empty() || !descriptor.needs.streams.is_empty();
+    if !scheme.static_activations && !observes {
+        // Data that nobody reads must not make a key of its own.
+        return Ok(made);
     }
+    let Some(data) = calibration else {
+        let hint = "pass calibration: dataset(…).tokens(#{ … })";
+        return Err(if observes {
+            Error::usage(format!("`{}` needs calibration data", descriptor.name))
+                .at(descriptor.name.as_str())
+                .hint(hint)
+        } else {
+            Error::usage(format!("`{}` has static activation scales, which need calibration data", scheme.name))
+                .hint(format!("{hint}, or choose dynamic activations"))
+        });
+    };
+    if scheme.static_activations {
+        made.params["observe"] = observe.into();
+    }
+    made.read("calibration", &data, default_tokens(128));
     Ok(made)
 }
 
