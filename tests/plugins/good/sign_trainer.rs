@@ -61,6 +61,15 @@ impl Plugin for SignTrainer {
     }
 }
 
+/// The inputs that a batch holds, `[tokens, columns]`: as `x`, or as token ids, each of which stands for a unit vector.
+fn inputs(batch: &Batch<'_>, columns: usize) -> Result<Vec<f32>, Error> {
+    if let Ok(x) = batch.get("x") {
+        return Ok(x.to_f32()?.into_owned());
+    }
+    let ids = batch.get("input_ids")?.values::<u32>()?;
+    Ok(ids.iter().flat_map(|id| (0..columns).map(move |j| f32::from(u8::from(*id as usize % columns == j)))).collect())
+}
+
 impl Trainer for SignTrainer {
     fn train(&self, model: &Model, host: &Host<'_>) -> Result<Facts, Error> {
         let mut step = 0;
@@ -73,7 +82,7 @@ impl Trainer for SignTrainer {
             for _ in 0..self.0.epochs {
                 while let Some(batch) = host.next_batch("train")? {
                     host.check_cancelled()?;
-                    let x = batch.get("x")?.to_f32()?;
+                    let x = inputs(&batch, columns)?;
                     let mut loss = 0.0f64;
                     for (row, scale) in scales.iter_mut().enumerate() {
                         for x in x.chunks_exact(columns) {
