@@ -67,7 +67,9 @@ impl LocalExecutor {
             let watched = running.plugin.as_ref().and_then(|(name, patience)| Some((name, (*patience)?)));
             let silent = watched.filter(|(_, patience)| running.heard.elapsed() > *patience);
             let verdict = if used > running.memory_limit {
-                Some(format!("it used {} of memory, more than its limit of {}", mib(used), mib(running.memory_limit)))
+                let at_work = culprit(running.plugin.as_ref().map(|(name, _)| name.as_str()));
+                let limit = mib(running.memory_limit);
+                Some(format!("it used {} of memory, more than its limit of {limit}{at_work}", mib(used)))
             } else {
                 silent.map(|(name, patience)| {
                     format!("plugin `{name}` did not call the host for {} s", patience.as_secs())
@@ -189,9 +191,13 @@ fn read_lines(stdout: ChildStdout, key: Key, sender: Sender<(Key, Line)>) {
     });
 }
 
+fn culprit(plugin: Option<&str>) -> String {
+    plugin.map(|name| format!(" while plugin `{name}` was at work")).unwrap_or_default()
+}
+
 /// Why a process ended that did not say so itself; `None` for an orderly end.
 fn describe(status: ExitStatus, plugin: Option<&str>) -> Option<String> {
-    let culprit = plugin.map(|name| format!(" while plugin `{name}` was at work")).unwrap_or_default();
+    let culprit = culprit(plugin);
     match (status.code(), status.signal()) {
         (Some(0), _) if plugin.is_none() => None,
         (Some(code), _) => Some(format!("its process exited with code {code}{culprit}")),
