@@ -164,7 +164,9 @@ impl Registry {
         // A file of that name that could not be loaded is the likeliest reason.
         for problem in &self.problems {
             let stem = problem.file.file_stem().and_then(OsStr::to_str).unwrap_or_default();
-            if stem.split(['_', '-', '.']).any(|part| part == name || part.strip_prefix("lib") == Some(name)) {
+            // Such as `libworkbench_gptq` of `gptq`.
+            let words = format!("_{}_", stem.strip_prefix("lib").unwrap_or(stem).replace(['-', '.'], "_"));
+            if words.contains(&format!("_{name}_")) {
                 error = error.cause(problem.to_string()).maybe_hint(problem.hint.clone());
             }
         }
