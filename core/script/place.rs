@@ -115,6 +115,12 @@ fn unknown_variable(name: &str) -> Error {
         .hint("a function sees its own arguments and nothing of the script around it")
 }
 
+/// `quantize(Model, string)` of `quantize(_: &mut Model, _: string) -> Result<…>`.
+fn plainly(signature: &str) -> String {
+    let call = signature.split(" -> ").next().unwrap_or(signature);
+    call.replace("_: ", "").replace("&mut ", "")
+}
+
 /// `quantise (Model, &str, map)`: either no function of that name, or none for these types.
 fn unknown_function(signature: &str, engine: &Engine) -> Error {
     let name = signature.split([' ', '(']).next().unwrap_or(signature).rsplit("::").next().unwrap_or(signature);
@@ -129,5 +135,5 @@ fn unknown_function(signature: &str, engine: &Engine) -> Error {
     }
     let given = signature.split_once('(').map(|(_, types)| types.trim_end_matches(')')).unwrap_or_default();
     let error = Error::usage(format!("`{name}` cannot be called with ({given})")).at(name);
-    same.into_iter().take(3).fold(error, |error, line| error.hint(format!("it is called as {line}")))
+    same.into_iter().take(3).fold(error, |error, line| error.hint(format!("it is called as {}", plainly(line))))
 }
