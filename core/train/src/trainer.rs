@@ -171,8 +171,8 @@ pub struct Summary {
     pub resumed_at: u64,
 }
 
-/// Trains `parameters` in place. With a `folder`, the state is written there every `checkpoint_every` steps, and training
-/// continues from the state that it finds; the result is then equal to the last bit to that of a run without interruption.
+/// Trains `parameters` in place. With a `folder`, the state is written there every `checkpoint_every` steps but the last, and
+/// training continues from the state that it finds; the result is then equal to the last bit to that of a run without interruption.
 ///
 /// # Errors
 /// Settings that make no sense, a diverged loss, a parameter without gradient, a checkpoint that cannot be used, or
@@ -225,7 +225,9 @@ pub fn train(
         let observed = observer.step(&report);
         let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
         let stopped = matches!(observed, Err(TrainError::Stopped));
-        if let Some(folder) = folder.filter(|_| due || stopped) {
+        // Resuming behind the last step would take no step and so report none: the end is worth the last stretch again.
+        let more = step + 1 < total_steps;
+        if let Some(folder) = folder.filter(|_| more && (due || stopped)) {
             checkpoint::save(folder, parameters, &optimizer, &losses, &settings)?;
         }
         observed?;
