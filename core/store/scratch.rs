@@ -18,6 +18,9 @@ use crate::{
     graph::Key,
 };
 
+/// Checkpoints of unfinished work, within the scratch folder of a key.
+const WORK: &str = "work";
+
 /// The scratch folder of a key, with the lock that makes it ours. It survives a kill; the next process continues there.
 #[derive(Debug)]
 pub struct Scratch {
@@ -45,6 +48,11 @@ impl Store {
         }
         let path = self.scratch_path(key);
         make_folder(&path)?;
+        // What a killed process left half-written would become a part of the result; only the checkpoints of the work are
+        // written to be found again.
+        for left in entries(&path)?.iter().filter(|p| !p.ends_with(WORK)) {
+            remove(left)?;
+        }
         Ok(Some(Scratch { store: self.clone(), key: key.clone(), path, _lock: lock }))
     }
 }
@@ -52,7 +60,7 @@ impl Store {
 impl Scratch {
     /// Where checkpoints of the work itself may be kept; removed before the commit.
     pub fn work_folder(&self) -> Result<PathBuf> {
-        let path = self.path.join("work");
+        let path = self.path.join(WORK);
         make_folder(&path)?;
         Ok(path)
     }
@@ -82,7 +90,7 @@ impl Scratch {
 
     /// Puts the record in and makes the result visible.
     pub fn commit(self, record: &Record, provenance: &Value) -> Result<Commit> {
-        remove(&self.path.join("work"))?;
+        remove(&self.path.join(WORK))?;
         self.store.share_shards(&self.path.join(ARTIFACT))?;
         write_json(&self.path.join(PROVENANCE), provenance)?;
         write_json(&self.path.join(RECORD), record)?;
