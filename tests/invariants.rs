@@ -1,0 +1,163 @@
+//! Rules between the parts of the sources, read off the sources themselves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+};
+
+use regex::Regex;
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The program's own sources by path, without tests, benches and comments.
+fn library_code() -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root().join("core"), root().join("plugins")];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() {
+                if !["tests", "benches", "target"].contains(&name) {
+                    folders.push(path);
+                }
+            } else if name.ends_with(".rs") && name != "tests.rs" {
+                let text = fs::read_to_string(&path).unwrap();
+                // By convention a file ends with its tests.
+                let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+                let code: Vec<&str> =
+                    code.lines().map(|l| if l.trim_start().starts_with("//") { "" } else { l }).collect();
+                found.insert(path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), code.join("\n"));
+            }
+        }
+    }
+    assert!(found.len() > 150, "{} files", found.len());
+    found
+}
+
+/// Fails for every line that matches outside the allowed places, and for allowed places that match nothing any more.
+fn only_in(what: &str, pattern: &str, allowed: &[(&str, &str)]) {
+    let pattern = Regex::new(pattern).unwrap();
+    let (mut strays, mut used) = (Vec::new(), BTreeSet::new());
+    for (file, code) in library_code() {
+        for (index, line) in code.lines().enumerate().filter(|(_, line)| pattern.is_match(line)) {
+            match allowed.iter().find(|(place, _)| file.starts_with(place)) {
+                Some((place, _)) => drop(used.insert(*place)),
+                None => strays.push(format!("{file}:{}: {}", index + 1, line.trim())),
+            }
+        }
+    }
+    let reasons: Vec<String> = allowed.iter().map(|(place, why)| format!("  {place}: {why}")).collect();
+    assert!(strays.is_empty(), "{what} outside\n{}\n\n{}", reasons.join("\n"), strays.join("\n"));
+    let unused: Vec<&str> = allowed.iter().map(|a| a.0).filter(|place| !used.contains(place)).collect();
+    assert!(unused.is_empty(), "nothing needs the permission of {unused:?} any more");
+}
+
+#[test]
+fn values_are_rounded_in_one_crate() {
+    only_in(
+        "rounding",
+        r"\.round\(\)|\.round_ties_even\(\)|\.trunc\(\)|\brint(f)?\(|_cvt(t)?ps_epi|_cvt(t)?pd_epi|to_int_unchecked|\bas i8\b",
+        &[
+            ("core/quant/", "the grid kernel"),
+            ("core/report/format.rs", "digits of a printed number"),
+            ("core/plugin/parameters.rs", "whether a parameter is a whole number"),
+            ("core/api/src/example.rs", "whole numbers of an example as the integers that they are"),
+            ("core/model/src/checkpoint/compressed.rs", "bytes of a file read as signed codes"),
+            ("core/model/src/checkpoint/gguf/blocks.rs", "bytes of a file read as signed codes"),
+        ],
+    );
+}
+
+#[test]
+fn processes_are_started_in_two_places() {
+    only_in(
+        "starting processes",
+        r"\bCommand::new\(|process::Command\b|libc::(fork|exec|posix_spawn)|\.exec\(\)",
+        &[
+            ("core/exec/", "processes of nodes"),
+            ("core/plugin/child.rs", "children that take the risk of loading a library"),
+            ("core/api/src/build.rs", "asks cargo for the sources of a plugin while that is built"),
+        ],
+    );
+}
+
+#[test]
+fn files_are_written_in_few_places() {
+    only_in(
+        "writing files",
+        r"fs::write\(|File::create|OpenOptions|fs::rename\(|create_dir|fs::copy\(|hard_link\(|remove_file\(|remove_dir",
+        &[
+            ("core/store/", "results"),
+            ("core/report/csv.rs", "a table grows while its run goes on"),
+            ("core/report/tables.rs", "the folder of a report"),
+            ("core/model/src/checkpoint/writer/", "checkpoints, into a folder that the caller gives"),
+            ("core/steps/artifact.rs", "tokenizer files beside a checkpoint, into the scratch folder of a node"),
+            ("core/train/src/checkpoint.rs", "states to resume from, into the scratch folder of a node"),
+            ("core/plugin/new.rs", "a new plugin's crate"),
+            ("core/demo/assets.rs", "the demo's files, where the user asks for them"),
+            ("core/api/src/testing.rs", "scratch folders of examples"),
+        ],
+    );
+}
+
+/// The workspace's packages with the names of what each depends on, development aside.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let package = |package: &Value| {
+        let dependencies = package["dependencies"].as_array().unwrap().iter();
+        (text(&package["name"]), dependencies.filter(|d| d["kind"] != "dev").map(|d| text(&d["name"])).collect())
+    };
+    metadata["packages"].as_array().unwrap().iter().map(package).collect()
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let all = dependencies();
+    let inner =
+        |name: &str| -> Vec<&str> { all[name].iter().map(String::as_str).filter(|d| all.contains_key(*d)).collect() };
+    assert!(inner("workbench-api").is_empty(), "plugins see nothing of the workbench behind the contract");
+    assert!(inner("workbench-quant").is_empty(), "the grid kernel stands alone");
+    assert_eq!(inner("workbench-model"), ["workbench-quant"]);
+    for dependency in inner("workbench-train") {
+        assert!(["workbench-model", "workbench-quant"].contains(&dependency), "training depends on {dependency}");
+    }
+    assert_eq!(inner("workbench"), ["workbench-api", "workbench-model", "workbench-quant"]);
+    let libraries = ["workbench-api", "workbench-quant", "workbench-model", "workbench-train"];
+    let plugins: Vec<&String> = all.keys().filter(|n| *n != "workbench" && !libraries.contains(&n.as_str())).collect();
+    assert!(plugins.len() >= 4, "{plugins:?}");
+    for plugin in plugins {
+        assert!(!all[plugin].contains("workbench"), "{plugin} depends on the host");
+        assert!(all[plugin].contains("workbench-api"), "{plugin} does not depend on the contract");
+    }
+    for (name, dependencies) in &all {
+        let heavy: Vec<&String> = dependencies.iter().filter(|d| d.starts_with("polars") || *d == "rhai").collect();
+        assert!(heavy.is_empty() || name == "workbench", "{name} depends on {heavy:?}");
+    }
+}
+
+#[test]
+fn the_map_names_every_folder() {
+    let Ok(map) = fs::read_to_string(root().join("ARCHITECTURE.md")) else {
+        eprintln!("skipped: the_map_names_every_folder: there is no ARCHITECTURE.md");
+        return;
+    };
+    for parent in ["core", "plugins"] {
+        for entry in fs::read_dir(root().join(parent)).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            let named = Regex::new(&format!(r"\b{}\b", regex::escape(&name))).unwrap().is_match(&map);
+            assert!(named || !entry.path().is_dir(), "ARCHITECTURE.md does not name {parent}/{name}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The real binary in temporary projects, on a random model of a few thousand weights.
+
+mod ablation;
+mod bad_plugins;
+mod cached;
+mod good_plugins;
+mod interrupt;
+mod killed;
+mod project;
+mod script_errors;
+mod store;
