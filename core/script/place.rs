@@ -126,7 +126,9 @@ fn unknown_function(signature: &str, engine: &Engine) -> Error {
     let name = signature.split([' ', '(']).next().unwrap_or(signature).rsplit("::").next().unwrap_or(signature);
     let known: Vec<String> = engine.gen_fn_signatures(false);
     let ours = |line: &str| line.split('(').next().unwrap_or_default().to_owned();
-    let same: Vec<&String> = known.iter().filter(|line| ours(line) == name).collect();
+    let mut same: Vec<&String> = known.iter().filter(|line| ours(line) == name).collect();
+    // The engine lists them in another order each time.
+    same.sort_by_key(|line| (line.len(), line.as_str()));
     if same.is_empty() {
         let error = Error::usage(format!("there is no function `{name}`")).at(name);
         let names: Vec<String> = known.iter().map(|l| ours(l)).collect();
