@@ -1,23 +1,15 @@
 //! `workbench script`
 
-use std::{
-    path::PathBuf,
-    process::ExitCode,
-    sync::{Arc, Mutex},
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
 
-use super::{Global, plugins, runner::OnlyStored, style};
-use crate::{
-    error::Result,
-    script::{self, Settings, Surroundings},
-    store::write_atomic,
-};
+use super::style;
+use crate::{error::Result, script::DEFINITIONS, store::write_atomic};
 
 /// Help with writing scripts
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  workbench script definitions --output scripts/workbench.d.rhai")]
+#[command(after_help = "Example:\n  workbench script definitions --output workbench.d.rhai")]
 pub(super) struct ScriptArguments {
     #[command(subcommand)]
     command: ScriptCommand,
@@ -33,22 +25,11 @@ enum ScriptCommand {
     },
 }
 
-pub(super) fn main(arguments: &ScriptArguments, global: &Global) -> Result<ExitCode> {
+pub(super) fn main(arguments: &ScriptArguments) -> Result<ExitCode> {
     let ScriptCommand::Definitions { output } = &arguments.command;
-    let (project, store) = global.project(std::path::Path::new("."))?;
-    let force = OnlyStored { store: store.clone(), digests: Mutex::default(), stopped: Mutex::default() };
-    let surroundings = Surroundings {
-        root: project.root.clone(),
-        registry: Arc::new(plugins::discover(&project, &store)?),
-        force: Arc::new(force),
-        settings: Settings::default(),
-        seed: 0,
-        label_seed: false,
-    };
-    let text = script::definitions(&surroundings);
     match output {
-        Some(path) => write_atomic(path, text.as_bytes())?,
-        None => style::print(&text)?,
+        Some(path) => write_atomic(path, DEFINITIONS.as_bytes())?,
+        None => style::print(DEFINITIONS)?,
     }
     Ok(ExitCode::SUCCESS)
 }

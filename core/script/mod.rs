@@ -112,12 +112,8 @@ fn engine(shared: &Shared, surroundings: &Surroundings) -> Engine {
     engine
 }
 
-/// Writes the definitions of everything a script can call, for editors that understand `.d.rhai` files.
-pub fn definitions(surroundings: &Surroundings) -> String {
-    let shared: Shared = Arc::default();
-    let engine = engine(&shared, surroundings);
-    engine.definitions().include_standard_packages(false).single_file()
-}
+/// The definitions of everything a script can call, for editors that understand `.d.rhai` files.
+pub const DEFINITIONS: &str = include_str!("../../scripts/workbench.d.rhai");
 
 /// Time that a script has spent thinking: stands still while values are forced.
 #[derive(Debug)]
@@ -141,5 +137,46 @@ impl Clock {
     fn forgive(&mut self, since: Instant) {
         self.spent += since.duration_since(self.running_since);
         self.running_since = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    struct Nothing;
+
+    impl Force for Nothing {
+        fn value(&self, _: &Graph, _: &[NodeId], _: &str) -> Result<f64> {
+            Err(Error::internal("nothing is run here"))
+        }
+    }
+
+    /// Names with the number of their arguments, of lines such as `fn row(report: Report, …) -> Report;`.
+    fn calls<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeSet<(String, usize)> {
+        let call = |line: &str| {
+            let (name, rest) = line.trim().strip_prefix("fn ").unwrap_or(line.trim()).split_once('(')?;
+            let arguments = rest.split_once(')')?.0;
+            Some((name.to_owned(), arguments.split(',').filter(|a| !a.trim().is_empty()).count()))
+        };
+        lines.filter_map(call).collect()
+    }
+
+    #[test]
+    fn the_definitions_name_every_function_and_no_other() {
+        let surroundings = Surroundings {
+            root: PathBuf::new(),
+            registry: Arc::default(),
+            force: Arc::new(Nothing),
+            settings: Settings::default(),
+            seed: 0,
+            label_seed: false,
+        };
+        let plain: BTreeSet<String> = Engine::new().gen_fn_signatures(false).into_iter().collect();
+        let ours = engine(&Arc::default(), &surroundings).gen_fn_signatures(false);
+        let ours = calls(ours.iter().filter(|line| !plain.contains(*line)).map(String::as_str));
+        assert_eq!(ours, calls(DEFINITIONS.lines().filter(|line| line.starts_with("fn "))));
     }
 }
