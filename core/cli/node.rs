@@ -1,7 +1,7 @@
 //! `workbench node`: the process of one node. Started by the executor, not by people.
 
 use std::{
-    io::Read,
+    io::{ErrorKind, Read},
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::ExitCode,
@@ -83,7 +83,13 @@ fn die_with_driver() {
     thread::spawn(|| {
         let mut nothing = [0_u8; 64];
         let mut input = std::io::stdin().lock();
-        while input.read(&mut nothing).is_ok_and(|n| n > 0) {}
+        loop {
+            match input.read(&mut nothing) {
+                Ok(0) => break,
+                Err(e) if e.kind() != ErrorKind::Interrupted => break,
+                _ => {}
+            }
+        }
         #[allow(clippy::exit)]
         std::process::exit(i32::from(SAID));
     });

@@ -21,6 +21,9 @@ use crate::{
 /// Checkpoints of unfinished work, within the scratch folder of a key.
 const WORK: &str = "work";
 
+/// What `work` is called while it is being removed.
+const DISCARDED: &str = "discarded";
+
 /// The scratch folder of a key, with the lock that makes it ours. It survives a kill; the next process continues there.
 #[derive(Debug)]
 pub struct Scratch {
@@ -88,9 +91,19 @@ impl Scratch {
         super::write_atomic(&self.path.join(ITEMS), text.as_bytes())
     }
 
+    /// Removes the checkpoints. A removal that is cut short must not leave half a checkpoint where the next process looks
+    /// for whole ones: hence the rename.
+    fn discard_work(&self) -> Result<()> {
+        let (work, discarded) = (self.path.join(WORK), self.path.join(DISCARDED));
+        match fs::rename(&work, &discarded) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("rename to", &discarded, &e)),
+            _ => remove(&discarded),
+        }
+    }
+
     /// Puts the record in and makes the result visible.
     pub fn commit(self, record: &Record, provenance: &Value) -> Result<Commit> {
-        remove(&self.path.join(WORK))?;
+        self.discard_work()?;
         self.store.share_shards(&self.path.join(ARTIFACT))?;
         write_json(&self.path.join(PROVENANCE), provenance)?;
         write_json(&self.path.join(RECORD), record)?;
@@ -145,5 +158,26 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     match result {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_was_being_discarded_is_not_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let key: Key = "ab".repeat(32).parse().unwrap();
+        let scratch = store.scratch(&key).unwrap().unwrap();
+        // What a kill leaves in the middle of the removal: a checkpoint without one of its files.
+        fs::create_dir_all(scratch.path.join(DISCARDED).join("step-2")).unwrap();
+        fs::write(scratch.path.join(DISCARDED).join("step-2/state.safetensors"), "half").unwrap();
+        drop(scratch);
+        let scratch = store.scratch(&key).unwrap().unwrap();
+        assert!(entries(&scratch.work_folder().unwrap()).unwrap().is_empty());
+        scratch.discard_work().unwrap();
+        assert!(entries(&scratch.path).unwrap().is_empty());
     }
 }

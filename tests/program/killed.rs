@@ -61,12 +61,14 @@ fn a_run_killed_fifty_times_ends_with_the_same_bytes() {
     let (mut kills, mut finished, mut moments) = (0, 0, [0_usize; 3]);
     while kills < KILLS {
         let mut command = project.command(&ARGUMENTS);
-        let mut driver = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let said = fs::File::create(project.path().join("said.txt")).unwrap();
+        let mut driver = command.stdout(Stdio::null()).stderr(said).spawn().unwrap();
         // Mostly short lives, so that every phase of a run is met again and again.
         let life = Duration::from_millis(20) + duration.mul_f64(0.4 * random.unit());
         thread::sleep(life);
         if let Some(status) = driver.try_wait().unwrap() {
-            assert!(status.success(), "a run after {kills} kills ended with {status}");
+            let said = project.read("said.txt");
+            assert!(status.success(), "a run after {kills} kills ended with {status}:\n{said}");
             compare(&project);
             finished += 1;
             project.assert_no_process_stays();
