@@ -53,7 +53,8 @@ pub(super) struct Services<'a> {
     /// The config.json of a model without weights.
     pub blank_config: Option<Value>,
     pub statistics: BTreeMap<String, SiteStatistics>,
-    pub stream: Option<SequenceStream>,
+    /// By the name that plugins ask for.
+    pub streams: BTreeMap<&'static str, SequenceStream>,
     pub scratch: PathBuf,
     pub seed: u64,
     pub threads: usize,
@@ -68,7 +69,7 @@ impl<'a> Services<'a> {
             models: BTreeMap::new(),
             blank_config: None,
             statistics: BTreeMap::new(),
-            stream: None,
+            streams: BTreeMap::new(),
             scratch: scratch.to_owned(),
             seed: job.params()["parameters"]["seed"].as_u64().unwrap_or(0),
             threads: job.threads,
@@ -80,6 +81,10 @@ impl<'a> Services<'a> {
 
     pub(super) fn output(&self) -> MutexGuard<'_, Output> {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stream(&self, name: &str) -> Result<&SequenceStream, ApiError> {
+        self.streams.get(name).ok_or_else(|| ApiError::input(format!("this node has no stream `{name}`")))
     }
 
     fn model(&self, input: &str) -> Result<&'a Checkpoint, ApiError> {
@@ -172,20 +177,12 @@ impl HostServices for Services<'_> {
     }
 
     fn next_batch(&self, stream: &str) -> Result<Option<Vec<NamedTensor<'_>>>, ApiError> {
-        match &self.stream {
-            Some(found) if stream == "train" => found.next(),
-            _ => Err(ApiError::input(format!("this node has no stream `{stream}`"))),
-        }
+        self.stream(stream)?.next()
     }
 
     fn rewind(&self, stream: &str) -> Result<(), ApiError> {
-        match &self.stream {
-            Some(found) if stream == "train" => {
-                found.rewind();
-                Ok(())
-            }
-            _ => Err(ApiError::input(format!("this node has no stream `{stream}`"))),
-        }
+        self.stream(stream)?.rewind();
+        Ok(())
     }
 
     fn put_tensor(&self, name: &str, tensor: &Tensor<'_>) -> Result<(), ApiError> {

@@ -9,7 +9,7 @@ use workbench_api::{
 
 use crate::data::Sequences;
 
-/// Training sequences, one a batch: `input_ids` `[tokens]` U32, and `learn` `[tokens]` U8, 1 where the token itself should be
+/// Sequences for training or calibration, one a batch: `input_ids` `[tokens]` U32, and `learn` `[tokens]` U8, 1 where the token itself should be
 /// learned. The plugin decides how many make a step.
 #[derive(Debug)]
 pub(super) struct SequenceStream {

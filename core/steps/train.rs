@@ -111,7 +111,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     }
     let stream = SequenceStream::new(data);
     let streams = vec![Stream { name: "train".into(), batches: Some(stream.len()) }];
-    services.stream = Some(stream);
+    services.streams.insert("train", stream);
     let work = Work::Train(Model { linears: linears(start.config()), inputs: vec!["model".into()], streams });
     let report = plugin.run(&work, &services)?;
     let output = std::mem::take(&mut *services.output());

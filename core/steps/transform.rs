@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use workbench_api::job::{Job as Work, Linear, Model};
+use workbench_api::job::{Job as Work, Linear, Model, Stream};
 use workbench_model::{ChatTemplate, Checkpoint, ModelConfig, ModelError, Tokenizer, WeightSource, checkpoint::Dtype};
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     artifact::{Artifact, cast},
     equivalence,
     services::{Output, Plugin, Services, patched},
+    streams::SequenceStream,
 };
 use crate::{
     calib::{self, Wanted},
@@ -37,11 +38,8 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let plugin = Plugin::open(job, reporter)?;
     let mut services = Services::new(job, &scratch.work_folder()?, reporter, "tensors");
     services.models.insert("model".into(), &checkpoint);
-    let work = Work::Transform(Model {
-        linears: linears(checkpoint.config()),
-        inputs: vec!["model".into()],
-        streams: Vec::new(),
-    });
+    let mut work =
+        Model { linears: linears(checkpoint.config()), inputs: vec!["model".into()], streams: Vec::new() };
     let mut facts = Map::new();
     let mut tokens = None;
     if let Some(options) = &params.calibration {
@@ -52,16 +50,19 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
             &tokenizer,
             ChatTemplate::from_checkpoint(&checkpoint)?.as_ref(),
         )?;
-        facts.insert("calibration".into(), found.facts);
-        let wanted = wanted(&plugin, &work, checkpoint.config())?;
+        facts.insert("calibration".into(), found.facts.clone());
+        let wanted = wanted(&plugin, &Work::Transform(work.clone()), checkpoint.config())?;
         services.statistics = if wanted.is_empty() {
             BTreeMap::new()
         } else {
             calib::statistics(&checkpoint, &wanted, &found.ids, reporter)?
         };
-        tokens = found.ids.into_iter().next();
+        tokens = found.ids.first().cloned();
+        let stream = SequenceStream::new(found);
+        work.streams.push(Stream { name: "calibration".into(), batches: Some(stream.len()) });
+        services.streams.insert("calibration", stream);
     }
-    let report = plugin.run(&work, &services)?;
+    let report = plugin.run(&Work::Transform(work), &services)?;
     let output = std::mem::take(&mut *services.output());
     let config_json = patched(checkpoint.config_json(), &output.config_patch);
     let made = Made::new(&checkpoint, &output, &config_json)?;
