@@ -12,6 +12,7 @@ use workbench_model::{Checkpoint, ModelConfig};
 
 use super::{Called, Host, data::file, placed, scheme};
 use crate::{
+    calib::Order,
     error::{Error, Result},
     graph::{
         Input, Node, NodeKind,
@@ -222,7 +223,13 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
         return Err(Error::usage("every layer is ignored: nothing is left to quantize").at("ignore"));
     }
     scheme::check_shapes(&scheme, &model.signature.config, &modules)?;
-    let observe = options.word("observe", &["full_precision"], "full_precision")?;
+    let observe = options.word("observe", &Order::NAMES, "sequential")?;
+    let hidden_states = options.text("hidden_states")?;
+    if let Some(dtype) = hidden_states.as_deref().filter(|d| !["float32", "bfloat16"].contains(d)) {
+        return Err(Error::usage(format!("hidden states cannot be kept as `{dtype}`"))
+            .at(dtype)
+            .hint("float32 and bfloat16 can be chosen; without a choice it is what the model has"));
+    }
     let calibration = options.handle::<DatasetHandle>("calibration", "a dataset")?;
     let mut made = Made {
         params: json!({ "groups": [{ "modules": modules, "scheme": scheme.json }], "dtype": options.text("dtype")? }),
@@ -250,9 +257,8 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
                 .hint(format!("{hint}, or choose dynamic activations"))
         });
     };
-    if scheme.static_activations {
-        made.params["observe"] = observe.into();
-    }
+    made.params["observe"] = observe.into();
+    made.params["hidden_states"] = hidden_states.into();
     made.read("calibration", &data, default_tokens(128));
     Ok(made)
 }
