@@ -3,6 +3,7 @@
 mod ablation;
 mod bad_plugins;
 mod cached;
+mod calibration;
 mod demo_training;
 mod good_plugins;
 mod interrupt;

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     calib::{self, InputScale, Look, Seen, SiteWork},
     error::{Error, Result},
+    plugin::Scope,
     store::Scratch,
 };
 
@@ -94,7 +95,7 @@ impl<'a> Made<'a> {
         resume: &mut Resume,
     ) -> Result<Self> {
         let (mut wants, mut data_is_due) = (BTreeMap::new(), false);
-        for target in &all {
+        for target in all.iter().filter(|_| plugin.scope() == Scope::Linear) {
             let needs = plugin.needs(&Work::Linear(linear(target, checkpoint)?))?;
             let wanted = calib::wants(needs.statistics.iter().map(|need| &need.kind));
             data_is_due |= needs.statistics.iter().any(|need| !need.optional) || target.calibrated_inputs().is_some();
