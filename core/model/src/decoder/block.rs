@@ -120,6 +120,23 @@ impl Block {
         self.run(hidden, context, None, taps)
     }
 
+    /// What attention adds to `hidden` `[batch, len, hidden]`, norm and o included. For methods that score this part alone.
+    pub fn attention_output(
+        &self,
+        hidden: &Tensor,
+        context: &Context,
+        taps: &mut dyn Taps,
+    ) -> Result<Tensor, ModelError> {
+        let (batch, len, _) = hidden.dims3()?;
+        context.check(batch, len)?;
+        self.attention(hidden, context, None, taps)
+    }
+
+    /// What the MLP adds to `hidden` `[batch, len, hidden]`, which attention has been added to; norm and down included.
+    pub fn mlp_output(&self, hidden: &Tensor, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
+        self.mlp(hidden, taps)
+    }
+
     pub(super) fn run(
         &self,
         hidden: &Tensor,
