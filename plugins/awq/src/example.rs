@@ -1,0 +1,54 @@
+//! Models that llm-compressor scaled.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use workbench_api::sdk::*;
+
+/// A model of two blocks, calibration sequences, and the model's tensors after llm-compressor 0.14.0.1's `AWQModifier` for
+/// 4 bits, asymmetric, in groups of 8.
+#[derive(Deserialize)]
+pub(crate) struct Golden {
+    pub(crate) name: String,
+    pub(crate) parameters: Map<String, Value>,
+    pub(crate) config: Value,
+    pub(crate) sequences: Vec<Vec<i64>>,
+    /// By the module that is divided: the search's objective at the identity and at its best point.
+    #[cfg(test)]
+    pub(crate) losses: BTreeMap<String, [f64; 2]>,
+    pub(crate) tensors: BTreeMap<String, GoldenTensor>,
+    pub(crate) expected: BTreeMap<String, GoldenTensor>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct GoldenTensor {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Vec<f32>,
+}
+
+pub(crate) fn golden() -> Result<Vec<Golden>, Error> {
+    Ok(serde_json::from_str(include_str!("golden.json"))?)
+}
+
+pub(crate) fn examples() -> Result<Vec<Example>, Error> {
+    Ok(golden()?.into_iter().map(against_llm_compressor).collect())
+}
+
+fn tensors(golden: BTreeMap<String, GoldenTensor>) -> BTreeMap<String, ExampleTensor> {
+    golden.into_iter().map(|(name, t)| (name, ExampleTensor::f32(&t.shape, &t.values))).collect()
+}
+
+pub(crate) fn against_llm_compressor(golden: Golden) -> Example {
+    let model = ExampleModel { config: golden.config, tensors: tensors(golden.tensors) };
+    let mut example = Example::new(&golden.name, Job::Transform(Model::default()), model)
+        .parameter("scheme", json!({ "num_bits": 4, "symmetric": false, "strategy": "group", "group_size": 8 }));
+    example.parameters.extend(golden.parameters);
+    let batch = |ids: &Vec<i64>| {
+        let tensor = ExampleTensor::integers(Dtype::U32, &[ids.len()], ids);
+        BTreeMap::from([("input_ids".to_owned(), tensor)])
+    };
+    example.streams.insert("calibration".to_owned(), golden.sequences.iter().map(batch).collect());
+    example.expected = Expected { tensors: tensors(golden.expected), tolerance: 1e-4, ..Expected::default() };
+    example
+}
