@@ -10,6 +10,8 @@ mod observed;
 mod parameters;
 mod search;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use workbench_api::job::{Facts, Model};
 use workbench_api::sdk::{Error, Example, Host, Needs, Plugin, Transform};
