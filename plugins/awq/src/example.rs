@@ -1,4 +1,4 @@
-//! Models that llm-compressor scaled.
+//! A model that llm-compressor scaled. The unit tests have larger ones: an example travels in the plugin's descriptor.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::sdk::*;
 
-/// A model of two blocks, calibration sequences, and the model's tensors after llm-compressor 0.14.0.1's `AWQModifier` for
-/// 4 bits, asymmetric, in groups of 8.
+/// A model, calibration sequences, and the model's tensors after llm-compressor 0.14.0.1's `AWQModifier` for 4 bits, asymmetric,
+/// in groups.
 #[derive(Deserialize)]
 pub(crate) struct Golden {
     pub(crate) name: String,
+    pub(crate) group_size: usize,
     pub(crate) parameters: Map<String, Value>,
     pub(crate) config: Value,
     pub(crate) sequences: Vec<Vec<i64>>,
@@ -27,12 +28,9 @@ pub(crate) struct GoldenTensor {
     pub(crate) values: Vec<f32>,
 }
 
-pub(crate) fn golden() -> Result<Vec<Golden>, Error> {
-    Ok(serde_json::from_str(include_str!("golden.json"))?)
-}
-
 pub(crate) fn examples() -> Result<Vec<Example>, Error> {
-    Ok(golden()?.into_iter().map(against_llm_compressor).collect())
+    let golden: Golden = serde_json::from_str(include_str!("example.json"))?;
+    Ok(vec![against_llm_compressor(golden)])
 }
 
 fn tensors(golden: BTreeMap<String, GoldenTensor>) -> BTreeMap<String, ExampleTensor> {
@@ -41,8 +39,8 @@ fn tensors(golden: BTreeMap<String, GoldenTensor>) -> BTreeMap<String, ExampleTe
 
 pub(crate) fn against_llm_compressor(golden: Golden) -> Example {
     let model = ExampleModel { config: golden.config, tensors: tensors(golden.tensors) };
-    let mut example = Example::new(&golden.name, Job::Transform(Model::default()), model)
-        .parameter("scheme", json!({ "num_bits": 4, "symmetric": false, "strategy": "group", "group_size": 8 }));
+    let scheme = json!({ "num_bits": 4, "symmetric": false, "strategy": "group", "group_size": golden.group_size });
+    let mut example = Example::new(&golden.name, Job::Transform(Model::default()), model).parameter("scheme", scheme);
     example.parameters.extend(golden.parameters);
     let batch = |ids: &Vec<i64>| {
         let tensor = ExampleTensor::integers(Dtype::U32, &[ids.len()], ids);

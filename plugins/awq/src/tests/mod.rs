@@ -1,4 +1,4 @@
-//! The plugin as a host sees it, on the models of the examples.
+//! The plugin as a host sees it, on two models that llm-compressor 0.14.0.1 scaled.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use workbench_api::host::Module;
 use workbench_api::job::{Facts, Job};
 use workbench_api::sdk::export::{Export, module};
 use workbench_api::sdk::{Error, Example, Host, Plugin, Transform};
-use workbench_api::testing::{MemoryHost, Outcome, parameters, run};
+use workbench_api::testing::{MemoryHost, Outcome, differences, parameters, run};
 use workbench_model::{Context, Decoder, ModelConfig, ModelError, WeightSource};
 
 use crate::Awq;
-use crate::example::{against_llm_compressor, golden};
+use crate::example::{Golden, against_llm_compressor};
 
 /// The plugin behind the binary interface, as its export makes it.
 struct Tested;
@@ -38,9 +38,14 @@ fn transform(example: &Example) -> Result<Outcome, Error> {
     run(&Module::new(module::<Tested>()), &parameters(&defaults, example), &example.job, MemoryHost::new(example)?)
 }
 
+/// A Qwen3 with grouped heads and a Qwen2 with biases, of two blocks each.
+fn golden() -> Vec<Golden> {
+    serde_json::from_str(include_str!("golden.json")).unwrap()
+}
+
 /// The example of a model by its type.
 fn example(kind: &str) -> Example {
-    let found = golden().unwrap().into_iter().find(|golden| golden.config["model_type"] == kind);
+    let found = golden().into_iter().find(|golden| golden.config["model_type"] == kind);
     against_llm_compressor(found.unwrap())
 }
 
@@ -74,10 +79,13 @@ fn logits(made: &Made<'_>) -> Vec<f32> {
 }
 
 #[test]
-fn losses_are_those_of_llm_compressor() {
-    for golden in golden().unwrap() {
+fn tensors_and_losses_are_those_of_llm_compressor() {
+    for golden in golden() {
         let losses = golden.losses.clone();
-        let outcome = transform(&against_llm_compressor(golden)).unwrap();
+        let example = against_llm_compressor(golden);
+        let outcome = transform(&example).unwrap();
+        assert!(outcome.tensors.keys().eq(example.expected.tensors.keys()), "{:?}", outcome.tensors.keys());
+        assert_eq!(differences(&example.expected, &outcome), Vec::<String>::new());
         let mut compared = 0;
         for (source, [before, after]) in losses {
             let block = source.splitn(4, '.').take(3).collect::<Vec<_>>().join(".");
