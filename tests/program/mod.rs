@@ -10,4 +10,5 @@ mod interrupt;
 mod killed;
 mod project;
 mod script_errors;
+mod smoothing;
 mod store;

@@ -23,6 +23,9 @@ use crate::{
     script::{DatasetHandle, ModelHandle, SaveSpec, Signature, lock, options::Options, place::origin},
 };
 
+/// What to do about missing calibration data.
+const PASS_CALIBRATION: &str = "pass calibration: dataset(…).tokens(#{ … })";
+
 /// The folder of the demo's model under a project's root.
 const DEMO: &str = "experiments/demo/model";
 
@@ -158,7 +161,7 @@ fn apply(
     let mut made = match kind {
         NodeKind::Quantize => quantize(model, plugin, &mut options)?,
         NodeKind::Train => train(model, &mut options)?,
-        _ => transform(&mut options)?,
+        _ => transform(plugin, &mut options)?,
     };
     let seed = lock(&host.shared).seed;
     made.params["parameters"] = parameters(plugin, options, seed)?;
@@ -247,14 +250,11 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
         return Ok(made);
     }
     let Some(data) = calibration else {
-        let hint = "pass calibration: dataset(…).tokens(#{ … })";
         return Err(if observes {
-            Error::usage(format!("`{}` needs calibration data", descriptor.name))
-                .at(descriptor.name.as_str())
-                .hint(hint)
+            without_data(plugin)
         } else {
             Error::usage(format!("`{}` has static activation scales, which need calibration data", scheme.name))
-                .hint(format!("{hint}, or choose dynamic activations"))
+                .hint(format!("{PASS_CALIBRATION}, or choose dynamic activations"))
         });
     };
     made.params["observe"] = observe.into();
@@ -263,15 +263,26 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
     Ok(made)
 }
 
-fn transform(options: &mut Options) -> Result<Made> {
+fn transform(plugin: &PluginInfo, options: &mut Options) -> Result<Made> {
     let mut made = Made {
         params: json!({ "dtype": options.text("dtype")?.unwrap_or_else(|| "float32".to_owned()) }),
         ..Made::default()
     };
-    if let Some(data) = options.handle::<DatasetHandle>("calibration", "a dataset")? {
-        made.read("calibration", &data, default_tokens(128));
+    let needs = &plugin.descriptor.needs;
+    let must = !needs.streams.is_empty() || needs.statistics.iter().any(|need| !need.optional);
+    match options.handle::<DatasetHandle>("calibration", "a dataset")? {
+        // Data that nobody reads must not make a key of its own.
+        Some(data) if must || !needs.statistics.is_empty() => made.read("calibration", &data, default_tokens(128)),
+        None if must => return Err(without_data(plugin)),
+        _ => {}
     }
     Ok(made)
+}
+
+/// The error for a plugin that observes but was given nothing to look at.
+fn without_data(plugin: &PluginInfo) -> Error {
+    let name = plugin.descriptor.name.as_str();
+    Error::usage(format!("`{name}` needs calibration data")).at(name).hint(PASS_CALIBRATION)
 }
 
 fn train(model: &ModelHandle, options: &mut Options) -> Result<Made> {
