@@ -46,18 +46,21 @@ impl Look {
         Ok(Self { site, statistics: SiteStatistics::new(features, wants), observers })
     }
 
-    /// Adds the activation `[.., features]` of one sequence.
+    /// Adds the activation `[batch, len, features]` of some sequences. To an observer each sequence is a batch of its own, as in
+    /// the peers: that decides a moving average.
     ///
     /// # Errors
     /// A value is not finite.
     pub fn add(&mut self, x: &Tensor) -> Result<()> {
-        let read = || -> candle_core::Result<Vec<f32>> { x.flatten_all()?.to_vec1() };
-        let values = read().map_err(ModelError::from)?;
+        let read = || -> candle_core::Result<(usize, Vec<f32>)> { Ok((x.dim(0)?, x.flatten_all()?.to_vec1()?)) };
+        let (batch, values) = read().map_err(ModelError::from)?;
         self.statistics.add(&values);
+        let features = self.statistics.features();
         for (_, observer) in &mut self.observers {
-            let features = self.statistics.features();
-            let matrix = Matrix::new(&values, values.len() / features.max(1), features);
-            matrix.and_then(|m| observer.observe(m)).map_err(|e| refused(self.site, &e))?;
+            for sequence in values.chunks(values.len() / batch.max(1)) {
+                let matrix = Matrix::new(sequence, sequence.len() / features.max(1), features);
+                matrix.and_then(|m| observer.observe(m)).map_err(|e| refused(self.site, &e))?;
+            }
         }
         Ok(())
     }

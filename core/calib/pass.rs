@@ -42,7 +42,8 @@ pub struct Pass {
     hidden: Activations,
     /// The input of `o_proj` or `down_proj`: all tokens must be there before either runs.
     wide: Option<Activations>,
-    lens: Vec<usize>,
+    /// Sequences and tokens of each batch.
+    shapes: Vec<[usize; 2]>,
     widest: usize,
     attention: usize,
     inner: usize,
@@ -58,9 +59,13 @@ impl Pass {
     pub fn begin(checkpoint: &Checkpoint, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
         let mut pass = Self::empty(checkpoint.config(), sequences, room)?;
         let embedding = Embedding::load(checkpoint.config(), checkpoint, &Device::Cpu)?;
-        for (index, ids) in sequences.iter().enumerate() {
-            let ids = Tensor::from_vec(ids.clone(), (1, ids.len()), &Device::Cpu).map_err(ModelError::from)?;
+        let mut rest = sequences;
+        for index in 0..pass.len() {
+            let [batch, len] = pass.shapes[index];
+            let (now, later) = rest.split_at(batch);
+            let ids = Tensor::from_vec(now.concat(), (batch, len), &Device::Cpu).map_err(ModelError::from)?;
             pass.hidden.set(index, &embedding.forward(&ids)?)?;
+            rest = later;
         }
         Ok(pass)
     }
@@ -70,17 +75,22 @@ impl Pass {
     /// # Errors
     /// A full disk.
     pub fn empty(config: &ModelConfig, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
-        let lens: Vec<usize> = sequences.iter().map(Vec::len).collect();
+        let shapes = batches(sequences);
         let attention = config.num_heads * config.head_dim;
         let widest = attention.max(config.intermediate_size);
-        let hidden = make("hidden", &lens, config.hidden_size, &room, config.hidden_size)?;
+        let hidden = make("hidden", &shapes, config.hidden_size, &room, config.hidden_size)?;
         let (inner, hidden_size) = (config.intermediate_size, config.hidden_size);
-        Ok(Self { hidden, wide: None, lens, widest, attention, inner, hidden_size, room })
+        Ok(Self { hidden, wide: None, shapes, widest, attention, inner, hidden_size, room })
     }
 
-    /// Sequences.
+    /// Batches of sequences.
     pub fn len(&self) -> usize {
-        self.lens.len()
+        self.shapes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.shapes.is_empty()
     }
 
     /// The hidden states before the next block.
@@ -104,14 +114,15 @@ impl Pass {
     }
 
     fn context(&self, index: usize) -> Context {
-        Context::full(1, self.lens[index], None)
+        let [batch, len] = self.shapes[index];
+        Context::full(batch, len, None)
     }
 
     /// Room for the inputs of a wide site, the same memory for all of them.
     fn wide(&mut self, width: usize) -> Result<&mut Activations> {
         if self.wide.is_none() {
             let together = self.hidden_size + self.widest;
-            self.wide = Some(make("wide", &self.lens, self.widest, &self.room, together)?);
+            self.wide = Some(make("wide", &self.shapes, self.widest, &self.room, together)?);
         }
         let wide = self.wide.as_mut().ok_or_else(|| crate::error::Error::internal("no room was made"))?;
         wide.set_width(width);
@@ -286,12 +297,28 @@ fn down(block: &Block, hidden: &Tensor, inner: &Tensor) -> Result<Tensor, ModelE
     block.mlp_output(hidden, inner)
 }
 
-/// Room for activations, in a file where `together` features a token do not fit into the memory.
-fn make(name: &str, lens: &[usize], width: usize, room: &Room, together: usize) -> Result<Activations> {
-    let size = if room.precision == Precision::F32 { 4 } else { 2 };
-    let bytes = lens.iter().sum::<usize>() as u64 * together as u64 * size;
-    if bytes <= room.memory {
-        return Ok(Activations::in_memory(lens, width, room.precision));
+/// Tokens of a batch, unless one sequence has more. A weight is brought into the order of a matrix product once for each.
+const BATCH: usize = 1024;
+
+/// Neighbouring sequences of equal length in batches: how many, and how long.
+fn batches(sequences: &[Vec<u32>]) -> Vec<[usize; 2]> {
+    let mut shapes: Vec<[usize; 2]> = Vec::new();
+    for ids in sequences {
+        match shapes.last_mut() {
+            Some([batch, len]) if *len == ids.len() && (*batch + 1) * *len <= BATCH => *batch += 1,
+            _ => shapes.push([1, ids.len()]),
+        }
     }
-    Ok(Activations::in_file(&room.folder.join(format!("{name}.activations")), lens, width, room.precision)?)
+    shapes
+}
+
+/// Room for activations, in a file where `together` features a token do not fit into the memory.
+fn make(name: &str, shapes: &[[usize; 2]], width: usize, room: &Room, together: usize) -> Result<Activations> {
+    let size = if room.precision == Precision::F32 { 4 } else { 2 };
+    let tokens: usize = shapes.iter().map(|[batch, len]| batch * len).sum();
+    let bytes = tokens as u64 * together as u64 * size;
+    if bytes <= room.memory {
+        return Ok(Activations::in_memory(shapes, width, room.precision));
+    }
+    Ok(Activations::in_file(&room.folder.join(format!("{name}.activations")), shapes, width, room.precision)?)
 }

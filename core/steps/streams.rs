@@ -93,8 +93,8 @@ impl SequenceStream {
     }
 }
 
-/// The inputs of a decoder block, one sequence a batch: `full_precision` and `quantized` `[1, tokens, hidden]` F32, `mask`
-/// `[1, tokens]` U8 and `positions` `[1, tokens]` U32.
+/// The inputs of a decoder block: `full_precision` and `quantized` `[batch, tokens, hidden]` F32, `mask` `[batch, tokens]` U8 and
+/// `positions` `[batch, tokens]` U32.
 #[derive(Debug)]
 pub(super) struct BlockInputs {
     full_precision: Activations,
@@ -125,12 +125,13 @@ impl BlockInputs {
             let (shape, values) = values().map_err(|e| Error::input(e.to_string()))?;
             Tensor::from_vec(&shape, values)
         };
-        let tokens = self.quantized.tokens(index);
+        let [batch, len] = self.quantized.shape(index);
+        let positions = (0..batch).flat_map(|_| 0..len as u32).collect();
         Ok(Some(vec![
             named("full_precision", read(&self.full_precision)?),
             named("quantized", read(&self.quantized)?),
-            named("mask", Tensor::from_vec(&[1, tokens], vec![1_u8; tokens])?),
-            named("positions", Tensor::from_vec(&[1, tokens], (0..tokens as u32).collect())?),
+            named("mask", Tensor::from_vec(&[batch, len], vec![1_u8; batch * len])?),
+            named("positions", Tensor::from_vec(&[batch, len], positions)?),
         ]))
     }
 }

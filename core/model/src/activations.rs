@@ -28,12 +28,13 @@ impl Precision {
     }
 }
 
-/// One activation `[1, len, width]` per sequence, in memory or in a file.
+/// Activations `[batch, len, width]` of batches of sequences, in memory or in a file.
 #[derive(Debug)]
 pub struct Activations {
     precision: Precision,
     width: usize,
-    /// Token at which each sequence begins, and the end of the last.
+    shapes: Vec<[usize; 2]>,
+    /// Token at which each batch begins, and the end of the last.
     starts: Vec<usize>,
     backing: Backing,
 }
@@ -45,33 +46,38 @@ enum Backing {
 }
 
 impl Activations {
-    /// Room for activations of at most `width` features of sequences of the given lengths.
-    pub fn in_memory(lens: &[usize], width: usize, precision: Precision) -> Self {
-        let bytes = lens.iter().sum::<usize>() * width * precision.size();
-        Self::new(lens, width, precision, Backing::Memory(vec![0; bytes]))
+    /// Room for activations of at most `width` features of batches of the given sizes `[batch, len]`.
+    pub fn in_memory(shapes: &[[usize; 2]], width: usize, precision: Precision) -> Self {
+        let bytes = tokens(shapes) * width * precision.size();
+        Self::new(shapes, width, precision, Backing::Memory(vec![0; bytes]))
     }
 
     /// The same in a file, which is made anew.
     ///
     /// # Errors
     /// The file cannot be made or is too large for its disk.
-    pub fn in_file(path: &Path, lens: &[usize], width: usize, precision: Precision) -> Result<Self, ModelError> {
-        let bytes = lens.iter().sum::<usize>() * width * precision.size();
+    pub fn in_file(
+        path: &Path,
+        shapes: &[[usize; 2]],
+        width: usize,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
+        let bytes = tokens(shapes) * width * precision.size();
         let make = || -> std::io::Result<File> {
             let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
             file.set_len(bytes as u64)?;
             Ok(file)
         };
-        Ok(Self::new(lens, width, precision, Backing::File(make().map_err(|e| failed(path, &e))?)))
+        Ok(Self::new(shapes, width, precision, Backing::File(make().map_err(|e| failed(path, &e))?)))
     }
 
-    fn new(lens: &[usize], width: usize, precision: Precision, backing: Backing) -> Self {
+    fn new(shapes: &[[usize; 2]], width: usize, precision: Precision, backing: Backing) -> Self {
         let mut starts = vec![0];
-        starts.extend(lens.iter().scan(0, |sum, len| {
-            *sum += len;
+        starts.extend(shapes.iter().scan(0, |sum, [batch, len]| {
+            *sum += batch * len;
             Some(*sum)
         }));
-        Self { precision, width, starts, backing }
+        Self { precision, width, shapes: shapes.to_vec(), starts, backing }
     }
 
     /// Takes activations of another width, no larger than the first one, from here on.
@@ -79,9 +85,9 @@ impl Activations {
         self.width = width;
     }
 
-    /// How many sequences there are.
+    /// How many batches there are.
     pub fn len(&self) -> usize {
-        self.starts.len() - 1
+        self.shapes.len()
     }
 
     /// Whether there are none.
@@ -89,9 +95,9 @@ impl Activations {
         self.len() == 0
     }
 
-    /// Tokens of a sequence.
-    pub fn tokens(&self, index: usize) -> usize {
-        self.starts[index + 1] - self.starts[index]
+    /// Sequences of a batch, and the tokens of each.
+    pub fn shape(&self, index: usize) -> [usize; 2] {
+        self.shapes[index]
     }
 
     fn range(&self, index: usize) -> std::ops::Range<usize> {
@@ -99,7 +105,7 @@ impl Activations {
         at(self.starts[index])..at(self.starts[index + 1])
     }
 
-    /// The activation of a sequence, `[1, len, width]` in f32.
+    /// The activation of a batch, `[batch, len, width]` in f32.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -113,17 +119,18 @@ impl Activations {
                 widen(&bytes, self.precision)
             }
         };
-        Ok(Tensor::from_vec(values, (1, self.tokens(index), self.width), &Device::Cpu)?)
+        let [batch, len] = self.shapes[index];
+        Ok(Tensor::from_vec(values, (batch, len, self.width), &Device::Cpu)?)
     }
 
-    /// Keeps the activation of a sequence, and returns it as it is kept.
+    /// Keeps the activation of a batch, and returns it as it is kept.
     ///
     /// # Errors
-    /// The shape is not `[1, len, width]`; the file cannot be written.
+    /// The shape is not `[batch, len, width]`; the file cannot be written.
     pub fn set(&mut self, index: usize, x: &Tensor) -> Result<Tensor, ModelError> {
-        let (tokens, width) = (self.tokens(index), self.width);
-        if x.dims() != [1, tokens, width] {
-            let message = format!("an activation of shape {:?} where [1, {tokens}, {width}] is kept", x.dims());
+        let ([batch, len], width) = (self.shapes[index], self.width);
+        if x.dims() != [batch, len, width] {
+            let message = format!("an activation of shape {:?} where [{batch}, {len}, {width}] is kept", x.dims());
             return Err(candle_core::Error::Msg(message).into());
         }
         let values: Vec<f32> = x.flatten_all()?.to_vec1()?;
@@ -189,6 +196,10 @@ impl Activations {
     }
 }
 
+fn tokens(shapes: &[[usize; 2]]) -> usize {
+    shapes.iter().map(|[batch, len]| batch * len).sum()
+}
+
 fn failed(path: &Path, error: &std::io::Error) -> ModelError {
     ModelError::file(path, format!("cannot hold activations: {error}"), "is there room on this disk?")
 }
@@ -219,9 +230,9 @@ fn narrow(values: &[f32], precision: Precision, bytes: &mut [u8]) {
 mod tests {
     use super::*;
 
-    fn tensor(tokens: usize, width: usize, seed: f32) -> Tensor {
-        let values: Vec<f32> = (0..tokens * width).map(|i| (i as f32 + seed).sin()).collect();
-        Tensor::from_vec(values, (1, tokens, width), &Device::Cpu).unwrap()
+    fn tensor([batch, len]: [usize; 2], width: usize) -> Tensor {
+        let values: Vec<f32> = (0..batch * len * width).map(|i| ((i + len) as f32).sin()).collect();
+        Tensor::from_vec(values, (batch, len, width), &Device::Cpu).unwrap()
     }
 
     fn values(x: &Tensor) -> Vec<f32> {
@@ -232,13 +243,13 @@ mod tests {
     fn what_was_kept_is_found_again() {
         let folder = tempfile::tempdir().unwrap();
         for precision in [Precision::F32, Precision::Bf16] {
-            let lens = [3, 1, 5];
+            let lens = [[1, 3], [4, 1], [2, 5]];
             let memory = Activations::in_memory(&lens, 8, precision);
             let file = Activations::in_file(&folder.path().join("spilled"), &lens, 8, precision).unwrap();
             for mut kept in [memory, file] {
                 // A narrower activation fits the same room.
                 kept.set_width(6);
-                let given: Vec<Tensor> = lens.iter().map(|n| tensor(*n, 6, *n as f32)).collect();
+                let given: Vec<Tensor> = lens.iter().map(|shape| tensor(*shape, 6)).collect();
                 for (index, x) in given.iter().enumerate() {
                     let returned = kept.set(index, x).unwrap();
                     assert_eq!(values(&returned), values(&kept.get(index).unwrap()));
@@ -259,7 +270,7 @@ mod tests {
                 // A file that was cut short, or holds something else, is noticed.
                 std::fs::write(&path, [1, 2, 3]).unwrap();
                 assert!(!loaded.load(&path, &digest).unwrap());
-                assert!(kept.set(0, &tensor(3, 8, 0.0)).is_err());
+                assert!(kept.set(0, &tensor([1, 3], 8)).is_err());
             }
         }
     }

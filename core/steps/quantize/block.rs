@@ -32,7 +32,7 @@ pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &
     for index in resume.blocks()..config.num_layers {
         let load = |source: &dyn WeightSource| Block::load(config, source, index, &Device::Cpu);
         let original = load(walk.checkpoint)?;
-        let job = job(&made, index, walk.sequences.len())?;
+        let job = job(&made, index, full.len())?;
         let mut gatherer = Statistics { wants: wants(&made, &job, index)?, found: BTreeMap::new() };
         for (site, seen) in quantized.gather(index, &original, false, &mut gatherer)? {
             gatherer.found.insert(site.to_string(), seen.statistics);
