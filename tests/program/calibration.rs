@@ -207,7 +207,7 @@ fn activations_that_do_not_fit_into_memory_lie_in_files() {
             pass.sequential(index, &mut block, &mut Everything).unwrap();
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), if memory == 0 { 2 } else { 0 });
-        let states = (0..2).map(|i| pass.hidden().get(i).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        let states = (0..pass.len()).map(|i| pass.hidden().get(i).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap());
         found.push(states.collect::<Vec<_>>());
     }
     assert_eq!(found[0], found[1]);
