@@ -282,10 +282,19 @@ fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Sto
                 facts["calibration"]["tokens"], facts["calibration"]["sequences"],
             ));
         }
+        let label = &graph.node(*id).label;
+        lines.extend(
+            facts["warnings"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(|warning| format!("Warning: {label}: {warning}")),
+        );
         if let Some(difference) = facts["equivalence"]["logit_difference"].as_f64() {
             lines.push(format!(
                 "{}: logits differ from the original's by {difference:.1e} of their standard deviation (limit {:.0e})",
-                graph.node(*id).label,
+                label,
                 facts["equivalence"]["limit"].as_f64().unwrap_or_default(),
             ));
         }

@@ -18,6 +18,7 @@ use crate::{
     data::{TokenOptions, sequences},
     error::{Error, Result},
     exec::{Job, NodeReporter},
+    graph::fused,
     store::Scratch,
 };
 
@@ -36,7 +37,7 @@ struct Group {
     scheme: GroupScheme,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, PartialEq)]
 struct GroupScheme {
     args: Scheme,
     conventions: Conventions,
@@ -88,6 +89,10 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     facts.insert("layers".into(), json!({ "quantized": targets.len(), "of": checkpoint.config().linears().len() }));
     facts.insert("written".into(), written);
     facts.insert("grids".into(), grids(&targets));
+    let warnings = warnings(&params.groups);
+    if !warnings.is_empty() {
+        facts.insert("warnings".into(), json!(warnings));
+    }
     if !reports.is_empty() {
         facts.insert("plugin".into(), Value::Object(reports));
     }
@@ -192,6 +197,12 @@ fn put_input_scales(
     let observer = sites.values().next().and_then(|g| g.args().observer.clone());
     facts.insert("input_scales".into(), json!({ "observer": observer, "observed": scales.facts }));
     Ok(())
+}
+
+/// What the loaders of others will not like about this choice of schemes.
+fn warnings(groups: &[Group]) -> Vec<String> {
+    let schemes = groups.iter().flat_map(|group| group.modules.iter().map(|m| (m.as_str(), &group.scheme)));
+    fused::splits(&schemes.collect())
 }
 
 /// Every grid in use with the number of layers on it.

@@ -38,8 +38,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let plugin = Plugin::open(job, reporter)?;
     let mut services = Services::new(job, &scratch.work_folder()?, reporter, "tensors");
     services.models.insert("model".into(), &checkpoint);
-    let mut work =
-        Model { linears: linears(checkpoint.config()), inputs: vec!["model".into()], streams: Vec::new() };
+    let mut work = Model { linears: linears(checkpoint.config()), inputs: vec!["model".into()], streams: Vec::new() };
     let mut facts = Map::new();
     let mut tokens = None;
     if let Some(options) = &params.calibration {

@@ -7,6 +7,7 @@ mod demo_training;
 mod good_plugins;
 mod interrupt;
 mod killed;
+mod mixed_schemes;
 mod project;
 mod script_errors;
 mod store;

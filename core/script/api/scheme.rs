@@ -41,13 +41,13 @@ const OVERRIDES: [&str; 12] = [
 
 /// Takes `scheme`, its overrides, `observer` (of static input scales) and `conventions` out of the options.
 pub(super) fn read(options: &mut Options) -> Result<Read> {
-    let Some(given) = options.take("scheme") else {
-        return Err(Error::usage("`quantize` needs a scheme").hint("for example scheme: \"W4A16\""));
-    };
-    let mut keys = match to_json(&given)? {
-        Value::Object(keys) => keys,
-        name @ Value::String(_) => Map::from_iter([("scheme".to_owned(), name)]),
-        other => return Err(Error::usage(format!("a scheme is a name or a map, not {other}")).at("scheme")),
+    let mut keys = match options.take("scheme").map(|given| to_json(&given)).transpose()? {
+        Some(Value::Object(keys)) => keys,
+        Some(name @ Value::String(_)) => Map::from_iter([("scheme".to_owned(), name)]),
+        // Spelled out in place, as in the checkpoint format.
+        None if options.has("weights") => Map::new(),
+        Some(other) => return Err(Error::usage(format!("a scheme is a name or a map, not {other}")).at("scheme")),
+        None => return Err(Error::usage("`quantize` needs a scheme").hint("for example scheme: \"W4A16\"")),
     };
     let mut changed = Vec::new();
     for key in OVERRIDES {

@@ -1,0 +1,84 @@
+//! Several schemes in one model, and what loaders of others make of a choice.
+
+use serde_json::Value;
+
+use super::project::{LAYERS, Project};
+
+/// A table of one model, quantized with these options.
+fn script(options: &str) -> String {
+    format!(
+        r#"let base = model("tiny");
+let q = base.quantize("rtn", #{{ {options} }});
+let task = perplexity(#{{ text: dataset("text.txt"), max_seq_length: 32, blocks: 2 }});
+let table = report("mixed");
+table.row(q.evaluate(task), #{{ model: "q" }});
+table.write();
+q.save_as("saved");
+"#
+    )
+}
+
+/// The schemes of the written folder: per group its layout, bits and number of modules.
+fn groups(project: &Project) -> Vec<(String, u64, usize)> {
+    let config: Value = serde_json::from_str(&project.read("saved/config.json")).unwrap();
+    let groups = config["quantization_config"]["config_groups"].as_object().unwrap();
+    let group = |group: &Value| {
+        let text = group["format"].as_str().unwrap().to_owned();
+        (text, group["weights"]["num_bits"].as_u64().unwrap(), group["targets"].as_array().unwrap().len())
+    };
+    groups.values().map(group).collect()
+}
+
+const MIXED: &str = r#"scheme: "W4A16", group_size: 16, ignore: ["*.o_proj"], config_groups: #{
+    down: #{ targets: ["*.down_proj"], weights: #{ num_bits: 8, type: "int", symmetric: true, strategy: "channel" } },
+    INT8: ["*.gate_proj", "*.up_proj"],
+}"#;
+
+#[test]
+fn groups_are_exceptions_to_the_scheme() {
+    let project = Project::new();
+    project.write("mixed.rhai", &script(MIXED));
+    let outcome = project.run(&["run", "mixed.rhai"]).exits(0);
+    assert!(!outcome.err.contains("warning"), "{}", outcome.err);
+    // q, k, v in 4 bits, gate and up with dynamic inputs, down in 8 bits alone.
+    assert_eq!(
+        groups(&project),
+        [
+            ("pack-quantized".to_owned(), 4, 3 * LAYERS),
+            ("int-quantized".to_owned(), 8, 2 * LAYERS),
+            ("pack-quantized".to_owned(), 8, LAYERS),
+        ]
+    );
+    let config: Value = serde_json::from_str(&project.read("saved/config.json")).unwrap();
+    assert_eq!(config["quantization_config"]["format"], "mixed-precision");
+    assert_eq!(config["quantization_config"]["ignore"].as_array().unwrap().len(), LAYERS + 1);
+    // Another spelling of the same: a list, in another order.
+    let respelled = r#"config_groups: [
+        #{ targets: ["*.gate_proj", "*.up_proj"], scheme: "INT8" },
+        #{ targets: "re:.*down_proj", scheme: "W8A16", strategy: "channel" },
+        #{ targets: "*.self_attn.*", scheme: "W4A16", group_size: 16 },
+    ], ignore: "*.o_proj""#;
+    project.write("respelled.rhai", &script(respelled));
+    let planned = project.run(&["plan", "respelled.rhai"]).exits(0);
+    assert!(planned.out.contains("2 nodes, 2 cached"), "{}", planned.out);
+}
+
+#[test]
+fn a_split_stack_is_shown_in_the_plan_and_under_the_table() {
+    let project = Project::new();
+    project.write("split.rhai", &script(r#"scheme: "INT8", ignore: ["*.v_proj"]"#));
+    let line = "in 2 layers q_proj, k_proj is quantized and v_proj is not";
+    let planned = project.run(&["plan", "split.rhai"]).exits(0);
+    assert!(planned.err.contains(line), "{}", planned.err);
+    let json = project.run(&["plan", "split.rhai", "--json"]).exits(0).json();
+    assert!(json["warnings"][0].as_str().unwrap().contains(line), "{json}");
+    let outcome = project.run(&["run", "split.rhai"]).exits(0);
+    assert!(
+        outcome.err.contains(line) && outcome.out.replace('\n', " ").contains("is quantized and v_proj"),
+        "{}",
+        outcome.out
+    );
+    assert!(project.read("results/reports/mixed/table.md").replace('\\', "").contains(line));
+    let (_, record) = project.stored("results", "quantize", "rtn").remove(0);
+    assert!(record["facts"]["warnings"][0].as_str().unwrap().starts_with(line), "{record}");
+}
