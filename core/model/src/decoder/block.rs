@@ -127,28 +127,67 @@ impl Block {
         cache: Option<&mut LayerCache>,
         taps: &mut dyn Taps,
     ) -> Result<Tensor, ModelError> {
-        let (batch, len, _) = hidden.dims3()?;
-        context.check(batch, len)?;
-        let hidden = (hidden + self.attention(hidden, context, cache, taps)?)?;
-        let hidden = (&hidden + self.mlp(&hidden, taps)?)?;
-        Ok(hidden)
+        let x = self.attention_input(hidden)?;
+        taps.observe(self.site(SiteKind::AttentionInput), &x)?;
+        let mixed = self.attend(&x, context, cache, taps)?;
+        taps.observe(self.site(SiteKind::OutputInput), &mixed)?;
+        let hidden = self.attention_output(hidden, &mixed)?;
+        let x = self.mlp_input(&hidden)?;
+        taps.observe(self.site(SiteKind::MlpInput), &x)?;
+        let inner = self.mlp_inner(&x)?;
+        taps.observe(self.site(SiteKind::DownInput), &inner)?;
+        self.mlp_output(&hidden, &inner)
     }
 
     fn site(&self, kind: SiteKind) -> Site {
         Site::in_block(self.index, kind)
     }
 
-    fn attention(
+    /// What queries, keys and values are made of: the normed hidden states `[batch, len, hidden]`.
+    ///
+    /// This and the next five methods are the block in the pieces between which a site lies. Calibration lets all tokens
+    /// pass one piece before it goes on to the next, so that every linear can be quantized before it runs.
+    pub fn attention_input(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        self.attention_norm.forward(hidden)
+    }
+
+    /// The input `[batch, len, heads * head_dim]` of `o_proj`, of [`attention_input`](Self::attention_input). The taps see
+    /// queries, keys and values.
+    pub fn mix(&self, x: &Tensor, context: &Context, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
+        self.attend(x, context, None, taps)
+    }
+
+    /// The hidden states after attention.
+    pub fn attention_output(&self, hidden: &Tensor, mixed: &Tensor) -> Result<Tensor, ModelError> {
+        Ok((hidden + self.o.forward(mixed)?)?)
+    }
+
+    /// What gate and up are made of: the normed hidden states after attention.
+    pub fn mlp_input(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        self.mlp_norm.forward(hidden)
+    }
+
+    /// The input `[batch, len, intermediate]` of `down_proj`, of [`mlp_input`](Self::mlp_input).
+    pub fn mlp_inner(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let [gate, up] = Linear::forward_together([&self.gate, &self.up], x)?;
+        Ok(ops::silu_times(&gate, &up)?)
+    }
+
+    /// The block's output, of the hidden states after attention and [`mlp_inner`](Self::mlp_inner).
+    pub fn mlp_output(&self, hidden: &Tensor, inner: &Tensor) -> Result<Tensor, ModelError> {
+        Ok((hidden + self.down.forward(inner)?)?)
+    }
+
+    fn attend(
         &self,
-        hidden: &Tensor,
+        x: &Tensor,
         context: &Context,
         cache: Option<&mut LayerCache>,
         taps: &mut dyn Taps,
     ) -> Result<Tensor, ModelError> {
-        let x = self.attention_norm.forward(hidden)?;
-        taps.observe(self.site(SiteKind::AttentionInput), &x)?;
-        let [q, k, v] = Linear::forward_together([&self.q, &self.k, &self.v], &x)?;
-        let (batch, len) = (context.batch(), context.len());
+        let (batch, len, _) = x.dims3()?;
+        context.check(batch, len)?;
+        let [q, k, v] = Linear::forward_together([&self.q, &self.k, &self.v], x)?;
         let mut q = q.reshape((batch, len, self.heads, self.head_dim))?;
         let mut k = k.reshape((batch, len, self.kv_heads, self.head_dim))?;
         let v = v.reshape((batch, len, self.kv_heads, self.head_dim))?;
@@ -165,17 +204,6 @@ impl Block {
             None => (k, v),
         };
         let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let mixed = ops::attention(&q, &k, &v, Attention { context: context.clone(), scale })?.flatten_from(2)?;
-        taps.observe(self.site(SiteKind::OutputInput), &mixed)?;
-        self.o.forward(&mixed)
-    }
-
-    fn mlp(&self, hidden: &Tensor, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
-        let x = self.mlp_norm.forward(hidden)?;
-        taps.observe(self.site(SiteKind::MlpInput), &x)?;
-        let [gate, up] = Linear::forward_together([&self.gate, &self.up], &x)?;
-        let inner = ops::silu_times(&gate, &up)?;
-        taps.observe(self.site(SiteKind::DownInput), &inner)?;
-        self.down.forward(&inner)
+        Ok(ops::attention(&q, &k, &v, Attention { context: context.clone(), scale })?.flatten_from(2)?)
     }
 }
