@@ -3,28 +3,24 @@
 //! vLLM and SGLang stack q, k and v into one matrix, gate and up into another. Each stack has one scheme, so a folder that
 //! quantizes its parts differently, or only some of them, is refused when they load it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The stacks, by the last part of their linears' names.
 const FUSED: [&[&str]; 2] = [&["q_proj", "k_proj", "v_proj"], &["gate_proj", "up_proj"]];
 
+/// The stack that a linear is part of: where it stands, and which of the stacks there it is.
+pub fn stack(module: &str) -> Option<(&str, usize)> {
+    let (parent, part) = module.rsplit_once('.')?;
+    FUSED.iter().position(|parts| parts.contains(&part)).map(|index| (parent, index))
+}
+
 /// One sentence for every way in which a choice of schemes splits a stack. `schemes` holds the quantized linears alone.
 pub fn splits<S: PartialEq>(schemes: &BTreeMap<&str, S>) -> Vec<String> {
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
-    for parts in FUSED {
-        let mut parents: Vec<&str> = schemes
-            .keys()
-            .filter_map(|module| module.rsplit_once('.'))
-            .filter(|(_, part)| parts.contains(part))
-            .map(|(parent, _)| parent)
-            .collect();
-        parents.sort_unstable();
-        parents.dedup();
-        for parent in parents {
-            let scheme = |part: &str| schemes.get(format!("{parent}.{part}").as_str());
-            if let Some(how) = split(parts, scheme) {
-                *found.entry(how).or_default() += 1;
-            }
+    for (parent, index) in schemes.keys().filter_map(|module| stack(module)).collect::<BTreeSet<_>>() {
+        let scheme = |part: &str| schemes.get(format!("{parent}.{part}").as_str());
+        if let Some(how) = split(FUSED[index], scheme) {
+            *found.entry(how).or_default() += 1;
         }
     }
     let sentence = |(how, layers): (String, usize)| {

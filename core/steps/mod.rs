@@ -5,6 +5,7 @@
 mod artifact;
 mod equivalence;
 mod evaluate;
+mod global_scales;
 mod quantize;
 mod services;
 mod streams;

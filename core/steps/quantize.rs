@@ -11,6 +11,7 @@ use workbench_quant::{Conventions, Dynamic, Grid, Scheme, StorageDtype};
 use super::{
     Finding,
     artifact::Artifact,
+    global_scales,
     services::{Plugin, Services},
 };
 use crate::{
@@ -126,9 +127,10 @@ fn targets(params: &Params, checkpoint: &Checkpoint) -> Result<Vec<Target>> {
         }
     }
     let linears = checkpoint.config().linears().into_iter();
-    let targets = linears
+    let mut targets: Vec<Target> = linears
         .filter_map(|info| grids.remove(info.name.as_str()).map(|(weights, inputs)| Target { info, weights, inputs }))
         .collect();
+    global_scales::share(targets.iter_mut().map(|t| (t.info.name.as_str(), &mut t.weights)), checkpoint)?;
     match grids.keys().next() {
         Some(unknown) => Err(Error::refused(format!("the model has no layer `{unknown}`"))),
         None => Ok(targets),
@@ -182,7 +184,7 @@ fn put_input_scales(
     reporter: &NodeReporter,
     facts: &mut Map<String, Value>,
 ) -> Result<()> {
-    let fixed = |t: &Target| t.inputs.clone().filter(|g| g.args().dynamic == Dynamic::No).map(|g| (t.info.site, g));
+    let fixed = |t: &Target| t.inputs.clone().filter(|g| g.args().dynamic != Dynamic::Yes).map(|g| (t.info.site, g));
     let sites: BTreeMap<Site, Grid> = targets.iter().filter_map(fixed).collect();
     if sites.is_empty() {
         return Ok(());
@@ -209,7 +211,8 @@ fn warnings(groups: &[Group]) -> Vec<String> {
 fn grids(targets: &[Target]) -> Value {
     let mut seen: Vec<(Value, usize)> = Vec::new();
     for target in targets {
-        let grid = json!({ "weights": target.weights, "inputs": target.inputs });
+        let weights = target.weights.clone().with_global_scale(None);
+        let grid = json!({ "weights": weights, "inputs": target.inputs });
         match seen.iter_mut().find(|(known, _)| *known == grid) {
             Some((_, count)) => *count += 1,
             None => seen.push((grid, 1)),

@@ -28,4 +28,4 @@ pub use scheme::{Format, Scheme};
 
 /// Version of the rounding rules in this crate. Every dylib carries its own copy of the crate, so the number travels in
 /// the plugin probe and a host refuses a plugin whose number differs. Raise it whenever any code or scale could change.
-pub const GRID_VERSION: u32 = 1;
+pub const GRID_VERSION: u32 = 2;

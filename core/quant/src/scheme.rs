@@ -272,7 +272,12 @@ fn check_activations(args: &QuantizationArgs) -> Result<(), ArgsError> {
             .with_hint("give it beside `scheme`, or under `weights`"));
     }
     match args.strategy {
-        Strategy::Channel | Strategy::Block => {
+        Strategy::TensorGroup if args.dynamic == Dynamic::No => Err(ArgsError::new(
+            "dynamic",
+            "group scales of activations cannot be static: no layout has a place for them",
+        )
+        .with_hint("write `dynamic: \"local\"` for a static tensor-wide scale and dynamic group scales")),
+        Strategy::Channel | Strategy::Block | Strategy::AttnHead => {
             let message = format!("strategy `{}` does not apply to activations", args.strategy.name());
             Err(ArgsError::new("strategy", message)
                 .with_hint("write `strategy: \"token\", dynamic: true`, or `strategy: \"tensor\"`"))

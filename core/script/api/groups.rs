@@ -49,6 +49,7 @@ pub(super) fn read(options: &mut Options, signature: &Signature) -> Result<Assig
     let targets = options.texts("targets")?;
     if groups.is_empty() || options.has("scheme") || options.has("weights") {
         let scheme = scheme::read(options)?;
+        let targets = targets.or_else(|| scheme.targets.clone());
         groups.push(Group { title: "`scheme`".into(), rest: true, targets, scheme });
     } else if targets.is_some() {
         return Err(Error::usage("`targets` stands beside a scheme, and here every group has its own")
@@ -90,6 +91,7 @@ fn group(title: &str, name: Option<&str>, value: Dynamic) -> Result<Group> {
     let scheme = scheme::read(&mut options)?;
     // A misspelled key is the better explanation of one that is missing.
     options.finish()?;
+    let targets = targets.or_else(|| scheme.targets.clone());
     if targets.is_none() {
         return Err(Error::usage(format!("{title} has no targets"))
             .at(name.unwrap_or("config_groups"))

@@ -15,6 +15,8 @@ use crate::{
 /// A scheme, checked and complete.
 pub(super) struct Read {
     pub scheme: Scheme,
+    /// What a preset is for, where it is not for every linear.
+    pub targets: Option<Vec<String>>,
     /// For the key and the node's process: `{scheme, conventions}`.
     pub json: Value,
     /// For labels.
@@ -65,15 +67,16 @@ pub(super) fn read(options: &mut Options) -> Result<Read> {
         .or_else(|| keys.get("scheme").and_then(Value::as_str))
         .map(str::to_owned);
     keys.remove("name");
-    let mut scheme = Scheme::from_value(&Value::Object(keys)).map_err(wrong)?;
+    let mut scheme = Scheme::from_value(&Value::Object(keys.clone())).map_err(wrong)?;
     if scheme.weights.is_none() {
         return Err(Error::usage("the scheme leaves the weights alone: there is nothing to quantize").at("scheme"));
     }
-    if !scheme.targets.is_empty() || !scheme.ignore.is_empty() {
+    if keys.contains_key("targets") || keys.contains_key("ignore") {
         return Err(Error::usage("targets and ignore stand beside the scheme, not in it")
             .hint("write .quantize(method, #{ scheme: …, ignore: […] })"));
     }
-    let static_activations = scheme.input_activations.as_ref().is_some_and(|a| a.dynamic == Timing::No);
+    let targets = Some(std::mem::take(&mut scheme.targets)).filter(|targets| !targets.is_empty());
+    let static_activations = scheme.input_activations.as_ref().is_some_and(|a| a.dynamic != Timing::Yes);
     choose_observer(&mut scheme, options, static_activations)?;
     let conventions = match options.take("conventions") {
         None => Conventions::default(),
@@ -82,7 +85,7 @@ pub(super) fn read(options: &mut Options) -> Result<Read> {
     };
     let name = [name.unwrap_or_else(|| describe(&scheme)), changed.join(" ")].join(" ").trim().to_owned();
     let json = json!({ "args": scheme, "conventions": conventions });
-    Ok(Read { scheme, json, name, static_activations })
+    Ok(Read { scheme, targets, json, name, static_activations })
 }
 
 /// The observer of static input scales: as asked for, or the moving average that the peers use where none is named.

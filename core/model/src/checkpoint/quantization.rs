@@ -9,7 +9,8 @@ use workbench_quant::{Format, Scheme};
 use crate::ModelError;
 
 /// The layouts that are read and written.
-pub(crate) const SUPPORTED: &str = "pack-quantized, int-quantized, float-quantized and naive-quantized";
+pub(crate) const SUPPORTED: &str = "pack-quantized, int-quantized, float-quantized, nvfp4-pack-quantized, \
+     mxfp4-pack-quantized, mxfp8-quantized and naive-quantized";
 
 /// The quantization of a checkpoint: schemes and the modules they apply to.
 pub struct QuantizationConfig {

@@ -82,16 +82,16 @@ impl Layout<'_> {
     }
 
     fn input(&self, module: &str, args: &QuantizationArgs, unclaimed: &mut Unclaimed<'_>) -> Result<Input, ModelError> {
-        let name = format!("{module}.input_scale");
+        let suffix = if args.strategy == Strategy::TensorGroup { "input_global_scale" } else { "input_scale" };
+        let name = format!("{module}.{suffix}");
         let error = |message: &str, hint: &str| ModelError::tensor(self.folder, &name, message, hint);
-        let scale = StoredInputScale::claim(module, unclaimed)?;
+        let scale = StoredInputScale::claim(module, args, unclaimed)?;
         match (args.dynamic, &scale) {
-            (Dynamic::No, None) => {
+            (Dynamic::No | Dynamic::Local, None) => {
                 return Err(error("is missing, but the inputs are quantized with a static scale", ""));
             }
             (Dynamic::Yes, Some(_)) => return Err(error("is there, but the inputs are quantized dynamically", "")),
-            (Dynamic::Local, _) => return Err(error("inputs with `dynamic: \"local\"` are not supported", "")),
-            (Dynamic::No, Some(_)) | (Dynamic::Yes, None) => {}
+            (Dynamic::No | Dynamic::Local, Some(_)) | (Dynamic::Yes, None) => {}
         }
         let stored = storage_dtype(scale.as_ref().map_or(Dtype::F32, |stored| stored.scale.dtype));
         let grid = match self.input_grids.get(module).filter(|grid| grid.args() == args) {
@@ -101,7 +101,7 @@ impl Layout<'_> {
         };
         if let Some(scale) = &scale
             && scale.scale.elements() != 1
-            && args.strategy == Strategy::Tensor
+            && matches!(args.strategy, Strategy::Tensor | Strategy::TensorGroup)
         {
             let message = format!("has shape {:?}, expected one scale for the tensor", scale.scale.shape);
             return Err(error(&message, ""));

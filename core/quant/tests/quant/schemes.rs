@@ -57,6 +57,23 @@ fn presets_are_those_of_the_ecosystem() {
 }
 
 #[test]
+fn presets_equal_those_of_compressed_tensors() {
+    let golden: Value = serde_json::from_str(include_str!("../golden/presets.json")).unwrap();
+    let theirs = golden["presets"].as_object().unwrap();
+    // Nothing to quantize is no scheme here.
+    for (name, theirs) in theirs.iter().filter(|(name, _)| *name != "UNQUANTIZED") {
+        let ours = serde_json::to_value(preset(name).unwrap_or_else(|| panic!("no preset {name}"))).unwrap();
+        for key in ["weights", "input_activations", "output_activations", "format"] {
+            assert_eq!(ours[key], theirs[key], "{name}: {key}");
+        }
+    }
+    let own: Vec<&str> = preset_names().filter(|name| !theirs.contains_key(*name)).collect();
+    assert_eq!(own, ["W8A8_STATIC", "MXFP4_MLP_WEIGHT_ONLY"]);
+    let mlp = preset("MXFP4_MLP_WEIGHT_ONLY").unwrap();
+    assert_eq!((mlp.targets, mlp.weights), (vec!["*.mlp.*".to_owned()], preset("MXFP4A16").unwrap().weights));
+}
+
+#[test]
 fn formats_follow_from_the_arguments() {
     for (name, format) in [
         ("W4A16", Format::PackQuantized),

@@ -198,7 +198,7 @@ impl CheckpointWriter {
     pub fn put_input_scale(&mut self, module: &str, parameters: &Parameters) -> Result<(), ModelError> {
         let name = format!("{module}.input_scale");
         let inputs = self.quantized.get(module).and_then(|linear| linear.inputs.as_ref());
-        let Some(grid) = inputs.filter(|grid| settings::is_static(grid)) else {
+        let Some(grid) = inputs.filter(|grid| settings::has_scale(grid)) else {
             return Err(self.error(&name, "the input of this linear was not declared as statically quantized"));
         };
         let parts = encode::encode_input(grid, parameters).map_err(|message| self.error(&name, message))?;
@@ -260,8 +260,13 @@ impl CheckpointWriter {
             return Err(self.error(name, format!("was not put (and {} others)", count - 1)));
         }
         for (module, linear) in &self.quantized {
-            let scale = format!("{module}.input_scale");
-            if linear.inputs.as_ref().is_some_and(settings::is_static) && !self.input_scales.contains_key(&scale) {
+            let suffix = if linear.inputs.as_ref().is_some_and(settings::is_local) {
+                "input_global_scale"
+            } else {
+                "input_scale"
+            };
+            let scale = format!("{module}.{suffix}");
+            if linear.inputs.as_ref().is_some_and(settings::has_scale) && !self.input_scales.contains_key(&scale) {
                 return Err(self.error(&scale, "was not put, but the input is statically quantized"));
             }
         }

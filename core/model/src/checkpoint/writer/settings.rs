@@ -38,6 +38,12 @@ pub(crate) fn config_json(
     for key in ["quantization_config", "compression_config", NOTES_KEY] {
         config.shift_remove(key);
     }
+    // compressed-tensors gives weights with FP8 or power-of-two scales out in bfloat16 alone, and transformers multiplies
+    // them by activations of the type that stands here.
+    let loads_as_bf16 = |linear: &WrittenLinear| {
+        matches!(linear.format, Format::NvFp4PackQuantized | Format::MxFp4PackQuantized | Format::MxFp8Quantized)
+    };
+    let dtype = if quantized.values().any(loads_as_bf16) { Some(Dtype::BF16) } else { dtype };
     if let Some(name) = dtype.and_then(Dtype::torch_name) {
         let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
         config.insert(key.into(), json!(name));
@@ -105,7 +111,12 @@ fn input_grids(quantized: &BTreeMap<String, WrittenLinear>) -> Vec<Value> {
     grids.into_iter().map(|(grid, modules)| json!({"grid": grid, "modules": modules})).collect()
 }
 
-/// Whether a quantized input needs a scale in the file.
-pub(crate) fn is_static(grid: &Grid) -> bool {
-    grid.args().dynamic == Dynamic::No
+/// Whether a quantized input needs a scale in the file: its own, or the tensor-wide one of group scales.
+pub(crate) fn has_scale(grid: &Grid) -> bool {
+    grid.args().dynamic != Dynamic::Yes
+}
+
+/// Whether that is the tensor-wide one.
+pub(crate) fn is_local(grid: &Grid) -> bool {
+    grid.args().dynamic == Dynamic::Local
 }
