@@ -38,6 +38,8 @@ pub fn input_scales(
     }
     walk(checkpoint, &batches(sequences)?, false, reporter, &mut |site, _, x| {
         let Some(observer) = observers.get_mut(&site) else { return Ok(()) };
+        // Keys and values of all heads of a token make a row.
+        let x = if x.rank() == 4 { &x.flatten_from(2).map_err(ModelError::from)? } else { x };
         with_matrix(x, |matrix| observer.observe(matrix).map_err(|e| grid_error(site, e)))
     })?;
     let mut parameters = BTreeMap::new();

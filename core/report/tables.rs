@@ -282,6 +282,12 @@ fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Sto
                 facts["calibration"]["tokens"], facts["calibration"]["sequences"],
             ));
         }
+        if let Some(observer) = facts["kv_cache"]["observer"].as_str() {
+            lines.push(format!(
+                "static KV-cache scales: observer {observer}, taken from the unquantized model over {} tokens of calibration data in {} sequences",
+                facts["calibration"]["tokens"], facts["calibration"]["sequences"],
+            ));
+        }
         let label = &graph.node(*id).label;
         lines.extend(
             facts["warnings"]

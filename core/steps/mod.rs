@@ -6,6 +6,7 @@ mod artifact;
 mod equivalence;
 mod evaluate;
 mod global_scales;
+mod kv_cache;
 mod quantize;
 mod services;
 mod streams;

@@ -12,6 +12,7 @@ use super::{
     Finding,
     artifact::Artifact,
     global_scales,
+    kv_cache::{self, KvCache},
     services::{Plugin, Services},
 };
 use crate::{
@@ -27,6 +28,8 @@ use crate::{
 #[derive(Debug, Deserialize)]
 struct Params {
     groups: Vec<Group>,
+    #[serde(default)]
+    kv_cache: Option<KvCache>,
     #[serde(default)]
     calibration: Option<TokenOptions>,
 }
@@ -83,6 +86,10 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         reporter.progress(done as u64 + 1, targets.len() as u64, "layers");
     }
     put_input_scales(&mut artifact, &targets, &checkpoint, sequences.as_deref(), reporter, &mut facts)?;
+    if let Some(cache) = &params.kv_cache {
+        let stored = storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight");
+        kv_cache::put(&mut artifact, cache, stored, &checkpoint, sequences.as_deref(), reporter, &mut facts)?;
+    }
     let quantized: Vec<&str> = targets.iter().map(|t| t.info.name.as_str()).collect();
     artifact.copy_rest(&checkpoint, &quantized)?;
     let written = artifact.finish()?;

@@ -82,3 +82,49 @@ fn a_split_stack_is_shown_in_the_plan_and_under_the_table() {
     let (_, record) = project.stored("results", "quantize", "rtn").remove(0);
     assert!(record["facts"]["warnings"][0].as_str().unwrap().starts_with(line), "{record}");
 }
+
+#[test]
+fn keys_and_values_can_be_quantized_with_or_without_weights() {
+    let project = Project::new();
+    let calibration = r#"calibration: dataset("text.txt").tokens(#{ num_calibration_samples: 4, max_seq_length: 32 })"#;
+    let heads = format!(r#"scheme: "INT8", kv_cache_scheme: #{{ num_bits: 4, strategy: "attn_head" }}, {calibration}"#);
+    project.write("heads.rhai", &script(&heads));
+    let outcome = project.run(&["run", "heads.rhai"]).exits(0);
+    let told = outcome.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(told.contains("static KV-cache scales: observer minmax"), "{}", outcome.out);
+    let config: Value = serde_json::from_str(&project.read("saved/config.json")).unwrap();
+    assert_eq!(config["quantization_config"]["kv_cache_scheme"]["strategy"], "attn_head");
+    let index = project.read("saved/model.safetensors.index.json");
+    assert!(index.contains("model.layers.1.self_attn.v_scale"), "{index}");
+    let nll = |project: &Project| -> f64 {
+        let (_, record) = project.stored("results", "evaluate", "perplexity").remove(0);
+        record["values"]["nll"].as_f64().unwrap()
+    };
+    // Alone, in more and more bits, it does less and less harm.
+    let plain = Project::new();
+    plain.write(
+        "plain.rhai",
+        &script("").replace(r#"base.quantize("rtn", #{  })"#, "base").replace("q.save_as(\"saved\");", ""),
+    );
+    plain.run(&["run", "plain.rhai"]).exits(0);
+    let mut harm = Vec::new();
+    for bits in [2, 4, 8] {
+        let project = Project::new();
+        project.write(
+            "kv.rhai",
+            &script(&format!("kv_cache_scheme: #{{ num_bits: {bits}, group_size: 8, dynamic: true }}")),
+        );
+        project.run(&["run", "kv.rhai"]).exits(0);
+        harm.push((nll(&project) - nll(&plain)).abs());
+        let config: Value = serde_json::from_str(&project.read("saved/config.json")).unwrap();
+        assert_eq!(config["quantization_config"]["format"], "dense");
+        assert_eq!(config["quantization_config"]["config_groups"], serde_json::json!({}));
+    }
+    assert!(harm[0] > harm[1] && harm[1] > harm[2] && harm[2] > 0.0, "{harm:?}");
+    project.write("wrong.rhai", &script("kv_cache_scheme: #{ num_bits: 8, group_size: 5, dynamic: true }"));
+    let wrong = project.run(&["run", "wrong.rhai"]).exits(2);
+    assert!(wrong.err.contains("groups of 5 do not divide the 8 dimensions of a head"), "{}", wrong.err);
+    project.write("missing.rhai", &script(r#"kv_cache_scheme: #{ num_bits: 8, strategy: "tensor" }"#));
+    let missing = project.run(&["run", "missing.rhai"]).exits(2);
+    assert!(missing.err.contains("static activation scales, which need calibration data"), "{}", missing.err);
+}

@@ -139,6 +139,17 @@ impl Grid {
         self.global_scale
     }
 
+    /// The grid of keys or values laid out as [tokens, heads * head_dim]: one scale a head is there one a group. Grids of
+    /// other strategies stay what they are.
+    #[must_use]
+    pub fn of_heads(&self, head_dim: usize) -> Self {
+        if self.args.strategy != Strategy::AttnHead {
+            return self.clone();
+        }
+        let args = QuantizationArgs { strategy: Strategy::Group, group_size: Some(head_dim), ..self.args.clone() };
+        Self { args, ..self.clone() }
+    }
+
     /// The arguments.
     pub fn args(&self) -> &QuantizationArgs {
         &self.args

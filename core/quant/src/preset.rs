@@ -1,6 +1,6 @@
 //! Presets: schemes under the names that the ecosystem gives them.
 
-use crate::args::{Dynamic, NumberType, QuantizationArgs, ScaleDtype, Strategy};
+use crate::args::{Dynamic, NumberType, QuantizationArgs, ScaleDtype, Strategy, ZeroPointDtype};
 use crate::scheme::Scheme;
 
 /// Integer presets of the form W{bits}A16: bits of a group of 128.
@@ -57,7 +57,9 @@ pub fn preset(name: &str) -> Option<Scheme> {
         return Some(with_activations(int_group(*bits), int_token(*activation_bits)));
     }
     let scheme = match name.as_str() {
-        "W4A16_ASYM" => weight_only(QuantizationArgs { symmetric: false, ..int_group(4) }),
+        "W4A16_ASYM" => {
+            weight_only(QuantizationArgs { symmetric: false, zp_dtype: Some(ZeroPointDtype::I8), ..int_group(4) })
+        }
         "W8A8" | "INT8" => with_activations(int(8, Strategy::Channel), int_token(8)),
         "W8A8_STATIC" => with_activations(
             int(8, Strategy::Channel),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rhai::{Array, Dynamic, Map};
 use serde_json::{Value, json};
 
-use super::scheme::{self, Read};
+use super::scheme::{self, KvCache, Read};
 use crate::{
     error::{Error, Result},
     graph::{fused, selector::select},
@@ -30,6 +30,8 @@ struct Group {
 pub(super) struct Assignment {
     /// For the node: `[{modules, scheme}]`, one entry per scheme, in the order of the model's linears.
     pub groups: Value,
+    /// For the node, where keys and values are quantized: `{args, conventions}`.
+    pub kv_cache: Option<Value>,
     /// For labels: `W4A16, W8A16 *.down_proj, ignore *.o_proj`.
     pub label: String,
     /// For the plan: how many layers are quantized.
@@ -40,24 +42,41 @@ pub(super) struct Assignment {
     pub warnings: Vec<String>,
 }
 
-/// Takes `scheme`, its overrides, `targets`, `ignore` and `config_groups` out of the options.
+impl Assignment {
+    fn add(&mut self, cache: KvCache) {
+        if cache.is_static {
+            self.static_activations.get_or_insert_with(|| cache.name.clone());
+        }
+        self.label = [self.label.as_str(), &cache.name].join(" ").trim().to_owned();
+        self.kv_cache = Some(cache.json);
+    }
+}
+
+/// Takes `scheme`, its overrides, `targets`, `ignore`, `config_groups` and `kv_cache_scheme` out of the options.
 pub(super) fn read(options: &mut Options, signature: &Signature) -> Result<Assignment> {
     let mut groups = match options.take("config_groups") {
         Some(given) => config_groups(given)?,
         None => Vec::new(),
     };
     let targets = options.texts("targets")?;
-    if groups.is_empty() || options.has("scheme") || options.has("weights") {
+    let cache = scheme::read_kv_cache(options)?;
+    let needs_scheme = groups.is_empty() && cache.is_none();
+    if needs_scheme || options.has("scheme") || options.has("weights") {
         let scheme = scheme::read(options)?;
         let targets = targets.or_else(|| scheme.targets.clone());
         groups.push(Group { title: "`scheme`".into(), rest: true, targets, scheme });
     } else if targets.is_some() {
-        return Err(Error::usage("`targets` stands beside a scheme, and here every group has its own")
+        return Err(Error::usage("`targets` stands beside a scheme, and there is none")
             .at("targets")
             .hint("add a scheme for what no group names, or move the targets into a group"));
     }
     let ignore = options.texts("ignore")?.unwrap_or_default();
-    assign(groups, &ignore, signature)
+    let mut assigned = assign(groups, &ignore, signature)?;
+    if let Some(cache) = cache {
+        scheme::check_heads(&cache, &signature.config)?;
+        assigned.add(cache);
+    }
+    Ok(assigned)
 }
 
 /// Groups as compressed-tensors writes them: a map of groups by name, of which one may be a list of targets under a
@@ -124,7 +143,7 @@ fn assign(groups: Vec<Group>, ignore: &[String], signature: &Signature) -> Resul
         }
     }
     chosen.retain(|module, _| !ignored.contains(module));
-    if chosen.is_empty() {
+    if chosen.is_empty() && !groups.is_empty() {
         return Err(Error::usage("every layer is ignored: nothing is left to quantize").at("ignore"));
     }
     for (index, group) in groups.iter().enumerate() {
@@ -140,6 +159,7 @@ fn assign(groups: Vec<Group>, ignore: &[String], signature: &Signature) -> Resul
         groups.iter().filter(|g| g.scheme.static_activations).map(|g| g.scheme.name.as_str()).collect();
     Ok(Assignment {
         groups: merged(names, &by_module),
+        kv_cache: None,
         label: label(&groups, ignore),
         note: format!("{} of {} layers", chosen.len(), names.len()),
         static_activations: (!fixed.is_empty()).then(|| fixed.join(", ")),

@@ -232,6 +232,9 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
         warnings: assigned.warnings,
         ..Made::default()
     };
+    if let Some(cache) = assigned.kv_cache {
+        made.params["kv_cache"] = cache;
+    }
     let descriptor = &plugin.descriptor;
     let observes = !descriptor.needs.statistics.is_empty() || !descriptor.needs.streams.is_empty();
     if assigned.static_activations.is_none() && !observes {

@@ -4,7 +4,7 @@ use rhai::Dynamic;
 use serde_json::{Map, Value, json};
 use workbench_model::ModelConfig;
 use workbench_quant::{
-    ArgsError, Conventions, Dynamic as Timing, QuantizationArgs, Scheme, Strategy, dividing_group_sizes,
+    ArgsError, Conventions, Dynamic as Timing, QuantizationArgs, Scheme, Strategy, dividing_group_sizes, kv_cache_args,
 };
 
 use crate::{
@@ -115,6 +115,41 @@ fn choose_observer(scheme: &mut Scheme, options: &mut Options, static_activation
         (_, None) => {}
     }
     Ok(())
+}
+
+/// How keys and values are quantized, checked and complete.
+pub(super) struct KvCache {
+    args: QuantizationArgs,
+    /// For the node: `{args, conventions}`.
+    pub json: Value,
+    /// For labels: `KV int8 tensor`.
+    pub name: String,
+    /// Whether they need scales from calibration data.
+    pub is_static: bool,
+}
+
+/// Takes `kv_cache_scheme` out of the options.
+pub(super) fn read_kv_cache(options: &mut Options) -> Result<Option<KvCache>> {
+    let Some(given) = options.take("kv_cache_scheme") else { return Ok(None) };
+    let mut args = kv_cache_args(&to_json(&given)?).map_err(wrong)?;
+    let is_static = args.dynamic == Timing::No;
+    if is_static {
+        args.observer.get_or_insert_with(|| "minmax".to_owned());
+    }
+    let json = json!({ "args": args, "conventions": Conventions::default() });
+    Ok(Some(KvCache { json, name: format!("KV {args}"), is_static, args }))
+}
+
+/// Groups of a dynamic cache must divide a head.
+pub(super) fn check_heads(cache: &KvCache, config: &ModelConfig) -> Result<()> {
+    match cache.args.group_size {
+        Some(size) if !config.head_dim.is_multiple_of(size) => {
+            let fitting: Vec<String> = dividing_group_sizes(config.head_dim).iter().map(ToString::to_string).collect();
+            let message = format!("groups of {size} do not divide the {} dimensions of a head", config.head_dim);
+            Err(Error::usage(message).at("kv_cache_scheme").hint(format!("these sizes do: {}", fitting.join(", "))))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn wrong(error: ArgsError) -> Error {

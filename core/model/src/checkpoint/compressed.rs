@@ -113,7 +113,7 @@ pub(crate) struct Unclaimed<'a> {
 }
 
 impl Unclaimed<'_> {
-    fn take(&mut self, name: &str, dtypes: &[Dtype]) -> Result<Option<StoredTensor>, ModelError> {
+    pub(crate) fn take(&mut self, name: &str, dtypes: &[Dtype]) -> Result<Option<StoredTensor>, ModelError> {
         let Some(tensor) = self.tensors.remove(name) else { return Ok(None) };
         if dtypes.contains(&tensor.dtype) {
             return Ok(Some(tensor));
@@ -136,7 +136,7 @@ impl Unclaimed<'_> {
     }
 }
 
-const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
+pub(crate) const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 
 impl CompressedLinear {
     /// Claims the parts of a quantized weight of shape [rows, columns] and checks that they fit each other. `recorded` is
@@ -391,7 +391,7 @@ pub(crate) fn storage_dtype(dtype: Dtype) -> StorageDtype {
     }
 }
 
-fn float_values(name: &str, tensor: &StoredTensor) -> Result<Vec<f32>, ModelError> {
+pub(crate) fn float_values(name: &str, tensor: &StoredTensor) -> Result<Vec<f32>, ModelError> {
     let mut values = vec![0.0; tensor.elements()];
     let bad = match tensor.dtype {
         Dtype::F8E4M3 => decoded(tensor.bytes(), &mut values, f8e4m3::decode),
@@ -419,7 +419,7 @@ fn words(bytes: &[u8]) -> Vec<i32> {
     bytes.as_chunks::<4>().0.iter().map(|word| i32::from_le_bytes(*word)).collect()
 }
 
-fn bytes_as_points(bytes: &[u8]) -> Vec<i32> {
+pub(crate) fn bytes_as_points(bytes: &[u8]) -> Vec<i32> {
     bytes.iter().map(|byte| i32::from(*byte as i8)).collect()
 }
 

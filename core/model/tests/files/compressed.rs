@@ -384,7 +384,8 @@ fn quantized_folders_that_lie_are_refused_by_name() {
         &error(&|q, _| q["format"] = json!("nvfp4-pack-quantized")),
         &[MODULE, "int8", "nvfp4-pack-quantized"],
     );
-    assert_holds(&error(&|q, _| q["kv_cache_scheme"] = json!({"num_bits": 8})), &["config.json", "KV cache"]);
+    assert_holds(&error(&|q, _| q["kv_cache_scheme"] = json!({"num_bits": 9})), &["config.json", "KV cache", "9 bits"]);
+    assert_holds(&error(&|q, _| q["kv_cache_scheme"] = json!({"num_bits": 8})), &["k_scale", "missing"]);
     assert_holds(&error(&|q, _| q["transform_config"] = json!({"config_groups": {"r": {}}})), &["transform"]);
     assert_holds(&error(&|q, _| q["sparsity_config"] = json!({"format": "sparse-24-bitmask"})), &["sparse"]);
     assert_holds(&error(&|q, _| q["ignore"] = json!(["re:("])), &["config.json", "re:("]);
@@ -433,6 +434,58 @@ fn quantized_folders_that_lie_are_refused_by_name() {
     assert_holds(&error(&|_, parts| parts.push(("weight_shape", shape.clone()))), &[MODULE, "[8, 65]", "[8, 64]"]);
     let points = (Dtype::I8, vec![8, 1], vec![0, 0, 3, 0, 0, 0, 0, 0]);
     assert_holds(&error(&|_, parts| parts.push(("weight_zero_point", points.clone()))), &[MODULE, "3", "symmetric"]);
+}
+
+/// A folder whose cache has these arguments and these tensors beside the attention.
+fn kv_folder(args: &Value, parts: &[(&str, Stored)]) -> TempDir {
+    let mut config = tiny_config();
+    config["quantization_config"] = json!({"quant_method": "compressed-tensors", "format": "dense",
+        "quantization_status": "compressed", "config_groups": {}, "ignore": [], "kv_cache_scheme": args});
+    let mut tensors = tiny_tensors(&config);
+    for block in 0..2 {
+        tensors.extend(
+            parts.iter().map(|(part, tensor)| (format!("model.layers.{block}.self_attn.{part}"), tensor.clone())),
+        );
+    }
+    write_model(&config, &tensors)
+}
+
+#[test]
+fn scales_of_a_kv_cache_are_read() {
+    let scale = |shape: &[usize], values: &[f32]| (Dtype::F32, shape.to_vec(), f32_bytes(values));
+    let by_tensor = json!({"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": false, "symmetric": true});
+    let folder = kv_folder(&by_tensor, &[("k_scale", scale(&[1], &[0.5])), ("v_scale", scale(&[1], &[0.25]))]);
+    let found = Checkpoint::open(folder.path()).unwrap().kv_quantizer(1).unwrap().unwrap();
+    assert_eq!((found.key.unwrap().scales, found.value.unwrap().scales), (vec![0.5], vec![0.25]));
+    let by_head = json!({"num_bits": 4, "strategy": "attn_head"});
+    let parts = [("k_scale", scale(&[2, 1, 1], &[0.5, 2.0])), ("v_scale", scale(&[2, 1, 1], &[1.0, 3.0]))];
+    let folder = kv_folder(&by_head, &parts);
+    let model = Checkpoint::open(folder.path()).unwrap();
+    let found = model.kv_quantizer(0).unwrap().unwrap();
+    assert_eq!((found.value.clone().unwrap().scales, found.value.unwrap().shape), (vec![1.0, 3.0], [1, 2]));
+    assert_eq!(found.grid.of_heads(8).args().group_size, Some(8));
+    assert!(model.kv_quantizer(2).unwrap().is_none());
+    let dynamic = json!({"num_bits": 8, "group_size": 8, "dynamic": true});
+    let found = Checkpoint::open(kv_folder(&dynamic, &[]).path()).unwrap().kv_quantizer(0).unwrap().unwrap();
+    assert_eq!((found.key, found.value), (None, None));
+
+    let error = |args: &Value, parts: &[(&str, Stored)]| {
+        let folder = kv_folder(args, parts);
+        match Checkpoint::open(folder.path()) {
+            Err(error) => error.to_string(),
+            Ok(model) => model.kv_quantizer(0).unwrap_err().to_string(),
+        }
+    };
+    assert_holds(&error(&by_head, &parts[..1]), &["layers.0.self_attn.v_scale", "missing"]);
+    assert_holds(&error(&by_tensor, &parts), &["k_scale", "[2, 1, 1]", "[1]"]);
+    assert_holds(&error(&dynamic, &parts), &["k_scale", "dynamically"]);
+    let nan = [parts[0].clone(), ("v_scale", scale(&[2, 1, 1], &[1.0, f32::NAN]))];
+    assert_holds(&error(&by_head, &nan), &["v_scale", "NaN"]);
+    let asymmetric = json!({"num_bits": 8, "strategy": "tensor", "symmetric": false});
+    let both = [("k_scale", scale(&[1], &[0.5])), ("v_scale", scale(&[1], &[0.5]))];
+    assert_holds(&error(&asymmetric, &both), &["k_scale", "no zero-point"]);
+    let token = json!({"num_bits": 8, "strategy": "token", "dynamic": true});
+    assert_holds(&error(&token, &[]), &["config.json", "KV cache", "later tokens"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use workbench_quant::{Dynamic, Format, Grid, Parameters, ScaleDtype, Strategy, p
 use super::shard::PendingTensor;
 use crate::checkpoint::Dtype;
 use crate::checkpoint::compressed::Coding;
+use crate::checkpoint::kv_cache;
 
 /// The parts of a quantized weight by suffix, such as `weight_scale`. Errors are messages without a place.
 pub(crate) fn encode_weight(
@@ -76,6 +77,26 @@ pub(crate) fn encode_input(grid: &Grid, parameters: &Parameters) -> Result<Vec<(
         _ => return Err("zero-points do not fit the quantization arguments".into()),
     }
     Ok(parts)
+}
+
+/// The static scale of keys or values, and their zero-point.
+pub(crate) fn encode_kv(
+    grid: &Grid,
+    parameters: &Parameters,
+    heads: usize,
+) -> Result<(PendingTensor, Option<PendingTensor>), String> {
+    let shape = kv_cache::stored_shape(grid.args(), heads);
+    let count: usize = shape.iter().product();
+    if parameters.scales.len() != count || parameters.shape != [1, count] {
+        let found = (parameters.scales.len(), parameters.shape);
+        return Err(format!("{} scales of shape {:?}, expected {count}", found.0, found.1));
+    }
+    let scale = scale_tensor(grid, parameters, shape.clone())?;
+    match (&parameters.zero_points, grid.args().symmetric) {
+        (Some(points), false) if points.len() == count => Ok((scale, Some(points_tensor(points, shape)?))),
+        (None, true) => Ok((scale, None)),
+        _ => Err("zero-points do not fit the quantization arguments".into()),
+    }
 }
 
 fn check(grid: &Grid, codes: &[i8], parameters: &Parameters, [rows, columns]: [usize; 2]) -> Result<(), String> {
