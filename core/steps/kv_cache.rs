@@ -21,6 +21,13 @@ pub(super) struct KvCache {
     conventions: Conventions,
 }
 
+impl KvCache {
+    /// How keys and values are quantized.
+    pub(super) fn args(&self) -> &QuantizationArgs {
+        &self.args
+    }
+}
+
 /// Puts grid and scales. Static scales are those of the keys and values of the model as it was given: one pass without any
 /// quantizer.
 ///

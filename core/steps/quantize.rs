@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::job::{Job as Work, Linear};
 use workbench_model::{ChatTemplate, Checkpoint, Site, Tokenizer, WeightSource, checkpoint::Dtype, config::LinearInfo};
-use workbench_quant::{Conventions, Dynamic, Grid, Scheme, StorageDtype};
+use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Scheme, StorageDtype};
 
 use super::{
     Finding,
@@ -87,7 +87,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     }
     put_input_scales(&mut artifact, &targets, &checkpoint, sequences.as_deref(), reporter, &mut facts)?;
     if let Some(cache) = &params.kv_cache {
-        let stored = storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight");
+        let stored = scales_of(cache.args(), storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight"));
         kv_cache::put(&mut artifact, cache, stored, &checkpoint, sequences.as_deref(), reporter, &mut facts)?;
     }
     let quantized: Vec<&str> = targets.iter().map(|t| t.info.name.as_str()).collect();
@@ -116,6 +116,11 @@ fn storage(checkpoint: &Checkpoint, weight: &str) -> StorageDtype {
     }
 }
 
+/// The type of scales: that of the model where they are stored, and of the arithmetic where every input gives its own.
+fn scales_of(args: &QuantizationArgs, stored: StorageDtype) -> StorageDtype {
+    if args.dynamic == Dynamic::No { stored } else { StorageDtype::F32 }
+}
+
 fn targets(params: &Params, checkpoint: &Checkpoint) -> Result<Vec<Target>> {
     let mut grids = BTreeMap::new();
     for group in &params.groups {
@@ -124,8 +129,8 @@ fn targets(params: &Params, checkpoint: &Checkpoint) -> Result<Vec<Target>> {
         };
         for module in &group.modules {
             let stored = storage(checkpoint, &format!("{module}.weight"));
-            let grid = |args| {
-                Grid::new(args, stored, group.scheme.conventions).map_err(|e| {
+            let grid = |args: &QuantizationArgs| {
+                Grid::new(args, scales_of(args, stored), group.scheme.conventions).map_err(|e| {
                     Error::refused(format!("no grid for `{module}`")).cause(e.to_string()).maybe_hint(e.hint())
                 })
             };

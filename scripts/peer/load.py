@@ -7,6 +7,8 @@ IDS.json is a list of equally long lists of token ids. OUT.safetensors gets
 
   logits            [sequences, tokens, vocabulary] F32, computed in f32
   weight.MODULE     the weight of every quantized module, dequantized by the package, in the type it gives out
+  input.MODULE      what every linear with quantized inputs is given, [sequences, tokens, features] F32
+  rounded.MODULE    the same, rounded by the package
 
 compressed-tensors gives some layouts (nvfp4-pack-quantized, mxfp4-pack-quantized, mxfp8-quantized) out in bfloat16 alone.
 The weights are written down like that, but the logits are computed with the package's own dequantization in f32.
@@ -23,7 +25,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import torch
 from compressed_tensors.compressors.mx_utils import decompress_mx_scale
 from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
-from compressed_tensors.quantization.lifecycle.forward import dequantize
+from compressed_tensors.quantization.lifecycle.forward import dequantize, forward_quantize
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, logging
 
@@ -52,6 +54,18 @@ def in_f32(name, scheme, tensors):
         codes = unpack_fp4_from_uint8(packed, packed.shape[0], packed.shape[1] * 2, dtype=torch.float32)
     global_scale = tensors.get(f"{name}.weight_global_scale")
     return dequantize(codes, scale.float(), args=scheme.weights, dtype=torch.float32, global_scale=global_scale)
+
+
+def watch(name, out):
+    """A hook that writes down what a linear is given and what the package makes of it."""
+
+    def hook(module, args):
+        x = args[0]
+        out[f"input.{name}"] = x.detach().clone().contiguous()
+        rounded = forward_quantize(module, x, "input", module.quantization_scheme.input_activations)
+        out[f"rounded.{name}"] = rounded.detach().clone().contiguous()
+
+    return hook
 
 
 @torch.no_grad()
@@ -83,6 +97,10 @@ def run(folder, ids):
         for name, module in model.named_modules():
             if f"weight.{name}" in out and module.quantization_scheme.format in ROUNDED:
                 module.weight.data = in_f32(name, module.quantization_scheme, tensors)
+    for name, module in model.named_modules():
+        scheme = getattr(module, "quantization_scheme", None)
+        if isinstance(module, torch.nn.Linear) and scheme is not None and scheme.input_activations is not None:
+            module.register_forward_pre_hook(watch(name, out))
     out["logits"] = model(input_ids=ids).logits.float().contiguous()
     return out
 

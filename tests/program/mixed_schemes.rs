@@ -29,7 +29,7 @@ fn groups(project: &Project) -> Vec<(String, u64, usize)> {
     groups.values().map(group).collect()
 }
 
-const MIXED: &str = r#"scheme: "W4A16", group_size: 16, ignore: ["*.o_proj"], config_groups: #{
+const MIXED: &str = r#"scheme: "W4A16", group_size: 16, ignore: ["*.o_proj", "lm_head"], config_groups: #{
     down: #{ targets: ["*.down_proj"], weights: #{ num_bits: 8, type: "int", symmetric: true, strategy: "channel" } },
     INT8: ["*.gate_proj", "*.up_proj"],
 }"#;

@@ -12,6 +12,9 @@ use crate::{
     script::{Signature, options::Options},
 };
 
+/// Modules that hold weights outside of the decoder blocks.
+const ENDS: [&str; 2] = ["lm_head", "model.embed_tokens"];
+
 /// The call, for messages about a group's own keys.
 const GROUP: &str = "a group of `quantize`";
 
@@ -122,12 +125,14 @@ fn group(title: &str, name: Option<&str>, value: Dynamic) -> Result<Group> {
 /// Gives every module its scheme. Groups go before the scheme of the rest, and `ignore` before everything.
 fn assign(groups: Vec<Group>, ignore: &[String], signature: &Signature) -> Result<Assignment> {
     let names = &signature.linears;
-    let ignored: Vec<&str> = if ignore.is_empty() { Vec::new() } else { select(ignore, names)? };
+    // Head and embeddings are left alone anyway; saying so, as recipes of others do, is no mistake.
+    let all: Vec<String> = names.iter().cloned().chain(ENDS.map(str::to_owned)).collect();
+    let ignored: Vec<&str> = if ignore.is_empty() { Vec::new() } else { select(ignore, &all)? };
     // By module, the index of its group.
     let mut chosen: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, group) in groups.iter().enumerate() {
         let picked = match &group.targets {
-            Some(patterns) => select(patterns, names)?,
+            Some(patterns) => select(patterns, names).map_err(|error| hint_at_ends(error, patterns))?,
             None => names.iter().map(String::as_str).collect(),
         };
         for module in picked {
@@ -165,6 +170,12 @@ fn assign(groups: Vec<Group>, ignore: &[String], signature: &Signature) -> Resul
         static_activations: (!fixed.is_empty()).then(|| fixed.join(", ")),
         warnings: fused::splits(&by_module),
     })
+}
+
+/// Says what holds for head and embeddings, where targets name them.
+fn hint_at_ends(error: Error, patterns: &[String]) -> Error {
+    let named = patterns.iter().any(|pattern| pattern.contains("lm_head") || pattern.contains("embed_tokens"));
+    if named { error.hint("lm_head and the embeddings are not quantized by this version") } else { error }
 }
 
 fn contradiction(module: &str, one: &Group, other: &Group) -> Error {

@@ -159,8 +159,11 @@ fn floating_point_layouts_agree_with_compressed_tensors() {
     }
 }
 
+/// Tensors of a linear by suffix.
+type Parts = Vec<(&'static str, Stored)>;
+
 /// The parts of k_proj in NVFP4, all codes and scales one.
-fn nvfp4_parts() -> Vec<(&'static str, Stored)> {
+fn nvfp4_parts() -> Parts {
     vec![
         ("weight_packed", (Dtype::U8, vec![8, 32], vec![0x22; 8 * 32])),
         ("weight_scale", (Dtype::F8_E4M3, vec![8, 4], vec![0x38; 8 * 4])),
@@ -192,7 +195,7 @@ fn tensor_wide_input_scales_are_read() {
 
 #[test]
 fn fp4_folders_that_lie_are_refused_by_name() {
-    let error = |change: &dyn Fn(&mut Vec<(&'static str, Stored)>)| {
+    let error = |change: &dyn Fn(&mut Parts)| {
         let config = config_for(8, 64, quantization("nvfp4-pack-quantized", nvfp4_args(json!(false)), Value::Null));
         let mut parts = nvfp4_parts();
         change(&mut parts);
@@ -365,7 +368,6 @@ fn targets_and_ignore_choose_as_in_the_format() {
 
 #[test]
 fn quantized_folders_that_lie_are_refused_by_name() {
-    type Parts = Vec<(&'static str, Stored)>;
     let error = |change: &dyn Fn(&mut Value, &mut Parts)| {
         let mut config = config_for(8, 64, quantization("int-quantized", byte_weights(), Value::Null));
         let mut parts = byte_parts();
