@@ -69,6 +69,7 @@ fn values_are_rounded_in_one_crate() {
             ("core/api/src/example.rs", "whole numbers of an example as the integers that they are"),
             ("core/model/src/checkpoint/compressed.rs", "bytes of a file read as signed codes"),
             ("core/model/src/checkpoint/gguf/blocks.rs", "bytes of a file read as signed codes"),
+            ("core/model/src/checkpoint/gguf/k_blocks.rs", "bytes of a file read as signed scales"),
         ],
     );
 }

@@ -47,6 +47,8 @@ pub struct Pass {
     widest: usize,
     attention: usize,
     inner: usize,
+    /// Features of the keys of a token, and of its values.
+    cached: usize,
     hidden_size: usize,
     room: Room,
 }
@@ -67,6 +69,7 @@ impl Pass {
             pass.hidden.set(index, &embedding.forward(&ids)?)?;
             rest = later;
         }
+        checkpoint.drop_pages(["model.embed_tokens.weight"]);
         Ok(pass)
     }
 
@@ -77,10 +80,11 @@ impl Pass {
     pub fn empty(config: &ModelConfig, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
         let shapes = batches(sequences);
         let attention = config.num_heads * config.head_dim;
+        let cached = config.num_kv_heads * config.head_dim;
         let widest = attention.max(config.intermediate_size);
         let hidden = make("hidden", &shapes, config.hidden_size, &room, config.hidden_size)?;
         let (inner, hidden_size) = (config.intermediate_size, config.hidden_size);
-        Ok(Self { hidden, wide: None, shapes, widest, attention, inner, hidden_size, room })
+        Ok(Self { hidden, wide: None, shapes, widest, attention, inner, cached, hidden_size, room })
     }
 
     /// Batches of sequences.
@@ -193,11 +197,13 @@ impl Pass {
         if feed_back { self.forward(block) } else { Ok(()) }
     }
 
-    /// The sites of a block in forward order, with their features.
-    fn sites(&self) -> [(SiteKind, usize); 4] {
-        use SiteKind::{AttentionInput, DownInput, MlpInput, OutputInput};
+    /// The sites of a block in forward order, with their features; keys and values of all heads make a row.
+    fn sites(&self) -> [(SiteKind, usize); 6] {
+        use SiteKind::{AttentionInput, DownInput, Key, MlpInput, OutputInput, Value};
         [
             (AttentionInput, self.hidden_size),
+            (Key, self.cached),
+            (Value, self.cached),
             (OutputInput, self.attention),
             (MlpInput, self.hidden_size),
             (DownInput, self.inner),
@@ -228,6 +234,7 @@ impl Pass {
             let mut failed = None;
             let mut tap = |site: Site, x: &Tensor| -> Result<(), ModelError> {
                 if let (Some(look), None) = (looks.get_mut(&site), &failed) {
+                    let x = if x.rank() == 4 { &x.flatten_from(2)? } else { x };
                     failed = look.add(x).err();
                 }
                 Ok(())

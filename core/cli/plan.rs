@@ -73,6 +73,7 @@ pub(super) fn show(
         style::print(&format!("{}\n", headline(&script.display().to_string(), &builder, &plan)))?;
         let rows: Vec<Vec<String>> = plan.nodes.iter().map(|n| row(&builder, n, reason(n))).collect();
         style::print(&style::columns(&rows))?;
+        builder.warnings.iter().for_each(|w| style::note(&format!("warning: {w}")));
         if let Some(message) = &stopped {
             style::print(&format!("{message}\n"))?;
         }
@@ -124,5 +125,5 @@ fn as_json(
             })
         })
         .collect();
-    json!({ "nodes": nodes, "stopped": stopped })
+    json!({ "nodes": nodes, "stopped": stopped, "warnings": builder.warnings })
 }

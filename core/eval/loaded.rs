@@ -82,7 +82,23 @@ fn decoder(checkpoint: &Checkpoint) -> Result<Decoder, ModelError> {
         decoder.set_input_quantizer(&linear.name, Some(Arc::clone(&shared) as Arc<dyn ActivationQuantizer>))?;
         last = Some((linear.site, found, shared));
     }
+    set_kv_quantizers(&mut decoder, checkpoint)?;
     Ok(decoder)
+}
+
+/// Puts the quantizers of keys and values that the checkpoint names on every block.
+fn set_kv_quantizers(decoder: &mut Decoder, checkpoint: &Checkpoint) -> Result<(), ModelError> {
+    let config = checkpoint.config();
+    let features = config.num_kv_heads * config.head_dim;
+    for block in 0..config.num_layers {
+        let Some(found) = checkpoint.kv_quantizer(block)? else { continue };
+        let grid = found.grid.of_heads(config.head_dim);
+        let quantizer = |parameters| -> Result<Arc<dyn ActivationQuantizer>, ModelError> {
+            Ok(Arc::new(GridQuantizer::new(grid.clone(), parameters, features)?))
+        };
+        decoder.set_kv_quantizers(block, Some(quantizer(found.key)?), Some(quantizer(found.value)?))?;
+    }
+    Ok(())
 }
 
 /// Sequences side by side, padded at their ends with their own last token, which no scored position can see.

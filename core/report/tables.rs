@@ -288,10 +288,25 @@ fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Sto
             ));
         }
         lines.extend(fallbacks(&graph.node(*id).label, &facts["plugin"]));
+        if let Some(observer) = facts["kv_cache"]["observer"].as_str() {
+            lines.push(format!(
+                "static KV-cache scales: observer {observer}, taken from the unquantized model over {} tokens of calibration data in {} sequences",
+                facts["calibration"]["tokens"], facts["calibration"]["sequences"],
+            ));
+        }
+        let label = &graph.node(*id).label;
+        lines.extend(
+            facts["warnings"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(|warning| format!("Warning: {label}: {warning}")),
+        );
         if let Some(difference) = facts["equivalence"]["logit_difference"].as_f64() {
             lines.push(format!(
                 "{}: logits differ from the original's by {difference:.1e} of their standard deviation (limit {:.0e})",
-                graph.node(*id).label,
+                label,
                 facts["equivalence"]["limit"].as_f64().unwrap_or_default(),
             ));
         }

@@ -24,6 +24,11 @@ impl Options {
         self.map.remove(key)
     }
 
+    /// Whether a key was given and is not taken yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     fn wrong(&self, key: &str, value: &Dynamic, wanted: &str) -> Error {
         Error::usage(format!("`{key}` of {} must be {wanted}, not {value}", self.call)).at(key)
     }

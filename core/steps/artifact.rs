@@ -35,6 +35,8 @@ pub(super) struct Artifact {
     /// Digests of what was put, by name: of a dense tensor's bytes, of a linear's codes and scales.
     dense: BTreeMap<String, blake3::Hash>,
     coded: BTreeMap<String, blake3::Hash>,
+    /// Scales of keys and values, by block.
+    kv_scales: BTreeMap<usize, [Parameters; 2]>,
 }
 
 impl Artifact {
@@ -63,7 +65,7 @@ impl Artifact {
     pub(super) fn resume(source: &Checkpoint, inputs: &BTreeMap<&str, &Grid>, resume: &mut Resume) -> Result<Self> {
         let create = |folder: &Path| -> Result<Self> {
             let writer = CheckpointWriter::create(folder, source.config_json())?;
-            Ok(Self { writer, folder: folder.to_owned(), dense: BTreeMap::new(), coded: BTreeMap::new() })
+            Ok(Self::over(writer, folder.to_owned()))
         };
         let folder = resume.model_folder();
         let mut artifact = create(&folder)?;
@@ -81,10 +83,14 @@ impl Artifact {
         Ok(artifact)
     }
 
+    fn over(writer: CheckpointWriter, folder: PathBuf) -> Self {
+        Self { writer, folder, dense: BTreeMap::new(), coded: BTreeMap::new(), kv_scales: BTreeMap::new() }
+    }
+
     fn empty(scratch: &Scratch, config_json: &Value) -> Result<Self> {
         let folder = scratch.model_folder()?;
         let writer = CheckpointWriter::create(&folder, config_json)?;
-        Ok(Self { writer, folder, dense: BTreeMap::new(), coded: BTreeMap::new() })
+        Ok(Self::over(writer, folder))
     }
 
     /// Puts a dense tensor.
@@ -104,6 +110,18 @@ impl Artifact {
     /// Puts the static scale of a linear's input.
     pub(super) fn put_input_scale(&mut self, module: &str, parameters: &Parameters) -> Result<()> {
         Ok(self.writer.put_input_scale(module, parameters)?)
+    }
+
+    /// Declares that keys and values are quantized.
+    pub(super) fn put_kv_cache(&mut self, grid: &Grid) {
+        self.writer.put_kv_cache(grid);
+    }
+
+    /// Puts the static scales of a block's keys and values.
+    pub(super) fn put_kv_scales(&mut self, block: usize, key: &Parameters, value: &Parameters) -> Result<()> {
+        self.writer.put_kv_scales(block, key, value)?;
+        self.kv_scales.insert(block, [key.clone(), value.clone()]);
+        Ok(())
     }
 
     /// Puts every tensor that was not put yet as it is stored in the source, or in f32 where the source stores blocks.
@@ -154,6 +172,12 @@ impl Artifact {
                 return Err(differs(module));
             }
             opened.drop_pages([format!("{module}.weight").as_str()]);
+        }
+        for (block, [key, value]) in &self.kv_scales {
+            let found = opened.kv_quantizer(*block)?;
+            if found.is_none_or(|found| found.key.as_ref() != Some(key) || found.value.as_ref() != Some(value)) {
+                return Err(differs(&format!("model.layers.{block}.self_attn.k_scale")));
+            }
         }
         let (bits, compared) = (opened.bits_per_weight(), opened.config().tensors().len());
         drop(opened);

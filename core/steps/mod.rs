@@ -5,6 +5,8 @@
 mod artifact;
 mod equivalence;
 mod evaluate;
+mod global_scales;
+mod kv_cache;
 mod quantize;
 mod services;
 mod streams;

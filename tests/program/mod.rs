@@ -8,6 +8,8 @@ mod demo_training;
 mod good_plugins;
 mod interrupt;
 mod killed;
+mod mixed_schemes;
+mod peer;
 mod project;
 mod script_errors;
 mod smoothing;

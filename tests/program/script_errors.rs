@@ -58,6 +58,18 @@ fn quantization() {
     case("everything_ignored", r#"let q = base.quantize("rtn", #{ scheme: "INT8", ignore: "*" });"#);
     case("missing_calibration", r#"let q = base.quantize("rtn", #{ scheme: "W8A8_STATIC" });"#);
     case(
+        "two_groups_of_one_layer",
+        r#"let q = base.quantize("rtn", #{ config_groups: #{ down: #{ targets: "*.down_proj", scheme: "W8A16", group_size: 16 }, mlp: #{ targets: "*.mlp.*", scheme: "INT8" } } });"#,
+    );
+    case(
+        "group_matches_nothing",
+        r#"let q = base.quantize("rtn", #{ scheme: "INT8", config_groups: #{ down: #{ targets: "*.donw_proj", scheme: "INT8" } } });"#,
+    );
+    case(
+        "unknown_key_of_a_group",
+        r#"let q = base.quantize("rtn", #{ scheme: "INT8", config_groups: [#{ target: "*.down_proj", scheme: "INT8" }] });"#,
+    );
+    case(
         "quantized_twice",
         r#"let q = base.quantize("rtn", #{ scheme: "INT8" }).quantize("rtn", #{ scheme: "INT8" });"#,
     );

@@ -56,12 +56,7 @@ impl Activations {
     ///
     /// # Errors
     /// The file cannot be made or is too large for its disk.
-    pub fn in_file(
-        path: &Path,
-        shapes: &[[usize; 2]],
-        width: usize,
-        precision: Precision,
-    ) -> Result<Self, ModelError> {
+    pub fn in_file(path: &Path, shapes: &[[usize; 2]], width: usize, precision: Precision) -> Result<Self, ModelError> {
         let bytes = tokens(shapes) * width * precision.size();
         let make = || -> std::io::Result<File> {
             let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;

@@ -27,7 +27,8 @@ impl Grid {
     }
 
     /// As [`Grid::parameters`], with a tensor-wide scale that tensors share because a server fuses them (q, k and v;
-    /// gate and up): see [`Grid::global_scale`]. Ignored unless the strategy is `tensor_group`.
+    /// gate and up): see [`Grid::global_scale`] and [`Grid::with_global_scale`]. Ignored unless the strategy is
+    /// `tensor_group`.
     ///
     /// # Errors
     /// As for [`Grid::parameters`].
@@ -75,7 +76,7 @@ impl Grid {
         let rule = self.rule();
         let global_scale = self.is_two_level().then(|| {
             let absmax = range.min.iter().chain(&range.max).fold(0f32, |absmax, bound| absmax.max(bound.abs()));
-            global.unwrap_or_else(|| rule.global_scale(absmax))
+            global.or(self.given_global_scale()).unwrap_or_else(|| rule.global_scale(absmax))
         });
         let (scales, zero_points) =
             range.min.iter().zip(&range.max).map(|(min, max)| rule.scale(*min, *max, global_scale)).unzip();

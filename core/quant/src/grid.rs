@@ -62,6 +62,8 @@ pub struct Grid {
     conventions: Conventions,
     scale_dtype: ScaleDtype,
     zp_dtype: ZeroPointDtype,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    global_scale: Option<f32>,
 }
 
 #[derive(Deserialize)]
@@ -71,13 +73,21 @@ struct RawGrid {
     conventions: Conventions,
     scale_dtype: ScaleDtype,
     zp_dtype: ZeroPointDtype,
+    #[serde(default)]
+    global_scale: Option<f32>,
 }
 
 impl TryFrom<RawGrid> for Grid {
     type Error = OneLine;
 
     fn try_from(raw: RawGrid) -> Result<Self, OneLine> {
-        Self::with_dtypes(&raw.args, raw.scale_dtype, raw.zp_dtype, raw.conventions).map_err(OneLine)
+        let grid = Self::with_dtypes(&raw.args, raw.scale_dtype, raw.zp_dtype, raw.conventions).map_err(OneLine)?;
+        let Some(scale) = raw.global_scale else { return Ok(grid) };
+        if !(grid.is_two_level() && scale.is_finite() && scale > 0.0) {
+            let message = format!("{scale} is no tensor-wide scale of {}", grid.args);
+            return Err(OneLine(ArgsError::new("global_scale", message)));
+        }
+        Ok(grid.with_global_scale(Some(scale)))
     }
 }
 
@@ -114,7 +124,30 @@ impl Grid {
         if !args.is_mx() {
             conventions.mx_exponent = MxRule::default();
         }
-        Ok(Self { args: args.clone(), conventions, scale_dtype, zp_dtype })
+        Ok(Self { args: args.clone(), conventions, scale_dtype, zp_dtype, global_scale: None })
+    }
+
+    /// The same grid with a tensor-wide scale that is given and not derived from each tensor: tensors that a server fuses
+    /// (q, k and v; gate and up) have to share one. `None` derives it again. Has no meaning but for `tensor_group`.
+    #[must_use]
+    pub fn with_global_scale(self, global_scale: Option<f32>) -> Self {
+        Self { global_scale, ..self }
+    }
+
+    /// The tensor-wide scale that was given, if one was.
+    pub fn given_global_scale(&self) -> Option<f32> {
+        self.global_scale
+    }
+
+    /// The grid of keys or values laid out as [tokens, heads * head_dim]: one scale a head is there one a group. Grids of
+    /// other strategies stay what they are.
+    #[must_use]
+    pub fn of_heads(&self, head_dim: usize) -> Self {
+        if self.args.strategy != Strategy::AttnHead {
+            return self.clone();
+        }
+        let args = QuantizationArgs { strategy: Strategy::Group, group_size: Some(head_dim), ..self.args.clone() };
+        Self { args, ..self.clone() }
     }
 
     /// The arguments.

@@ -26,8 +26,8 @@ pub use error::{ArgsError, GridError, dividing_group_sizes};
 pub use grid::{Grid, Parameters, StorageDtype};
 pub use matrix::Matrix;
 pub use preset::{preset, preset_names};
-pub use scheme::{Format, Scheme};
+pub use scheme::{Format, Scheme, kv_cache_args};
 
 /// Version of the rounding rules in this crate. Every dylib carries its own copy of the crate, so the number travels in
 /// the plugin probe and a host refuses a plugin whose number differs. Raise it whenever any code or scale could change.
-pub const GRID_VERSION: u32 = 1;
+pub const GRID_VERSION: u32 = 2;

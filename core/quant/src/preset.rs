@@ -1,6 +1,6 @@
 //! Presets: schemes under the names that the ecosystem gives them.
 
-use crate::args::{Dynamic, NumberType, QuantizationArgs, ScaleDtype, Strategy};
+use crate::args::{Dynamic, NumberType, QuantizationArgs, ScaleDtype, Strategy, ZeroPointDtype};
 use crate::scheme::Scheme;
 
 /// Integer presets of the form W{bits}A16: bits of a group of 128.
@@ -21,7 +21,7 @@ const WITH_ACTIVATIONS: [(&str, u8, u8); 9] = [
 ];
 
 /// The other presets.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 15] = [
     "W4A16_ASYM",
     "W8A8",
     "INT8",
@@ -32,6 +32,7 @@ const OTHERS: [&str; 14] = [
     "FP8_BLOCK",
     "MXFP4",
     "MXFP4A16",
+    "MXFP4_MLP_WEIGHT_ONLY",
     "MXFP8",
     "MXFP8A16",
     "NVFP4",
@@ -44,7 +45,9 @@ pub fn preset_names() -> impl Iterator<Item = &'static str> {
     weight_only.chain(WITH_ACTIVATIONS.iter().map(|(name, ..)| *name)).chain(OTHERS)
 }
 
-/// The scheme of that name, in upper or lower case. Its targets are empty: the linears of the decoder blocks.
+/// The scheme of that name, in upper or lower case. Its targets are empty, which means the linears of the decoder blocks,
+/// but for `MXFP4_MLP_WEIGHT_ONLY`, named after the configuration of NVIDIA Model Optimizer (`MXFP4_MLP_WEIGHT_ONLY_CFG`).
+/// The others are those of compressed-tensors, and `W8A8_STATIC`.
 pub fn preset(name: &str) -> Option<Scheme> {
     let name = name.to_uppercase();
     if let Some((_, bits)) = WEIGHT_ONLY.iter().find(|(known, _)| *known == name) {
@@ -54,7 +57,9 @@ pub fn preset(name: &str) -> Option<Scheme> {
         return Some(with_activations(int_group(*bits), int_token(*activation_bits)));
     }
     let scheme = match name.as_str() {
-        "W4A16_ASYM" => weight_only(QuantizationArgs { symmetric: false, ..int_group(4) }),
+        "W4A16_ASYM" => {
+            weight_only(QuantizationArgs { symmetric: false, zp_dtype: Some(ZeroPointDtype::I8), ..int_group(4) })
+        }
         "W8A8" | "INT8" => with_activations(int(8, Strategy::Channel), int_token(8)),
         "W8A8_STATIC" => with_activations(
             int(8, Strategy::Channel),
@@ -72,6 +77,7 @@ pub fn preset(name: &str) -> Option<Scheme> {
         ),
         "MXFP4" => with_activations(mx(4), dynamic(mx(4))),
         "MXFP4A16" => weight_only(mx(4)),
+        "MXFP4_MLP_WEIGHT_ONLY" => Scheme { targets: vec!["*.mlp.*".into()], ..weight_only(mx(4)) },
         "MXFP8" => with_activations(mx(8), dynamic(mx(8))),
         "MXFP8A16" => weight_only(mx(8)),
         "NVFP4" => with_activations(

@@ -124,8 +124,10 @@ impl ScaleRule {
     }
 
     /// The tensor-wide scale of NVFP4: it maps the largest magnitude to the largest group scale times the largest code.
+    /// Torch divides a number by a tensor as the product with its reciprocal, which rounds twice, and so does this.
     pub(crate) fn global_scale(&self, absmax: f32) -> f32 {
-        let scale = self.round(f8e4m3::MAX * e2m1::MAX / absmax.max(f32::MIN_POSITIVE));
+        let reciprocal = self.round(1.0 / absmax.max(f32::MIN_POSITIVE));
+        let scale = self.round(f8e4m3::MAX * e2m1::MAX * reciprocal);
         if scale.is_finite() { scale } else { 1.0 }
     }
 }

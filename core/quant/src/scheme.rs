@@ -235,6 +235,39 @@ fn drop_what_follows(keys: &mut Map<String, Value>, changes: &Map<String, Value>
     }
 }
 
+/// Reads and checks how keys and values are quantized before they are cached: an object of quantization arguments, as
+/// `kv_cache_scheme` holds it in the checkpoint format. Static scales are one for the tensor (`tensor`) or one a head
+/// (`attn_head`); dynamic ones belong to groups along a head (`group`), so that a token's does not depend on later tokens.
+///
+/// # Errors
+/// An unknown key, a value of the wrong type, or arguments that contradict themselves or have no meaning for a cache.
+pub fn kv_cache_args(value: &Value) -> Result<QuantizationArgs, ArgsError> {
+    let inside = |error: ArgsError| error.inside("kv_cache_scheme");
+    let Some(args) = changed("kv_cache_scheme", None, value)? else {
+        return Err(ArgsError::new("kv_cache_scheme", "the KV cache has no quantization arguments"));
+    };
+    args.validate().map_err(inside)?;
+    if args.actorder.is_some() {
+        return Err(inside(ArgsError::new("actorder", "`actorder` orders the columns of weights, not a cache")));
+    }
+    match (args.strategy, args.dynamic) {
+        (Strategy::Tensor | Strategy::AttnHead, Dynamic::No) | (Strategy::Group, Dynamic::Yes) => Ok(args),
+        (strategy, Dynamic::No) => {
+            let message = format!("strategy `{}` has no static scales for a KV cache", strategy.name());
+            Err(inside(
+                ArgsError::new("strategy", message).with_hint("write `strategy: \"tensor\"` or `\"attn_head\"`"),
+            ))
+        }
+        (strategy, _) => {
+            let message = format!(
+                "strategy `{}` cannot be dynamic for a KV cache: its scale would depend on later tokens",
+                strategy.name()
+            );
+            Err(inside(ArgsError::new("strategy", message).with_hint("write `group_size` with the size of a head")))
+        }
+    }
+}
+
 fn unknown_key(name: &str) -> ArgsError {
     let error = ArgsError::new(name, format!("unknown key `{name}` in a scheme"));
     match nearest(name, SCHEME_KEYS.into_iter().chain(WEIGHT_KEYS)) {
@@ -272,7 +305,12 @@ fn check_activations(args: &QuantizationArgs) -> Result<(), ArgsError> {
             .with_hint("give it beside `scheme`, or under `weights`"));
     }
     match args.strategy {
-        Strategy::Channel | Strategy::Block => {
+        Strategy::TensorGroup if args.dynamic == Dynamic::No => Err(ArgsError::new(
+            "dynamic",
+            "group scales of activations cannot be static: no layout has a place for them",
+        )
+        .with_hint("write `dynamic: \"local\"` for a static tensor-wide scale and dynamic group scales")),
+        Strategy::Channel | Strategy::Block | Strategy::AttnHead => {
             let message = format!("strategy `{}` does not apply to activations", args.strategy.name());
             Err(ArgsError::new("strategy", message)
                 .with_hint("write `strategy: \"token\", dynamic: true`, or `strategy: \"tensor\"`"))

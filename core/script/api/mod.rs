@@ -1,6 +1,7 @@
 //! What a script can call. One file per kind of handle.
 
 mod data;
+mod groups;
 mod model;
 mod scheme;
 mod table;

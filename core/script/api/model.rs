@@ -10,14 +10,13 @@ use rhai::{Engine, Map, NativeCallContext};
 use serde_json::{Value, json};
 use workbench_model::{Checkpoint, ModelConfig};
 
-use super::{Called, Host, data::file, placed, scheme};
+use super::{Called, Host, data::file, groups, placed};
 use crate::{
     calib::Order,
     error::{Error, Result},
     graph::{
         Input, Node, NodeKind,
         node::{DataSource, Origin, PluginUse, SourceModel},
-        selector::select,
     },
     plugin::{Kind, PluginInfo},
     script::{DatasetHandle, ModelHandle, SaveSpec, Signature, lock, options::Options, place::origin},
@@ -171,12 +170,14 @@ fn apply(
     let step = if made.note.is_empty() { method.to_owned() } else { format!("{method} {}", made.label) };
     let mut history = model.history.clone();
     history.push(step.trim().to_owned());
+    let label = format!("{kind} {}", history.join(" > "));
+    warn(host, &label, &made.warnings);
     let mut seen = model.seen.clone();
     seen.extend(made.data.values().cloned());
     let node = Node {
         kind,
         method: method.to_owned(),
-        label: format!("{kind} {}", history.join(" > ")),
+        label,
         params: made.params,
         inputs: BTreeMap::from([("model".to_owned(), model.input.clone())]),
         data: made.data,
@@ -195,6 +196,16 @@ fn apply(
     Ok(ModelHandle { input: Input::Node(id), signature: Arc::new(signature), history, seen })
 }
 
+/// Notes what looks wrong about a node, once.
+fn warn(host: &Host, label: &str, warnings: &[String]) {
+    let mut builder = lock(&host.shared);
+    for warning in warnings.iter().map(|warning| format!("{label}: {warning}")) {
+        if !builder.warnings.contains(&warning) {
+            builder.warnings.push(warning);
+        }
+    }
+}
+
 /// The host's half of a node: everything but the plugin's own parameters.
 #[derive(Default)]
 struct Made {
@@ -203,6 +214,8 @@ struct Made {
     /// A few words for labels.
     label: String,
     note: String,
+    /// What looks wrong but does not stop a run.
+    warnings: Vec<String>,
 }
 
 impl Made {
@@ -213,19 +226,7 @@ impl Made {
 }
 
 fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> Result<Made> {
-    let scheme = scheme::read(options)?;
-    let names = &model.signature.linears;
-    let targets = match options.texts("targets")? {
-        Some(patterns) => select(&patterns, names)?.into_iter().map(str::to_owned).collect(),
-        None => names.clone(),
-    };
-    let ignore = options.texts("ignore")?.unwrap_or_default();
-    let ignored: Vec<&str> = if ignore.is_empty() { Vec::new() } else { select(&ignore, names)? };
-    let modules: Vec<&String> = targets.iter().filter(|t| !ignored.contains(&t.as_str())).collect();
-    if modules.is_empty() {
-        return Err(Error::usage("every layer is ignored: nothing is left to quantize").at("ignore"));
-    }
-    scheme::check_shapes(&scheme, &model.signature.config, &modules)?;
+    let assigned = groups::read(options, &model.signature)?;
     let observe = options.word("observe", &Order::NAMES, "sequential")?;
     let hidden_states = options.text("hidden_states")?;
     if let Some(dtype) = hidden_states.as_deref().filter(|d| !["float32", "bfloat16"].contains(d)) {
@@ -235,26 +236,28 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
     }
     let calibration = options.handle::<DatasetHandle>("calibration", "a dataset")?;
     let mut made = Made {
-        params: json!({ "groups": [{ "modules": modules, "scheme": scheme.json }], "dtype": options.text("dtype")? }),
-        label: [scheme.name.clone(), ignore.iter().map(|i| format!("ignore {i}")).collect::<Vec<_>>().join(" ")]
-            .join(" ")
-            .trim()
-            .to_owned(),
-        note: format!("{} of {} layers", modules.len(), names.len()),
+        params: json!({ "groups": assigned.groups, "dtype": options.text("dtype")? }),
+        label: assigned.label,
+        note: assigned.note,
+        warnings: assigned.warnings,
         ..Made::default()
     };
+    if let Some(cache) = assigned.kv_cache {
+        made.params["kv_cache"] = cache;
+    }
     let descriptor = &plugin.descriptor;
     let observes = !descriptor.needs.statistics.is_empty() || !descriptor.needs.streams.is_empty();
-    if !scheme.static_activations && !observes {
+    if assigned.static_activations.is_none() && !observes {
         // Data that nobody reads must not make a key of its own.
         return Ok(made);
     }
     let Some(data) = calibration else {
-        return Err(if observes {
-            without_data(plugin)
-        } else {
-            Error::usage(format!("`{}` has static activation scales, which need calibration data", scheme.name))
-                .hint(format!("{PASS_CALIBRATION}, or choose dynamic activations"))
+        return Err(match &assigned.static_activations {
+            Some(scheme) if !observes => {
+                Error::usage(format!("`{scheme}` has static activation scales, which need calibration data"))
+                    .hint(format!("{PASS_CALIBRATION}, or choose dynamic activations"))
+            }
+            _ => without_data(plugin),
         });
     };
     made.params["observe"] = observe.into();

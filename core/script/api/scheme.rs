@@ -4,7 +4,7 @@ use rhai::Dynamic;
 use serde_json::{Map, Value, json};
 use workbench_model::ModelConfig;
 use workbench_quant::{
-    ArgsError, Conventions, Dynamic as Timing, QuantizationArgs, Scheme, Strategy, dividing_group_sizes,
+    ArgsError, Conventions, Dynamic as Timing, QuantizationArgs, Scheme, Strategy, dividing_group_sizes, kv_cache_args,
 };
 
 use crate::{
@@ -15,6 +15,8 @@ use crate::{
 /// A scheme, checked and complete.
 pub(super) struct Read {
     pub scheme: Scheme,
+    /// What a preset is for, where it is not for every linear.
+    pub targets: Option<Vec<String>>,
     /// For the key and the node's process: `{scheme, conventions}`.
     pub json: Value,
     /// For labels.
@@ -41,13 +43,13 @@ const OVERRIDES: [&str; 12] = [
 
 /// Takes `scheme`, its overrides, `observer` (of static input scales) and `conventions` out of the options.
 pub(super) fn read(options: &mut Options) -> Result<Read> {
-    let Some(given) = options.take("scheme") else {
-        return Err(Error::usage("`quantize` needs a scheme").hint("for example scheme: \"W4A16\""));
-    };
-    let mut keys = match to_json(&given)? {
-        Value::Object(keys) => keys,
-        name @ Value::String(_) => Map::from_iter([("scheme".to_owned(), name)]),
-        other => return Err(Error::usage(format!("a scheme is a name or a map, not {other}")).at("scheme")),
+    let mut keys = match options.take("scheme").map(|given| to_json(&given)).transpose()? {
+        Some(Value::Object(keys)) => keys,
+        Some(name @ Value::String(_)) => Map::from_iter([("scheme".to_owned(), name)]),
+        // Spelled out in place, as in the checkpoint format.
+        None if options.has("weights") => Map::new(),
+        Some(other) => return Err(Error::usage(format!("a scheme is a name or a map, not {other}")).at("scheme")),
+        None => return Err(Error::usage("`quantize` needs a scheme").hint("for example scheme: \"W4A16\"")),
     };
     let mut changed = Vec::new();
     for key in OVERRIDES {
@@ -65,15 +67,16 @@ pub(super) fn read(options: &mut Options) -> Result<Read> {
         .or_else(|| keys.get("scheme").and_then(Value::as_str))
         .map(str::to_owned);
     keys.remove("name");
-    let mut scheme = Scheme::from_value(&Value::Object(keys)).map_err(wrong)?;
+    let mut scheme = Scheme::from_value(&Value::Object(keys.clone())).map_err(wrong)?;
     if scheme.weights.is_none() {
         return Err(Error::usage("the scheme leaves the weights alone: there is nothing to quantize").at("scheme"));
     }
-    if !scheme.targets.is_empty() || !scheme.ignore.is_empty() {
+    if keys.contains_key("targets") || keys.contains_key("ignore") {
         return Err(Error::usage("targets and ignore stand beside the scheme, not in it")
             .hint("write .quantize(method, #{ scheme: …, ignore: […] })"));
     }
-    let static_activations = scheme.input_activations.as_ref().is_some_and(|a| a.dynamic == Timing::No);
+    let targets = Some(std::mem::take(&mut scheme.targets)).filter(|targets| !targets.is_empty());
+    let static_activations = scheme.input_activations.as_ref().is_some_and(|a| a.dynamic != Timing::Yes);
     choose_observer(&mut scheme, options, static_activations)?;
     let conventions = match options.take("conventions") {
         None => Conventions::default(),
@@ -82,7 +85,7 @@ pub(super) fn read(options: &mut Options) -> Result<Read> {
     };
     let name = [name.unwrap_or_else(|| describe(&scheme)), changed.join(" ")].join(" ").trim().to_owned();
     let json = json!({ "args": scheme, "conventions": conventions });
-    Ok(Read { scheme, json, name, static_activations })
+    Ok(Read { scheme, targets, json, name, static_activations })
 }
 
 /// The observer of static input scales: as asked for, or the moving average that the peers use where none is named.
@@ -112,6 +115,41 @@ fn choose_observer(scheme: &mut Scheme, options: &mut Options, static_activation
         (_, None) => {}
     }
     Ok(())
+}
+
+/// How keys and values are quantized, checked and complete.
+pub(super) struct KvCache {
+    args: QuantizationArgs,
+    /// For the node: `{args, conventions}`.
+    pub json: Value,
+    /// For labels: `KV int8 tensor`.
+    pub name: String,
+    /// Whether they need scales from calibration data.
+    pub is_static: bool,
+}
+
+/// Takes `kv_cache_scheme` out of the options.
+pub(super) fn read_kv_cache(options: &mut Options) -> Result<Option<KvCache>> {
+    let Some(given) = options.take("kv_cache_scheme") else { return Ok(None) };
+    let mut args = kv_cache_args(&to_json(&given)?).map_err(wrong)?;
+    let is_static = args.dynamic == Timing::No;
+    if is_static {
+        args.observer.get_or_insert_with(|| "minmax".to_owned());
+    }
+    let json = json!({ "args": args, "conventions": Conventions::default() });
+    Ok(Some(KvCache { json, name: format!("KV {args}"), is_static, args }))
+}
+
+/// Groups of a dynamic cache must divide a head.
+pub(super) fn check_heads(cache: &KvCache, config: &ModelConfig) -> Result<()> {
+    match cache.args.group_size {
+        Some(size) if !config.head_dim.is_multiple_of(size) => {
+            let fitting: Vec<String> = dividing_group_sizes(config.head_dim).iter().map(ToString::to_string).collect();
+            let message = format!("groups of {size} do not divide the {} dimensions of a head", config.head_dim);
+            Err(Error::usage(message).at("kv_cache_scheme").hint(format!("these sizes do: {}", fitting.join(", "))))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn wrong(error: ArgsError) -> Error {

@@ -116,6 +116,11 @@ impl<'a> Made<'a> {
         Ok(made)
     }
 
+    /// The folder in the making.
+    pub(super) fn artifact(&mut self) -> &mut Artifact {
+        &mut self.artifact
+    }
+
     /// Whether anything has to be observed. Statistics that a plugin can do without are gathered where there is another
     /// reason to pass the model.
     pub(super) fn observes(&self) -> Result<bool> {

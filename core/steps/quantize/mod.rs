@@ -14,12 +14,14 @@ use workbench_model::{
     ChatTemplate, Checkpoint, Precision, Site, SiteKind, Tokenizer, WeightSource, checkpoint::Dtype,
     config::LinearInfo, decoder::Block,
 };
-use workbench_quant::{Conventions, Dynamic, Grid, Scheme, StorageDtype};
+use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Scheme, StorageDtype};
 
 use self::made::Made;
 pub(super) use self::resume::Resume;
 use super::{
-    Finding, room,
+    Finding, global_scales,
+    kv_cache::{self, KvCache},
+    room,
     services::{Plugin, Services},
 };
 use crate::{
@@ -27,6 +29,7 @@ use crate::{
     data::{TokenOptions, sequences},
     error::{Error, Result},
     exec::{Job, NodeReporter},
+    graph::fused,
     plugin::Scope,
     store::Scratch,
 };
@@ -35,6 +38,8 @@ use crate::{
 #[derive(Debug, Deserialize)]
 struct Params {
     groups: Vec<Group>,
+    #[serde(default)]
+    kv_cache: Option<KvCache>,
     #[serde(default)]
     calibration: Option<TokenOptions>,
     #[serde(default)]
@@ -51,7 +56,7 @@ struct Group {
     scheme: GroupScheme,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, PartialEq)]
 struct GroupScheme {
     args: Scheme,
     conventions: Conventions,
@@ -87,7 +92,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let mut resume = Resume::open(scratch)?;
     let made = Made::new(&checkpoint, plugin, services, targets, &mut resume)?;
     let passes = made.observes()? || made.plugin.scope() == Scope::Block;
-    let made = match (sequences, passes) {
+    let mut made = match (&sequences, passes) {
         (None, true) => {
             return Err(Error::refused(format!("`{}` needs calibration data", job.method))
                 .hint("pass calibration: dataset(…).tokens(#{ … })"));
@@ -98,11 +103,21 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
                 "observed".into(),
                 json!({ "order": params.observe, "hidden_states": format!("{precision:?}").to_lowercase() }),
             );
-            let walk = Walk { checkpoint: &checkpoint, sequences: &sequences, order: params.observe, reporter };
+            let walk = Walk { checkpoint: &checkpoint, sequences, order: params.observe, reporter };
             walk.run(job, scratch, precision, made, &mut resume)?
         }
         (_, false) => without_data(&checkpoint, made, &mut resume, reporter)?,
     };
+    if let Some(cache) = &params.kv_cache {
+        let stored = scales_of(cache.args(), storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight"));
+        let calibration =
+            sequences.as_deref().map(|s| Ok::<_, Error>((s, room(job, scratch, precision(&params, &checkpoint)?)?)));
+        kv_cache::put(made.artifact(), cache, stored, &checkpoint, calibration.transpose()?, reporter, &mut facts)?;
+    }
+    let warnings = warnings(&params.groups);
+    if !warnings.is_empty() {
+        facts.insert("warnings".into(), json!(warnings));
+    }
     made.finish(scratch, &mut facts)?;
     Ok(Finding { values: json!({}), facts: Value::Object(facts) })
 }
@@ -194,6 +209,11 @@ fn storage(checkpoint: &Checkpoint, weight: &str) -> StorageDtype {
     }
 }
 
+/// The type of scales: that of the model where they are stored, and of the arithmetic where every input gives its own.
+fn scales_of(args: &QuantizationArgs, stored: StorageDtype) -> StorageDtype {
+    if args.dynamic == Dynamic::No { stored } else { StorageDtype::F32 }
+}
+
 fn targets(params: &Params, checkpoint: &Checkpoint) -> Result<Vec<Target>> {
     let mut grids = BTreeMap::new();
     for group in &params.groups {
@@ -202,8 +222,8 @@ fn targets(params: &Params, checkpoint: &Checkpoint) -> Result<Vec<Target>> {
         };
         for module in &group.modules {
             let stored = storage(checkpoint, &format!("{module}.weight"));
-            let grid = |args| {
-                Grid::new(args, stored, group.scheme.conventions).map_err(|e| {
+            let grid = |args: &QuantizationArgs| {
+                Grid::new(args, scales_of(args, stored), group.scheme.conventions).map_err(|e| {
                     Error::refused(format!("no grid for `{module}`")).cause(e.to_string()).maybe_hint(e.hint())
                 })
             };
@@ -212,9 +232,10 @@ fn targets(params: &Params, checkpoint: &Checkpoint) -> Result<Vec<Target>> {
         }
     }
     let linears = checkpoint.config().linears().into_iter();
-    let targets = linears
+    let mut targets: Vec<Target> = linears
         .filter_map(|info| grids.remove(info.name.as_str()).map(|(weights, inputs)| Target { info, weights, inputs }))
         .collect();
+    global_scales::share(targets.iter_mut().map(|t| (t.info.name.as_str(), &mut t.weights)), checkpoint)?;
     match grids.keys().next() {
         Some(unknown) => Err(Error::refused(format!("the model has no layer `{unknown}`"))),
         None => Ok(targets),
@@ -248,11 +269,18 @@ fn linear(target: &Target, checkpoint: &Checkpoint) -> Result<Linear> {
     })
 }
 
+/// What the loaders of others will not like about this choice of schemes.
+fn warnings(groups: &[Group]) -> Vec<String> {
+    let schemes = groups.iter().flat_map(|group| group.modules.iter().map(|m| (m.as_str(), &group.scheme)));
+    fused::splits(&schemes.collect())
+}
+
 /// Every grid in use with the number of layers on it.
 fn grids(targets: &[Target]) -> Value {
     let mut seen: Vec<(Value, usize)> = Vec::new();
     for target in targets {
-        let grid = json!({ "weights": target.weights, "inputs": target.inputs });
+        let weights = target.weights.clone().with_global_scale(None);
+        let grid = json!({ "weights": weights, "inputs": target.inputs });
         match seen.iter_mut().find(|(known, _)| *known == grid) {
             Some((_, count)) => *count += 1,
             None => seen.push((grid, 1)),

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use workbench_quant::{Conventions, Format, Grid, NumberType, Parameters, Scheme, StorageDtype, pack};
+use workbench_quant::float::{e8m0, f8e4m3};
+use workbench_quant::{
+    Conventions, Format, Grid, NumberType, Parameters, QuantizationArgs, ScaleDtype, Scheme, StorageDtype, Strategy,
+    pack,
+};
 
-use super::dtype::{Dtype, widen};
+use super::dtype::{Dtype, first_non_finite, widen};
 use super::quantization::SUPPORTED;
 use super::safetensors::StoredTensor;
 use crate::ModelError;
@@ -40,10 +44,66 @@ pub(crate) struct CompressedLinear {
     module: String,
     grid: Grid,
     shape: [usize; 2],
-    packed: bool,
+    coding: Coding,
     pub(crate) weight: StoredTensor,
     pub(crate) scale: StoredTensor,
     pub(crate) zero_point: Option<StoredTensor>,
+    /// By which the group scales of NVFP4 are divided.
+    pub(crate) global_scale: Option<StoredTensor>,
+}
+
+/// How the codes of a weight lie in its tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Coding {
+    /// A byte each.
+    Bytes,
+    /// A bit stream of integers in words of 32 bits.
+    Words,
+    /// Two FP4 codes a byte, the even column in the low half.
+    Fp4,
+}
+
+impl Coding {
+    /// That of a layout; `None` for a layout that is neither read nor written, or that cannot hold these codes.
+    pub(crate) fn of(format: Format, args: &QuantizationArgs) -> Option<Self> {
+        let fp4 = args.r#type == NumberType::Float && args.num_bits == 4;
+        let coding = match format {
+            Format::PackQuantized if args.r#type == NumberType::Int => Self::Words,
+            Format::IntQuantized | Format::FloatQuantized | Format::NaiveQuantized | Format::MxFp8Quantized => {
+                Self::Bytes
+            }
+            Format::NvFp4PackQuantized | Format::MxFp4PackQuantized => Self::Fp4,
+            Format::PackQuantized | Format::Dense | Format::MixedPrecision => return None,
+        };
+        (fp4 == (coding == Self::Fp4)).then_some(coding)
+    }
+
+    /// The suffix of the tensor that holds the codes.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::Bytes => "weight",
+            Self::Words | Self::Fp4 => "weight_packed",
+        }
+    }
+
+    /// Its element type.
+    pub(crate) fn dtype(self, args: &QuantizationArgs) -> Dtype {
+        match (self, args.r#type) {
+            (Self::Words, _) => Dtype::I32,
+            (Self::Fp4, _) => Dtype::U8,
+            (Self::Bytes, NumberType::Int) => Dtype::I8,
+            (Self::Bytes, NumberType::Float) => Dtype::F8E4M3,
+        }
+    }
+
+    /// Elements that a row of `columns` codes takes.
+    pub(crate) fn elements_per_row(self, columns: usize, bits: u8) -> usize {
+        match self {
+            Self::Bytes => columns,
+            Self::Words => pack::words_per_row(columns, bits),
+            Self::Fp4 => columns.div_ceil(2),
+        }
+    }
 }
 
 /// The tensors of the weight files that nothing has claimed yet.
@@ -53,7 +113,7 @@ pub(crate) struct Unclaimed<'a> {
 }
 
 impl Unclaimed<'_> {
-    fn take(&mut self, name: &str, dtypes: &[Dtype]) -> Result<Option<StoredTensor>, ModelError> {
+    pub(crate) fn take(&mut self, name: &str, dtypes: &[Dtype]) -> Result<Option<StoredTensor>, ModelError> {
         let Some(tensor) = self.tensors.remove(name) else { return Ok(None) };
         if dtypes.contains(&tensor.dtype) {
             return Ok(Some(tensor));
@@ -76,7 +136,7 @@ impl Unclaimed<'_> {
     }
 }
 
-const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
+pub(crate) const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 
 impl CompressedLinear {
     /// Claims the parts of a quantized weight of shape [rows, columns] and checks that they fit each other. `recorded` is
@@ -90,32 +150,29 @@ impl CompressedLinear {
         unclaimed: &mut Unclaimed<'_>,
     ) -> Result<Option<Self>, ModelError> {
         let Some(args) = &scheme.weights else { return Ok(None) };
+        let args = &with_mx_scales(args, format);
         let part = |suffix: &str| format!("{module}.{suffix}");
-        let packed = match format {
-            Format::PackQuantized => true,
-            Format::IntQuantized | Format::FloatQuantized | Format::NaiveQuantized => false,
-            other => {
-                let name = serde_json::to_string(&other).unwrap_or_default();
-                let message = format!("is stored in the layout {name}, which is not supported");
-                return Err(ModelError::tensor(
-                    unclaimed.folder,
-                    part("weight"),
-                    message,
-                    format!("supported are {SUPPORTED}"),
-                ));
-            }
+        let Some(coding) = Coding::of(format, args) else {
+            let name = serde_json::to_string(&format).unwrap_or_default();
+            let message = format!("is stored as {args} in the layout {name}, which is not supported");
+            return Err(ModelError::tensor(
+                unclaimed.folder,
+                part("weight"),
+                message,
+                format!("supported are {SUPPORTED}"),
+            ));
         };
         if unclaimed.tensors.contains_key(&part("weight_g_idx")) {
             let hint = "quantize again with `actorder` \"static\" or null";
             let message = "groups formed after reordering the columns are not supported";
             return Err(ModelError::tensor(unclaimed.folder, part("weight_g_idx"), message, hint));
         }
-        let weight = match (packed, args.r#type) {
-            (true, _) => unclaimed.need(&part("weight_packed"), &[Dtype::I32])?,
-            (false, NumberType::Int) => unclaimed.need(&part("weight"), &[Dtype::I8])?,
-            (false, NumberType::Float) => unclaimed.need(&part("weight"), &[Dtype::F8E4M3])?,
+        let weight = unclaimed.need(&part(coding.suffix()), &[coding.dtype(args)])?;
+        let scale = unclaimed.need(&part("weight_scale"), scale_dtypes(args))?;
+        let global_scale = match args.strategy {
+            Strategy::TensorGroup => Some(unclaimed.need(&part("weight_global_scale"), &[Dtype::F32])?),
+            _ => None,
         };
-        let scale = unclaimed.need(&part("weight_scale"), &FLOATS)?;
         let zero_point = unclaimed.take(&part("weight_zero_point"), &[Dtype::I8, Dtype::I32])?;
         if let Some(shape) = unclaimed.take(&part("weight_shape"), &[Dtype::I64])? {
             check_weight_shape(&part("weight_shape"), &shape, [rows, columns])?;
@@ -132,7 +189,7 @@ impl CompressedLinear {
             })?,
         };
         let shape = [rows, columns];
-        let linear = Self { module: module.into(), grid, shape, packed, weight, scale, zero_point };
+        let linear = Self { module: module.into(), grid, shape, coding, weight, scale, zero_point, global_scale };
         linear.check_shapes()?;
         Ok(Some(linear))
     }
@@ -154,16 +211,14 @@ impl CompressedLinear {
             .grid
             .parameters_shape(rows, in_features)
             .map_err(|error| self.error("weight_scale", &self.scale, error.to_string()))?;
-        let (name, columns) = match self.packed {
-            true => ("weight_packed", pack::words_per_row(in_features, bits)),
-            false => ("weight", in_features),
-        };
+        let (name, columns) = (self.coding.suffix(), self.coding.elements_per_row(in_features, bits));
         if self.weight.shape != [rows, columns] {
             let message = format!("has shape {:?}, expected [{rows}, {columns}]", self.weight.shape);
             return Err(self.error(name, &self.weight, message));
         }
-        if self.packed && self.grid.args().r#type == NumberType::Float {
-            return Err(self.error(name, &self.weight, "holds floating-point codes in a layout for integers"));
+        if let Some(scale) = self.global_scale.as_ref().filter(|scale| scale.elements() != 1) {
+            let message = format!("has shape {:?}, expected one scale for the tensor", scale.shape);
+            return Err(self.error("weight_global_scale", scale, message));
         }
         if !fits(&self.scale.shape, [down, across]) {
             let message = format!("has shape {:?}, expected [{down}, {across}]", self.scale.shape);
@@ -189,18 +244,19 @@ impl CompressedLinear {
     }
 
     pub(crate) fn parts(&self) -> impl Iterator<Item = &StoredTensor> {
-        [&self.weight, &self.scale].into_iter().chain(&self.zero_point)
+        [&self.weight, &self.scale].into_iter().chain(&self.zero_point).chain(&self.global_scale)
     }
 
     pub(crate) fn read(&self) -> Result<QuantizedLinear, ModelError> {
         let ([rows, columns], bits) = (self.shape, self.grid.args().num_bits);
-        let codes = if self.packed {
-            let words = words(self.weight.bytes());
-            pack::unpack_rows(&words, rows, columns, bits)
-                .map_err(|error| self.error("weight_packed", &self.weight, error.to_string()))?
-        } else {
-            self.weight.bytes().iter().map(|byte| *byte as i8).collect()
+        let bytes = self.weight.bytes();
+        let codes = match self.coding {
+            Coding::Bytes => Ok(bytes.iter().map(|byte| *byte as i8).collect()),
+            Coding::Words => pack::unpack_rows(&words(bytes), rows, columns, bits),
+            Coding::Fp4 => pack::unpack_fp4(bytes, rows, columns),
         };
+        let codes: Vec<i8> =
+            codes.map_err(|error| self.error(self.coding.suffix(), &self.weight, error.to_string()))?;
         if let Some((low, high)) = self.grid.code_range()
             && let Some(code) = codes.iter().find(|code| !(low..=high).contains(*code))
         {
@@ -235,7 +291,10 @@ impl CompressedLinear {
             },
             points => points,
         };
-        Ok(Parameters { scales, zero_points, global_scale: None, shape })
+        let global_scale = self.global_scale.as_ref();
+        let global_scale =
+            global_scale.map(|scale| one_scale(&format!("{}.weight_global_scale", self.module), scale)).transpose()?;
+        Ok(Parameters { scales, zero_points, global_scale, shape })
     }
 
     /// The dense weight, row-major.
@@ -251,21 +310,34 @@ impl CompressedLinear {
     }
 }
 
-/// A static input scale as it is stored.
+/// A static input scale as it is stored: that of the values, or the tensor-wide one by which dynamic group scales are
+/// divided.
 pub(crate) struct StoredInputScale {
     pub(crate) scale: StoredTensor,
     pub(crate) zero_point: Option<StoredTensor>,
+    is_global: bool,
 }
 
 impl StoredInputScale {
-    /// Claims `input_scale` and `input_zero_point` of a module, where they are.
-    pub(crate) fn claim(module: &str, unclaimed: &mut Unclaimed<'_>) -> Result<Option<Self>, ModelError> {
-        let Some(scale) = unclaimed.take(&format!("{module}.input_scale"), &FLOATS)? else { return Ok(None) };
+    /// Claims `input_scale` and `input_zero_point` of a module, or its `input_global_scale`, where they are.
+    pub(crate) fn claim(
+        module: &str,
+        args: &QuantizationArgs,
+        unclaimed: &mut Unclaimed<'_>,
+    ) -> Result<Option<Self>, ModelError> {
+        let is_global = args.strategy == Strategy::TensorGroup;
+        let (suffix, dtypes) =
+            if is_global { ("input_global_scale", &FLOATS[..1]) } else { ("input_scale", &FLOATS[..]) };
+        let Some(scale) = unclaimed.take(&format!("{module}.{suffix}"), dtypes)? else { return Ok(None) };
         let zero_point = unclaimed.take(&format!("{module}.input_zero_point"), &[Dtype::I8])?;
-        Ok(Some(Self { scale, zero_point }))
+        Ok(Some(Self { scale, zero_point, is_global }))
     }
 
     pub(crate) fn parameters(&self, module: &str, symmetric: bool) -> Result<Parameters, ModelError> {
+        if self.is_global {
+            let global_scale = Some(one_scale(&format!("{module}.input_global_scale"), &self.scale)?);
+            return Ok(Parameters { global_scale, ..Parameters::default() });
+        }
         let scales = float_values(&format!("{module}.input_scale"), &self.scale)?;
         let points = self.zero_point.as_ref().map(|points| bytes_as_points(points.bytes()));
         let zero_points = points.filter(|points| !symmetric || points.iter().any(|point| *point != 0));
@@ -276,6 +348,33 @@ impl StoredInputScale {
         }
         let shape = [1, scales.len()];
         Ok(Parameters { scales, zero_points, global_scale: None, shape })
+    }
+}
+
+/// Arguments whose MX scales older files left unsaid: the layout alone says what they are.
+fn with_mx_scales(args: &QuantizationArgs, format: Format) -> QuantizationArgs {
+    let is_mx = matches!(format, Format::MxFp4PackQuantized | Format::MxFp8Quantized);
+    let unsaid = is_mx && args.scale_dtype.is_none() && args.strategy == Strategy::Group;
+    QuantizationArgs { scale_dtype: if unsaid { Some(ScaleDtype::E8M0) } else { args.scale_dtype }, ..args.clone() }
+}
+
+/// The types in which scales of these arguments may be stored.
+fn scale_dtypes(args: &QuantizationArgs) -> &'static [Dtype] {
+    match (args.scale_dtype, args.strategy) {
+        (Some(ScaleDtype::E8M0), _) => &[Dtype::U8],
+        (Some(ScaleDtype::F8E4M3), _) | (None, Strategy::TensorGroup) => &[Dtype::F8E4M3],
+        _ => &FLOATS,
+    }
+}
+
+/// A scale that stands for a whole tensor, by which others are divided.
+fn one_scale(name: &str, tensor: &StoredTensor) -> Result<f32, ModelError> {
+    match float_values(name, tensor)?[..] {
+        [scale] if scale > 0.0 => Ok(scale),
+        _ => {
+            let hint = "the scales are damaged; fetch them again";
+            Err(ModelError::tensor(tensor.file.path(), name, "is not one positive scale", hint))
+        }
     }
 }
 
@@ -292,9 +391,14 @@ pub(crate) fn storage_dtype(dtype: Dtype) -> StorageDtype {
     }
 }
 
-fn float_values(name: &str, tensor: &StoredTensor) -> Result<Vec<f32>, ModelError> {
+pub(crate) fn float_values(name: &str, tensor: &StoredTensor) -> Result<Vec<f32>, ModelError> {
     let mut values = vec![0.0; tensor.elements()];
-    match widen(tensor.dtype, tensor.bytes(), &mut values) {
+    let bad = match tensor.dtype {
+        Dtype::F8E4M3 => decoded(tensor.bytes(), &mut values, f8e4m3::decode),
+        Dtype::U8 => decoded(tensor.bytes(), &mut values, e8m0::decode),
+        dtype => widen(dtype, tensor.bytes(), &mut values),
+    };
+    match bad {
         None => Ok(values),
         Some(index) => {
             let message = format!("holds {} at element {index}", values[index]);
@@ -303,11 +407,19 @@ fn float_values(name: &str, tensor: &StoredTensor) -> Result<Vec<f32>, ModelErro
     }
 }
 
+/// Decodes a byte each; the index of the first value that is not finite, if any.
+fn decoded(bytes: &[u8], values: &mut [f32], decode: fn(u8) -> f32) -> Option<usize> {
+    for (value, byte) in values.iter_mut().zip(bytes) {
+        *value = decode(*byte);
+    }
+    first_non_finite(values)
+}
+
 fn words(bytes: &[u8]) -> Vec<i32> {
     bytes.as_chunks::<4>().0.iter().map(|word| i32::from_le_bytes(*word)).collect()
 }
 
-fn bytes_as_points(bytes: &[u8]) -> Vec<i32> {
+pub(crate) fn bytes_as_points(bytes: &[u8]) -> Vec<i32> {
     bytes.iter().map(|byte| i32::from(*byte as i8)).collect()
 }
 

@@ -8,6 +8,7 @@ mod compressed;
 mod dtype;
 mod folder;
 mod gguf;
+mod kv_cache;
 mod mapped;
 mod quantization;
 mod safetensors;
@@ -27,6 +28,8 @@ pub use self::compressed::{InputQuantizer, QuantizedLinear};
 pub use self::dtype::Dtype;
 use self::gguf::Meta;
 use self::gguf::vocabulary::Vocabulary;
+pub use self::kv_cache::KvQuantizer;
+use self::kv_cache::StoredKv;
 use self::mapped::MappedFile;
 pub use self::quantization::QuantizationConfig;
 use self::stored::Stored;
@@ -48,6 +51,7 @@ pub struct Checkpoint {
     companions: Companions,
     quantization: Option<QuantizationConfig>,
     inputs: BTreeMap<String, Input>,
+    kv_cache: Vec<StoredKv>,
 }
 
 /// Where tokenizer and generation settings come from.
@@ -94,8 +98,19 @@ impl Checkpoint {
         }
         let companions = Companions::Gguf(metadata);
         let (path, documents) = (path.into(), Vec::new());
-        let (weight_files, quantization, inputs) = (vec![file], None, BTreeMap::new());
-        Ok(Self { path, config, config_json, tensors, weight_files, documents, companions, quantization, inputs })
+        let (weight_files, quantization, inputs, kv_cache) = (vec![file], None, BTreeMap::new(), Vec::new());
+        Ok(Self {
+            path,
+            config,
+            config_json,
+            tensors,
+            weight_files,
+            documents,
+            companions,
+            quantization,
+            inputs,
+            kv_cache,
+        })
     }
 
     fn open_folder(path: &Path) -> Result<Self, ModelError> {
@@ -110,19 +125,32 @@ impl Checkpoint {
         }
         let quantization = QuantizationConfig::from_config(&config_json, &config_file)?;
         let weights = folder::open_weights(path)?;
+        let kv_grid = noted_kv_grid(&config_json, &config_file)?;
         let layout = Layout {
             config: &config,
             folder: path,
             quantization: quantization.as_ref(),
             weight_grids: &weights.grids,
             input_grids: &noted_input_grids(&config_json, &config_file)?,
+            kv_grid: kv_grid.as_ref(),
         };
-        let Matched { tensors, inputs } = layout.match_tensors(weights.tensors)?;
+        let Matched { tensors, inputs, kv_cache } = layout.match_tensors(weights.tensors)?;
         let mut documents = vec![config_file];
         documents.extend(weights.index);
         documents.extend(folder::COMPANIONS.map(|name| path.join(name)).into_iter().filter(|file| file.exists()));
         let (path, weight_files, companions) = (path.into(), weights.files, Companions::Folder);
-        Ok(Self { path, config, config_json, tensors, weight_files, documents, companions, quantization, inputs })
+        Ok(Self {
+            path,
+            config,
+            config_json,
+            tensors,
+            weight_files,
+            documents,
+            companions,
+            quantization,
+            inputs,
+            kv_cache,
+        })
     }
 
     /// The folder or file that was opened.
@@ -219,6 +247,14 @@ impl Checkpoint {
         Ok(Some(InputQuantizer { grid: input.grid.clone(), parameters }))
     }
 
+    /// How the keys and values of a block are quantized; `None` where they are not.
+    ///
+    /// # Errors
+    /// A static scale is damaged.
+    pub fn kv_quantizer(&self, block: usize) -> Result<Option<KvQuantizer>, ModelError> {
+        self.kv_cache.get(block).map(StoredKv::read).transpose()
+    }
+
     /// Stored bits per weight of the decoder blocks' linears, scales and zero-points counted.
     pub fn bits_per_weight(&self) -> f64 {
         let linears = self.config.linears();
@@ -304,6 +340,15 @@ fn noted_input_grids(config: &Value, file: &Path) -> Result<BTreeMap<String, Gri
         .into_iter()
         .flat_map(|Noted { grid, modules }| modules.into_iter().map(move |module| (module, grid.clone())))
         .collect())
+}
+
+/// The grid of a quantized KV cache that the writer noted.
+fn noted_kv_grid(config: &Value, file: &Path) -> Result<Option<Grid>, ModelError> {
+    let Some(noted) = config.get(NOTES_KEY).and_then(|notes| notes.get("kv_grid")) else { return Ok(None) };
+    serde_json::from_value(noted.clone()).map(Some).map_err(|cause| {
+        let hint = "the file was written by another version";
+        ModelError::config(file, format!("notes a grid that cannot be read: {cause}"), hint)
+    })
 }
 
 /// Chat models often name their turn's end only in `generation_config.json`.

@@ -4,17 +4,19 @@ use std::path::Path;
 
 use regex::Regex;
 use serde_json::Value;
-use workbench_quant::{Format, Scheme};
+use workbench_quant::{Format, QuantizationArgs, Scheme, kv_cache_args};
 
 use crate::ModelError;
 
 /// The layouts that are read and written.
-pub(crate) const SUPPORTED: &str = "pack-quantized, int-quantized, float-quantized and naive-quantized";
+pub(crate) const SUPPORTED: &str = "pack-quantized, int-quantized, float-quantized, nvfp4-pack-quantized, \
+     mxfp4-pack-quantized, mxfp8-quantized and naive-quantized";
 
 /// The quantization of a checkpoint: schemes and the modules they apply to.
 pub struct QuantizationConfig {
     groups: Vec<Group>,
     ignore: Vec<Target>,
+    kv_cache: Option<QuantizationArgs>,
     json: Value,
 }
 
@@ -46,7 +48,7 @@ impl QuantizationConfig {
     ///
     /// # Errors
     /// Another quantization method, or something that would change the function and is not supported: online
-    /// transforms, sparsity, a quantized KV cache, quantized outputs.
+    /// transforms, sparsity, quantized outputs.
     pub(crate) fn from_config(config: &Value, file: &Path) -> Result<Option<Self>, ModelError> {
         let spelled = ["quantization_config", "compression_config"].into_iter().filter_map(|key| config.get(key));
         let Some(json) = spelled.into_iter().find(|value| !value.is_null()) else { return Ok(None) };
@@ -66,12 +68,24 @@ impl QuantizationConfig {
         let groups = groups.iter().map(|(name, group)| Group::read(name, group, outer, file));
         let ignore = json["ignore"].as_array().into_iter().flatten();
         let ignore = ignore.map(|target| Target::read(target, file)).collect::<Result<_, _>>()?;
-        Ok(Some(Self { groups: groups.collect::<Result<_, _>>()?, ignore, json: json.clone() }))
+        let kv_cache = match &json["kv_cache_scheme"] {
+            Value::Null => None,
+            value => Some(kv_cache_args(value).map_err(|cause| {
+                let hint = cause.hint.clone().unwrap_or_default();
+                error(format!("`quantization_config` has a KV cache that cannot be read: {cause}"), &hint)
+            })?),
+        };
+        Ok(Some(Self { groups: groups.collect::<Result<_, _>>()?, ignore, kv_cache, json: json.clone() }))
     }
 
     /// The object as it stands in `config.json`.
     pub fn json(&self) -> &Value {
         &self.json
+    }
+
+    /// How keys and values are quantized, if they are.
+    pub fn kv_cache(&self) -> Option<&QuantizationArgs> {
+        self.kv_cache.as_ref()
     }
 
     /// The scheme and layout of a linear, by its module name; `None` where it is not quantized.
@@ -149,11 +163,9 @@ fn refuse_unsupported(json: &Value, file: &Path) -> Result<(), ModelError> {
     };
     let sparse = is_set("sparsity_config") && json["sparsity_config"]["format"] != "dense";
     let transformed = is_set("transform_config") && json["transform_config"]["config_groups"] != serde_json::json!({});
-    for (found, what) in [
-        (sparse, "`sparsity_config`: sparse weights"),
-        (transformed, "`transform_config`: online transforms"),
-        (is_set("kv_cache_scheme"), "`kv_cache_scheme`: a quantized KV cache"),
-    ] {
+    for (found, what) in
+        [(sparse, "`sparsity_config`: sparse weights"), (transformed, "`transform_config`: online transforms")]
+    {
         if found {
             return Err(ModelError::config(
                 file,

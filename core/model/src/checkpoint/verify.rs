@@ -7,6 +7,7 @@ use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Strategy};
 
 use super::Dtype;
 use super::compressed::{CompressedLinear, StoredInputScale, Unclaimed, storage_dtype};
+use super::kv_cache::StoredKv;
 use super::quantization::QuantizationConfig;
 use super::safetensors::StoredTensor;
 use super::stored::Stored;
@@ -17,6 +18,8 @@ use crate::{ModelConfig, ModelError};
 pub(crate) struct Matched {
     pub(crate) tensors: BTreeMap<String, Stored>,
     pub(crate) inputs: BTreeMap<String, Input>,
+    /// One for each block, or none at all.
+    pub(crate) kv_cache: Vec<StoredKv>,
 }
 
 /// A quantized input of a linear.
@@ -32,13 +35,14 @@ pub(crate) struct Layout<'a> {
     pub(crate) quantization: Option<&'a QuantizationConfig>,
     pub(crate) weight_grids: &'a BTreeMap<String, Grid>,
     pub(crate) input_grids: &'a BTreeMap<String, Grid>,
+    pub(crate) kv_grid: Option<&'a Grid>,
 }
 
 impl Layout<'_> {
     /// Gives every tensor that the configuration calls for its stored form; anything missing, misshapen or left over is
     /// an error.
     pub(crate) fn match_tensors(&self, mut stored: BTreeMap<String, StoredTensor>) -> Result<Matched, ModelError> {
-        let mut matched = Matched { tensors: BTreeMap::new(), inputs: BTreeMap::new() };
+        let mut matched = Matched { tensors: BTreeMap::new(), inputs: BTreeMap::new(), kv_cache: Vec::new() };
         let mut unclaimed = Unclaimed { tensors: &mut stored, folder: self.folder };
         let mut missing = Vec::new();
         for spec in self.config.tensors() {
@@ -53,6 +57,10 @@ impl Layout<'_> {
                 }
                 None => missing.push(spec.name),
             }
+        }
+        if let Some(args) = self.quantization.and_then(QuantizationConfig::kv_cache) {
+            let claim = |block| StoredKv::claim(block, self.config, args, self.kv_grid, &mut unclaimed);
+            matched.kv_cache = (0..self.config.num_layers).map(claim).collect::<Result<_, _>>()?;
         }
         if let Some(first) = missing.first() {
             return Err(missing_error(self.config, self.folder, first, missing.len()));
@@ -82,16 +90,16 @@ impl Layout<'_> {
     }
 
     fn input(&self, module: &str, args: &QuantizationArgs, unclaimed: &mut Unclaimed<'_>) -> Result<Input, ModelError> {
-        let name = format!("{module}.input_scale");
+        let suffix = if args.strategy == Strategy::TensorGroup { "input_global_scale" } else { "input_scale" };
+        let name = format!("{module}.{suffix}");
         let error = |message: &str, hint: &str| ModelError::tensor(self.folder, &name, message, hint);
-        let scale = StoredInputScale::claim(module, unclaimed)?;
+        let scale = StoredInputScale::claim(module, args, unclaimed)?;
         match (args.dynamic, &scale) {
-            (Dynamic::No, None) => {
+            (Dynamic::No | Dynamic::Local, None) => {
                 return Err(error("is missing, but the inputs are quantized with a static scale", ""));
             }
             (Dynamic::Yes, Some(_)) => return Err(error("is there, but the inputs are quantized dynamically", "")),
-            (Dynamic::Local, _) => return Err(error("inputs with `dynamic: \"local\"` are not supported", "")),
-            (Dynamic::No, Some(_)) | (Dynamic::Yes, None) => {}
+            (Dynamic::No | Dynamic::Local, Some(_)) | (Dynamic::Yes, None) => {}
         }
         let stored = storage_dtype(scale.as_ref().map_or(Dtype::F32, |stored| stored.scale.dtype));
         let grid = match self.input_grids.get(module).filter(|grid| grid.args() == args) {
@@ -101,7 +109,7 @@ impl Layout<'_> {
         };
         if let Some(scale) = &scale
             && scale.scale.elements() != 1
-            && args.strategy == Strategy::Tensor
+            && matches!(args.strategy, Strategy::Tensor | Strategy::TensorGroup)
         {
             let message = format!("has shape {:?}, expected one scale for the tensor", scale.scale.shape);
             return Err(error(&message, ""));

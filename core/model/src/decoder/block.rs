@@ -22,6 +22,8 @@ pub struct Block {
     head_dim: usize,
     rope: Arc<Rope>,
     attention_norm: Norm,
+    /// On keys and on values, before they are cached.
+    kv_quantizers: [Option<Arc<dyn ActivationQuantizer>>; 2],
     /// On queries and keys per head.
     head_norms: Option<(Norm, Norm)>,
     q: Linear,
@@ -73,6 +75,7 @@ impl Block {
             kv_heads: config.num_kv_heads,
             head_dim: dim,
             rope: rope.clone(),
+            kv_quantizers: [None, None],
             attention_norm: norm("input_layernorm", hidden)?,
             head_norms,
             q: linear("self_attn.q_proj", (q, hidden), AttentionInput)?,
@@ -95,6 +98,16 @@ impl Block {
     ) -> Result<(), ModelError> {
         self.linear_mut(module)?.set_quantizer(quantizer);
         Ok(())
+    }
+
+    /// Puts quantizers on keys (after RoPE) and values, seen as `[batch, len, kv_heads * head_dim]`, or takes them away. Both
+    /// the tokens at hand and those that are cached are read through them.
+    pub fn set_kv_quantizers(
+        &mut self,
+        key: Option<Arc<dyn ActivationQuantizer>>,
+        value: Option<Arc<dyn ActivationQuantizer>>,
+    ) {
+        self.kv_quantizers = [key, value];
     }
 
     /// Replaces the weight of a linear.
@@ -220,11 +233,21 @@ impl Block {
         for (kind, x) in [(SiteKind::Query, &q), (SiteKind::Key, &k), (SiteKind::Value, &v)] {
             taps.observe(self.site(kind), x)?;
         }
+        let [key_quantizer, value_quantizer] = &self.kv_quantizers;
+        let (k, v) = (quantize_heads(key_quantizer, k)?, quantize_heads(value_quantizer, v)?);
         let (k, v) = match cache {
             Some(cache) => cache.extend(&k, &v, context)?,
             None => (k, v),
         };
         let scale = 1.0 / (self.head_dim as f32).sqrt();
         Ok(ops::attention(&q, &k, &v, Attention { context: context.clone(), scale })?.flatten_from(2)?)
+    }
+}
+
+/// Rounds `[batch, len, heads, head_dim]`.
+fn quantize_heads(quantizer: &Option<Arc<dyn ActivationQuantizer>>, x: Tensor) -> Result<Tensor, ModelError> {
+    match quantizer {
+        None => Ok(x),
+        Some(quantizer) => Ok(quantizer.apply(&x.flatten_from(2)?)?.reshape(x.shape())?),
     }
 }

@@ -99,6 +99,20 @@ impl Decoder {
         self.block_of(module)?.set_input_quantizer(module, quantizer)
     }
 
+    /// Puts quantizers on the keys and values of a block: see [`Block::set_kv_quantizers`].
+    ///
+    /// # Errors
+    /// There is no such block.
+    pub fn set_kv_quantizers(
+        &mut self,
+        block: usize,
+        key: Option<Arc<dyn ActivationQuantizer>>,
+        value: Option<Arc<dyn ActivationQuantizer>>,
+    ) -> Result<(), ModelError> {
+        self.block_of(&format!("model.layers.{block}"))?.set_kv_quantizers(key, value);
+        Ok(())
+    }
+
     /// Replaces the weight of a linear of a block.
     pub fn set_weight(&mut self, module: &str, weight: Tensor) -> Result<(), ModelError> {
         self.block_of(module)?.set_weight(module, weight)

@@ -119,9 +119,22 @@ fn unsupported_types_are_named() {
     ]
     .concat();
     let with_type = |id: u32| [&entry[..], &id.to_le_bytes()].concat();
-    for (id, name) in [(14, "Q6_K"), (12, "Q4_K"), (39, "MXFP4"), (4242, "id 4242")] {
+    for (id, name) in [(10, "Q2_K"), (20, "IQ4_NL"), (39, "MXFP4"), (4242, "id 4242")] {
         let bytes = patch(&whole, &with_type(8), &with_type(id));
         assert_holds(&error_of(&bytes), &["bad.gguf", "blk.0.ffn_up.weight", name]);
+    }
+}
+
+#[test]
+fn rows_that_blocks_do_not_fill_are_named() {
+    let (_folder, path, _) = gguf_model("LlamaForCausalLM", GgmlDType::Q8_0);
+    let whole = std::fs::read(&path).unwrap();
+    let dims = [2_u32.to_le_bytes().as_slice(), &64_u64.to_le_bytes(), &96_u64.to_le_bytes()].concat();
+    let entry = [&text("blk.0.ffn_up.weight"), &dims[..]].concat();
+    let with_type = |id: u32| [&entry[..], &id.to_le_bytes()].concat();
+    for (id, name) in [(12, "Q4_K"), (13, "Q5_K"), (14, "Q6_K")] {
+        let bytes = patch(&whole, &with_type(8), &with_type(id));
+        assert_holds(&error_of(&bytes), &["bad.gguf", "blk.0.ffn_up.weight", name, "rows of 64", "blocks of 256"]);
     }
 }
 

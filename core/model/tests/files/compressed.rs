@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use workbench_model::checkpoint::CheckpointWriter;
 use workbench_model::{Checkpoint, WeightSource};
+use workbench_quant::{Grid, Matrix};
 
 use crate::common::{
     Stored, Tensors, assert_holds, f32_bytes, fixture, open_error, tiny_config, tiny_tensors, write_config, write_model,
@@ -97,6 +99,143 @@ fn integer_layouts_agree_with_compressed_tensors() {
     }
 }
 
+/// A stored tensor of `float_layouts.json`.
+fn stored(tensor: &Value) -> Stored {
+    let dtype = match tensor["dtype"].as_str().unwrap() {
+        "float32" => Dtype::F32,
+        "float8_e4m3fn" => Dtype::F8_E4M3,
+        "uint8" => Dtype::U8,
+        other => panic!("unexpected {other}"),
+    };
+    (dtype, serde_json::from_value(tensor["shape"].clone()).unwrap(), hex(&tensor["bytes"]))
+}
+
+fn floats(text: &Value) -> Vec<f32> {
+    hex(text).as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+#[test]
+fn floating_point_layouts_agree_with_compressed_tensors() {
+    let golden: Value = serde_json::from_str(include_str!("../golden/float_layouts.json")).unwrap();
+    let weight = floats(&golden["weight"]);
+    for (name, case) in golden["cases"].as_object().unwrap() {
+        let layout = case["format"].as_str().unwrap();
+        let tensors: BTreeMap<&str, Stored> =
+            case["stored"].as_object().unwrap().iter().map(|(part, tensor)| (part.as_str(), stored(tensor))).collect();
+        let parts: Vec<(&str, Stored)> = tensors.iter().map(|(part, tensor)| (*part, tensor.clone())).collect();
+        let config = config_for(8, 64, quantization(layout, case["weights"].clone(), Value::Null));
+        let folder = write_model(&config, &tensors_with(&config, &parts));
+        let model = Checkpoint::open(folder.path()).unwrap();
+        let values = model.values(&format!("{MODULE}.weight")).unwrap();
+        // The package gives some layouts out in bfloat16 alone.
+        let rounded: Vec<f32> = match case["values_dtype"].as_str().unwrap() {
+            "bfloat16" => values.iter().map(|value| half::bf16::from_f32(*value).to_f32()).collect(),
+            _ => values.clone(),
+        };
+        assert_eq!(rounded, floats(&case["values"]), "{name}");
+        model.check_finite().unwrap();
+
+        // The other way: our grid gives the weight the same codes and scales, and the writer lays them out alike.
+        let args: workbench_quant::QuantizationArgs = serde_json::from_value(case["weights"].clone()).unwrap();
+        let grid =
+            Grid::new(&args, workbench_quant::StorageDtype::F32, workbench_quant::Conventions::default()).unwrap();
+        let (codes, parameters) = grid.round_to_nearest(Matrix::new(&weight, 8, 64).unwrap()).unwrap();
+        let again = tempfile::tempdir().unwrap();
+        let mut writer = CheckpointWriter::create(again.path(), &config).unwrap();
+        writer.put_quantized(MODULE, &grid, &codes, &parameters).unwrap();
+        for name in model.names().iter().filter(|name| !name.starts_with(MODULE)) {
+            let raw = model.raw(name).unwrap();
+            writer.put_dense(name, raw.dtype, raw.shape, &raw.bytes).unwrap();
+        }
+        let written = writer.finish().unwrap();
+        let block = written.files.iter().find(|file| file.name.starts_with("model-block")).unwrap();
+        let bytes = std::fs::read(again.path().join(&block.name)).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        for (part, (dtype, shape, data)) in tensors {
+            let found = file.tensor(&format!("{MODULE}.{part}")).unwrap();
+            assert_eq!((found.dtype(), found.shape()), (dtype, &shape[..]), "{name}: {part}");
+            assert!(found.data() == data, "{name}: {part} differs");
+        }
+    }
+}
+
+/// Tensors of a linear by suffix.
+type Parts = Vec<(&'static str, Stored)>;
+
+/// The parts of k_proj in NVFP4, all codes and scales one.
+fn nvfp4_parts() -> Parts {
+    vec![
+        ("weight_packed", (Dtype::U8, vec![8, 32], vec![0x22; 8 * 32])),
+        ("weight_scale", (Dtype::F8_E4M3, vec![8, 4], vec![0x38; 8 * 4])),
+        ("weight_global_scale", (Dtype::F32, vec![1], f32_bytes(&[4.0]))),
+    ]
+}
+
+fn nvfp4_args(dynamic: Value) -> Value {
+    let mut args = args(4, "float", true, "tensor_group", Some(16));
+    args["dynamic"] = dynamic;
+    args
+}
+
+#[test]
+fn tensor_wide_input_scales_are_read() {
+    let quantization = quantization("nvfp4-pack-quantized", nvfp4_args(json!(false)), nvfp4_args(json!("local")));
+    let config = config_for(8, 64, quantization);
+    let mut parts = nvfp4_parts();
+    parts.push(("input_global_scale", (Dtype::F32, vec![1], f32_bytes(&[672.0]))));
+    let folder = write_model(&config, &tensors_with(&config, &parts));
+    let model = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(model.values(&format!("{MODULE}.weight")).unwrap(), vec![0.25; 8 * 64]);
+    let input = model.input_quantizer(MODULE).unwrap().unwrap();
+    assert_eq!(input.parameters.unwrap().global_scale, Some(672.0));
+    parts.pop();
+    let folder = write_model(&config, &tensors_with(&config, &parts));
+    assert_holds(&open_error(folder.path()), &[MODULE, "input_global_scale", "missing"]);
+}
+
+#[test]
+fn fp4_folders_that_lie_are_refused_by_name() {
+    let error = |change: &dyn Fn(&mut Parts)| {
+        let config = config_for(8, 64, quantization("nvfp4-pack-quantized", nvfp4_args(json!(false)), Value::Null));
+        let mut parts = nvfp4_parts();
+        change(&mut parts);
+        let folder = write_model(&config, &tensors_with(&config, &parts));
+        match Checkpoint::open(folder.path()) {
+            Err(error) => error.to_string(),
+            Ok(model) => model.check_finite().unwrap_err().to_string(),
+        }
+    };
+    assert_holds(&error(&|parts| drop(parts.remove(0))), &[MODULE, "weight_packed", "missing"]);
+    assert_holds(&error(&|parts| drop(parts.remove(2))), &[MODULE, "weight_global_scale", "missing"]);
+    assert_holds(&error(&|parts| parts[0].1.1 = vec![32, 8]), &[MODULE, "[32, 8]", "[8, 32]"]);
+    assert_holds(&error(&|parts| parts[0].1.0 = Dtype::I8), &[MODULE, "I8", "U8"]);
+    assert_holds(&error(&|parts| parts[1].1.0 = Dtype::U8), &[MODULE, "weight_scale", "U8", "F8_E4M3"]);
+    assert_holds(&error(&|parts| parts[1].1.1 = vec![4, 8]), &[MODULE, "weight_scale", "[4, 8]", "[8, 4]"]);
+    assert_holds(&error(&|parts| parts[1].1.2[3] = 0x7f), &[MODULE, "weight_scale", "NaN"]);
+    let global = |values: &[f32]| (Dtype::F32, vec![values.len()], f32_bytes(values));
+    assert_holds(&error(&|parts| parts[2].1 = global(&[1.0, 2.0])), &[MODULE, "weight_global_scale", "[2]"]);
+    for wrong in [0.0, -1.0] {
+        assert_holds(&error(&|parts| parts[2].1 = global(&[wrong])), &[MODULE, "weight_global_scale", "positive"]);
+    }
+    assert_holds(&error(&|parts| parts[2].1 = global(&[f32::NAN])), &[MODULE, "weight_global_scale", "NaN"]);
+}
+
+#[test]
+fn mx_scales_may_be_left_unsaid() {
+    let mut weights = args(4, "float", true, "group", Some(32));
+    let parts = [
+        ("weight_packed", (Dtype::U8, vec![8, 32], vec![0x22; 8 * 32])),
+        ("weight_scale", (Dtype::U8, vec![8, 2], vec![128; 8 * 2])),
+    ];
+    for dtype in [Value::Null, json!("torch.uint8")] {
+        weights["scale_dtype"] = dtype;
+        let config = config_for(8, 64, quantization("mxfp4-pack-quantized", weights.clone(), Value::Null));
+        let folder = write_model(&config, &tensors_with(&config, &parts));
+        let model = Checkpoint::open(folder.path()).unwrap();
+        assert_eq!(model.values(&format!("{MODULE}.weight")).unwrap(), vec![2.0; 8 * 64]);
+    }
+}
+
 #[test]
 fn every_case_of_the_large_fixtures_agrees() {
     let test = "every_case_of_the_large_fixtures_agrees";
@@ -118,6 +257,12 @@ fn every_case_of_the_large_fixtures_agrees() {
                     block
                 }
                 ["fp8", strategy] => args(8, "float", true, strategy, None),
+                ["mxfp4" | "mxfp8"] => {
+                    let mut mx = args(if case == "mxfp4" { 4 } else { 8 }, "float", true, "group", Some(32));
+                    mx["scale_dtype"] = json!("torch.uint8");
+                    mx
+                }
+                ["nvfp4"] => nvfp4_args(json!(false)),
                 [bits, symmetry, groups] if bits.starts_with('w') => {
                     let size = groups.strip_prefix('g').and_then(|size| size.parse().ok());
                     let strategy = if size.is_some() { "group" } else { groups };
@@ -131,11 +276,22 @@ fn every_case_of_the_large_fixtures_agrees() {
                 Some((name.strip_prefix(&prefix)?, (view.dtype(), view.shape().to_vec(), view.data().to_vec())))
             });
             let parts = parts.collect::<Vec<_>>();
+            let layout = match case {
+                "mxfp4" => "mxfp4-pack-quantized",
+                "mxfp8" => "mxfp8-quantized",
+                "nvfp4" => "nvfp4-pack-quantized",
+                _ => layout,
+            };
             let config = config_for(48, 256, quantization(layout, weights, Value::Null));
             let folder = write_model(&config, &tensors_with(&config, &parts));
             let model = Checkpoint::open(folder.path()).unwrap();
-            let values = f32_bytes(&model.values(&format!("{MODULE}.weight")).unwrap());
-            assert_eq!(values, golden.tensor(&format!("{case}.decompressed")).unwrap().data(), "{case}");
+            let values = model.values(&format!("{MODULE}.weight")).unwrap();
+            let expected = golden.tensor(&format!("{case}.decompressed")).unwrap();
+            let values = match expected.dtype() {
+                Dtype::BF16 => values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect(),
+                _ => f32_bytes(&values),
+            };
+            assert!(values == expected.data(), "{case}");
             if let Ok(codes) = golden.tensor(&format!("{case}.q_int8")) {
                 let found = model.quantized_linear(MODULE).unwrap().unwrap().codes;
                 assert_eq!(found.iter().map(|code| *code as u8).collect::<Vec<_>>(), codes.data(), "{case}");
@@ -212,7 +368,6 @@ fn targets_and_ignore_choose_as_in_the_format() {
 
 #[test]
 fn quantized_folders_that_lie_are_refused_by_name() {
-    type Parts = Vec<(&'static str, Stored)>;
     let error = |change: &dyn Fn(&mut Value, &mut Parts)| {
         let mut config = config_for(8, 64, quantization("int-quantized", byte_weights(), Value::Null));
         let mut parts = byte_parts();
@@ -227,8 +382,12 @@ fn quantized_folders_that_lie_are_refused_by_name() {
     assert_holds(&error(&|q, _| q["quant_method"] = json!("gptq")), &["config.json", "gptq", "compressed-tensors"]);
     assert_holds(&error(&|q, _| q["quantization_status"] = json!("frozen")), &["config.json", "frozen"]);
     assert_holds(&error(&|q, _| q["format"] = json!("marlin-24")), &["config.json", "marlin-24", "pack-quantized"]);
-    assert_holds(&error(&|q, _| q["format"] = json!("nvfp4-pack-quantized")), &[MODULE, "nvfp4-pack-quantized"]);
-    assert_holds(&error(&|q, _| q["kv_cache_scheme"] = json!({"num_bits": 8})), &["config.json", "KV cache"]);
+    assert_holds(
+        &error(&|q, _| q["format"] = json!("nvfp4-pack-quantized")),
+        &[MODULE, "int8", "nvfp4-pack-quantized"],
+    );
+    assert_holds(&error(&|q, _| q["kv_cache_scheme"] = json!({"num_bits": 9})), &["config.json", "KV cache", "9 bits"]);
+    assert_holds(&error(&|q, _| q["kv_cache_scheme"] = json!({"num_bits": 8})), &["k_scale", "missing"]);
     assert_holds(&error(&|q, _| q["transform_config"] = json!({"config_groups": {"r": {}}})), &["transform"]);
     assert_holds(&error(&|q, _| q["sparsity_config"] = json!({"format": "sparse-24-bitmask"})), &["sparse"]);
     assert_holds(&error(&|q, _| q["ignore"] = json!(["re:("])), &["config.json", "re:("]);
@@ -277,6 +436,58 @@ fn quantized_folders_that_lie_are_refused_by_name() {
     assert_holds(&error(&|_, parts| parts.push(("weight_shape", shape.clone()))), &[MODULE, "[8, 65]", "[8, 64]"]);
     let points = (Dtype::I8, vec![8, 1], vec![0, 0, 3, 0, 0, 0, 0, 0]);
     assert_holds(&error(&|_, parts| parts.push(("weight_zero_point", points.clone()))), &[MODULE, "3", "symmetric"]);
+}
+
+/// A folder whose cache has these arguments and these tensors beside the attention.
+fn kv_folder(args: &Value, parts: &[(&str, Stored)]) -> TempDir {
+    let mut config = tiny_config();
+    config["quantization_config"] = json!({"quant_method": "compressed-tensors", "format": "dense",
+        "quantization_status": "compressed", "config_groups": {}, "ignore": [], "kv_cache_scheme": args});
+    let mut tensors = tiny_tensors(&config);
+    for block in 0..2 {
+        tensors.extend(
+            parts.iter().map(|(part, tensor)| (format!("model.layers.{block}.self_attn.{part}"), tensor.clone())),
+        );
+    }
+    write_model(&config, &tensors)
+}
+
+#[test]
+fn scales_of_a_kv_cache_are_read() {
+    let scale = |shape: &[usize], values: &[f32]| (Dtype::F32, shape.to_vec(), f32_bytes(values));
+    let by_tensor = json!({"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": false, "symmetric": true});
+    let folder = kv_folder(&by_tensor, &[("k_scale", scale(&[1], &[0.5])), ("v_scale", scale(&[1], &[0.25]))]);
+    let found = Checkpoint::open(folder.path()).unwrap().kv_quantizer(1).unwrap().unwrap();
+    assert_eq!((found.key.unwrap().scales, found.value.unwrap().scales), (vec![0.5], vec![0.25]));
+    let by_head = json!({"num_bits": 4, "strategy": "attn_head"});
+    let parts = [("k_scale", scale(&[2, 1, 1], &[0.5, 2.0])), ("v_scale", scale(&[2, 1, 1], &[1.0, 3.0]))];
+    let folder = kv_folder(&by_head, &parts);
+    let model = Checkpoint::open(folder.path()).unwrap();
+    let found = model.kv_quantizer(0).unwrap().unwrap();
+    assert_eq!((found.value.clone().unwrap().scales, found.value.unwrap().shape), (vec![1.0, 3.0], [1, 2]));
+    assert_eq!(found.grid.of_heads(8).args().group_size, Some(8));
+    assert!(model.kv_quantizer(2).unwrap().is_none());
+    let dynamic = json!({"num_bits": 8, "group_size": 8, "dynamic": true});
+    let found = Checkpoint::open(kv_folder(&dynamic, &[]).path()).unwrap().kv_quantizer(0).unwrap().unwrap();
+    assert_eq!((found.key, found.value), (None, None));
+
+    let error = |args: &Value, parts: &[(&str, Stored)]| {
+        let folder = kv_folder(args, parts);
+        match Checkpoint::open(folder.path()) {
+            Err(error) => error.to_string(),
+            Ok(model) => model.kv_quantizer(0).unwrap_err().to_string(),
+        }
+    };
+    assert_holds(&error(&by_head, &parts[..1]), &["layers.0.self_attn.v_scale", "missing"]);
+    assert_holds(&error(&by_tensor, &parts), &["k_scale", "[2, 1, 1]", "[1]"]);
+    assert_holds(&error(&dynamic, &parts), &["k_scale", "dynamically"]);
+    let nan = [parts[0].clone(), ("v_scale", scale(&[2, 1, 1], &[1.0, f32::NAN]))];
+    assert_holds(&error(&by_head, &nan), &["v_scale", "NaN"]);
+    let asymmetric = json!({"num_bits": 8, "strategy": "tensor", "symmetric": false});
+    let both = [("k_scale", scale(&[1], &[0.5])), ("v_scale", scale(&[1], &[0.5]))];
+    assert_holds(&error(&asymmetric, &both), &["k_scale", "no zero-point"]);
+    let token = json!({"num_bits": 8, "strategy": "token", "dynamic": true});
+    assert_holds(&error(&token, &[]), &["config.json", "KV cache", "later tokens"]);
 }
 
 #[test]

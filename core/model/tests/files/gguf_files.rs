@@ -149,8 +149,20 @@ fn unquantized_models_come_back_exactly_with_q_and_k_in_order() {
 
 #[test]
 fn quantized_models_agree_with_candle() {
-    for kind in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0] {
+    for kind in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1, GgmlDType::Q8_0] {
         let (_folder, path, config) = gguf_model("LlamaForCausalLM", kind);
+        compare_with_candle(&path, &config);
+    }
+    // Rows of whole blocks of 256.
+    let mut wide = block_config("LlamaForCausalLM");
+    wide.as_object_mut()
+        .unwrap()
+        .extend(json!({"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}).as_object().unwrap().clone());
+    let config = parse(&wide).unwrap();
+    for kind in [GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        write_gguf(&path, &config, kind, &metadata(&config), &[]);
         compare_with_candle(&path, &config);
     }
 }

@@ -49,7 +49,7 @@ fn write(folder: &Path, scheme: &dyn Fn(&str) -> Option<Scheme>) -> (Written, BT
         if let Some(inputs) = &scheme.input_activations {
             let grid = Grid::new(inputs, StorageDtype::F32, Conventions::default()).unwrap();
             writer.put_input_quantizer(module, &grid).unwrap();
-            if grid.args().dynamic == workbench_quant::Dynamic::No {
+            if grid.args().dynamic != workbench_quant::Dynamic::Yes {
                 writer.put_input_scale(module, &static_scale(&grid, seed)).unwrap();
             }
         }
@@ -107,6 +107,12 @@ fn every_layout_comes_back_exactly() {
         json!("FP8_DYNAMIC"),
         json!({"scheme": "FP8_BLOCK", "input_activations": null}),
         json!({"input_activations": {"num_bits": 8, "strategy": "token", "dynamic": true}}),
+        json!("MXFP4"),
+        json!("MXFP4A16"),
+        json!("MXFP8"),
+        json!("NVFP4"),
+        json!("NVFP4A16"),
+        json!({"scheme": "NVFP4A16", "strategy": "channel", "scale_dtype": null}),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let scheme = scheme(value.clone());
@@ -122,8 +128,76 @@ fn every_layout_comes_back_exactly() {
         let on_disk: u64 =
             std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
         assert_eq!(written.bytes, on_disk);
-        assert_eq!(model.config_json()["torch_dtype"], "float32");
+        // The layouts that other loaders give out in bfloat16 alone say so.
+        let dtype = if value.to_string().contains("FP4") || value == "MXFP8" { "bfloat16" } else { "float32" };
+        assert_eq!(model.config_json()["torch_dtype"], dtype, "{value}");
     }
+}
+
+#[test]
+fn a_quantized_kv_cache_comes_back_exactly() {
+    let heads = parse(&config()).unwrap().num_kv_heads;
+    for (value, count) in [
+        (json!({"num_bits": 8, "type": "float", "strategy": "tensor"}), 1),
+        (json!({"num_bits": 8, "strategy": "tensor", "symmetric": false, "observer": "minmax"}), 1),
+        (json!({"num_bits": 4, "strategy": "attn_head"}), heads),
+        (json!({"num_bits": 8, "group_size": 8, "dynamic": true}), 0),
+    ] {
+        let args = workbench_quant::kv_cache_args(&value).unwrap();
+        let grid = Grid::new(&args, StorageDtype::Bf16, Conventions::default()).unwrap();
+        let of = |block: usize| {
+            let bounds = (0..count).map(|head| (head + block) as f32 + 0.3).collect::<Vec<_>>();
+            let low = bounds.iter().map(|bound| -bound / 2.0).collect::<Vec<_>>();
+            (count > 0).then(|| grid.of_heads(8).parameters_from_range(&low, &bounds).unwrap())
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = CheckpointWriter::create(folder.path(), &config()).unwrap();
+        writer.put_kv_cache(&grid);
+        for block in 0..2 {
+            if let (Some(key), Some(value)) = (of(block), of(block + 5)) {
+                writer.put_kv_scales(block, &key, &value).unwrap();
+            }
+        }
+        for (seed, spec) in parse(&config()).unwrap().tensors().into_iter().enumerate() {
+            let data = f32_bytes(&values(seed, spec.shape.iter().product()));
+            writer.put_dense(&spec.name, Dtype::F32, &spec.shape, &data).unwrap();
+        }
+        writer.finish().unwrap();
+        let model = Checkpoint::open(folder.path()).unwrap();
+        assert_eq!(model.quantization().unwrap().kv_cache(), Some(&args));
+        for block in 0..2 {
+            let found = model.kv_quantizer(block).unwrap().unwrap();
+            assert_eq!((&found.grid, &found.key, &found.value), (&grid, &of(block), &of(block + 5)), "{value}");
+        }
+    }
+}
+
+#[test]
+fn a_given_tensor_wide_scale_is_stored_and_noted() {
+    let folder = tempfile::tempdir().unwrap();
+    let nvfp4 = scheme(json!("NVFP4A16"));
+    let parsed = parse(&config()).unwrap();
+    let mut writer = CheckpointWriter::create(folder.path(), &config()).unwrap();
+    let module = "model.layers.0.mlp.up_proj";
+    let grid = Grid::new(nvfp4.weights.as_ref().unwrap(), StorageDtype::F32, Conventions::default()).unwrap();
+    let grid = grid.clone().with_global_scale(Some(grid.global_scale(9.0)));
+    let mut expected = None;
+    for (seed, spec) in parsed.tensors().into_iter().enumerate() {
+        let data = values(seed, spec.shape.iter().product());
+        if spec.name == format!("{module}.weight") {
+            let matrix = Matrix::new(&data, spec.shape[0], spec.shape[1]).unwrap();
+            let (codes, parameters) = grid.round_to_nearest(matrix).unwrap();
+            assert_eq!(parameters.global_scale, Some(448.0 * 6.0 / 9.0));
+            writer.put_quantized(module, &grid, &codes, &parameters).unwrap();
+            expected = Some((codes, parameters));
+        } else {
+            writer.put_dense(&spec.name, Dtype::F32, &spec.shape, &f32_bytes(&data)).unwrap();
+        }
+    }
+    writer.finish().unwrap();
+    let read = Checkpoint::open(folder.path()).unwrap().quantized_linear(module).unwrap().unwrap();
+    assert_eq!(read.grid, grid);
+    assert_eq!(Some((read.codes, read.parameters)), expected);
 }
 
 #[test]
@@ -318,5 +392,12 @@ fn mistakes_of_the_caller_are_named() {
     let mut late = writer();
     late.put_quantized(module, &good.grid, &good.codes, &good.parameters).unwrap();
     assert_holds(&message(late.put_input_quantizer(module, &inputs)), &[module, "before the weight"]);
+    let by_head = workbench_quant::kv_cache_args(&json!({"num_bits": 4, "strategy": "attn_head"})).unwrap();
+    let by_head = Grid::new(&by_head, StorageDtype::F32, Conventions::default()).unwrap();
+    let one = by_head.of_heads(8).parameters_from_range(&[-1.0], &[1.0]).unwrap();
+    assert_holds(&message(writer().put_kv_scales(0, &one, &one)), &["k_scale", "not declared"]);
+    let mut cached = writer();
+    cached.put_kv_cache(&by_head);
+    assert_holds(&message(cached.put_kv_scales(0, &one, &one)), &["k_scale", "expected 2"]);
     assert!(!folder.path().join("config.json").exists());
 }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use workbench_quant::{
-    ArgsError, Dynamic, Format, QuantizationArgs, ScaleDtype, Scheme, Strategy, preset, preset_names,
+    ArgsError, Conventions, Dynamic, Format, Grid, QuantizationArgs, ScaleDtype, Scheme, StorageDtype, Strategy,
+    kv_cache_args, preset, preset_names,
 };
 
 fn scheme(value: Value) -> Scheme {
@@ -54,6 +55,23 @@ fn presets_are_those_of_the_ecosystem() {
         assert_eq!(serde_json::from_str::<Scheme>(&text).unwrap(), scheme, "{text}");
     }
     assert_eq!(preset("W4A17"), None);
+}
+
+#[test]
+fn presets_equal_those_of_compressed_tensors() {
+    let golden: Value = serde_json::from_str(include_str!("../golden/presets.json")).unwrap();
+    let theirs = golden["presets"].as_object().unwrap();
+    // Nothing to quantize is no scheme here.
+    for (name, theirs) in theirs.iter().filter(|(name, _)| *name != "UNQUANTIZED") {
+        let ours = serde_json::to_value(preset(name).unwrap_or_else(|| panic!("no preset {name}"))).unwrap();
+        for key in ["weights", "input_activations", "output_activations", "format"] {
+            assert_eq!(ours[key], theirs[key], "{name}: {key}");
+        }
+    }
+    let own: Vec<&str> = preset_names().filter(|name| !theirs.contains_key(*name)).collect();
+    assert_eq!(own, ["W8A8_STATIC", "MXFP4_MLP_WEIGHT_ONLY"]);
+    let mlp = preset("MXFP4_MLP_WEIGHT_ONLY").unwrap();
+    assert_eq!((mlp.targets, mlp.weights), (vec!["*.mlp.*".to_owned()], preset("MXFP4A16").unwrap().weights));
 }
 
 #[test]
@@ -180,6 +198,56 @@ fn contradictions_name_the_key_and_the_way_out() {
         assert_eq!(error.key, key, "{text}: {error:?}");
         assert!(error.message.contains(message), "{text}: {error:?}");
         assert!(found.contains(hint), "{text}: {error:?}");
+    }
+}
+
+#[test]
+fn a_kv_cache_has_arguments_of_its_own() {
+    let read = |value: Value| kv_cache_args(&value);
+    assert_eq!(read(json!({"num_bits": 8, "type": "float"})).unwrap().to_string(), "fp8 tensor");
+    assert_eq!(read(json!({"num_bits": 4, "strategy": "attn_head"})).unwrap().strategy, Strategy::AttnHead);
+    assert_eq!(
+        read(json!({"group_size": 64, "dynamic": true})).unwrap().to_string(),
+        "int8 symmetric group 64 dynamic"
+    );
+    for (value, key, message) in [
+        (json!("FP8"), "kv_cache_scheme", "an object or null"),
+        (Value::Null, "kv_cache_scheme", "no quantization arguments"),
+        (json!({"bits": 8}), "kv_cache_scheme.bits", "unknown quantization argument"),
+        (json!({"num_bits": 9}), "kv_cache_scheme.num_bits", "9 bits"),
+        (json!({"strategy": "token", "dynamic": true}), "kv_cache_scheme.strategy", "later tokens"),
+        (json!({"strategy": "channel"}), "kv_cache_scheme.strategy", "no static scales"),
+        (json!({"actorder": "static"}), "kv_cache_scheme.actorder", "orders the columns"),
+    ] {
+        let error = read(value.clone()).unwrap_err();
+        assert_eq!(error.key, key, "{value}: {error:?}");
+        assert!(error.message.contains(message), "{value}: {error:?}");
+    }
+}
+
+#[test]
+fn one_scale_a_head_is_one_a_group_of_all_heads() {
+    let args: QuantizationArgs = serde_json::from_value(json!({"num_bits": 4, "strategy": "attn_head"})).unwrap();
+    let grid = Grid::new(&args, StorageDtype::F32, Conventions::default()).unwrap();
+    let (heads, dim, tokens) = (3, 4, 5);
+    let x: Vec<f32> =
+        (0..tokens * heads * dim).map(|i| ((i * 37 % 23) as f32 - 11.3) * (1 + i / dim % heads) as f32).collect();
+    let ranges: Vec<f32> = (0..heads).map(|head| 9.0 * (head + 1) as f32).collect();
+    let low: Vec<f32> = ranges.iter().map(|range| -range).collect();
+    let all = grid.of_heads(dim);
+    let mut found = x.clone();
+    all.fake_quantize(&mut found, tokens, heads * dim, &all.parameters_from_range(&low, &ranges).unwrap()).unwrap();
+    let tensor = QuantizationArgs { strategy: Strategy::Tensor, ..args };
+    let tensor = Grid::new(&tensor, StorageDtype::F32, Conventions::default()).unwrap();
+    assert_eq!(tensor.of_heads(dim), tensor);
+    for head in 0..heads {
+        let scale = tensor.parameters_from_range(&[low[head]], &[ranges[head]]).unwrap();
+        for token in 0..tokens {
+            let place = (token * heads + head) * dim;
+            let mut expected = x[place..place + dim].to_vec();
+            tensor.fake_quantize(&mut expected, 1, dim, &scale).unwrap();
+            assert_eq!(found[place..place + dim], expected, "head {head}, token {token}");
+        }
     }
 }
 

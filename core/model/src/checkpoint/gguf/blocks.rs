@@ -1,8 +1,10 @@
 //! GGML block formats, dequantized to f32.
 //!
 //! The structures are those of
-//! <https://github.com/ggml-org/llama.cpp/blob/b4600/ggml/src/ggml-common.h>: 32 neighbours of a row share one block.
+//! <https://github.com/ggml-org/llama.cpp/blob/b4600/ggml/src/ggml-common.h>: 32 neighbours of a row share one block, of the
+//! K types 256.
 
+use super::k_blocks::{self, SUPER_BLOCK};
 use half::{bf16, f16};
 
 /// Elements of a quantized block.
@@ -18,8 +20,18 @@ pub(crate) enum BlockType {
     Q4_0,
     /// Scale d and minimum m; value q d + m.
     Q4_1,
+    /// Scale d; value (q - 16) d, the fifth bits of all codes in a word of their own.
+    Q5_0,
+    /// Scale d and minimum m; value q d + m, with fifth bits like [`BlockType::Q5_0`].
+    Q5_1,
     /// Scale d; value q d with q a signed byte.
     Q8_0,
+    /// Eight groups of 32 with 6-bit scales and minima; see [`k_blocks`].
+    Q4K,
+    /// The same with a fifth bit a code.
+    Q5K,
+    /// Sixteen groups of 16 with 8-bit scales.
+    Q6K,
 }
 
 /// Names of the types that exist, so that a message can name one that cannot be read.
@@ -69,6 +81,11 @@ impl BlockType {
             1 => Ok(Self::F16),
             2 => Ok(Self::Q4_0),
             3 => Ok(Self::Q4_1),
+            6 => Ok(Self::Q5_0),
+            7 => Ok(Self::Q5_1),
+            12 => Ok(Self::Q4K),
+            13 => Ok(Self::Q5K),
+            14 => Ok(Self::Q6K),
             8 => Ok(Self::Q8_0),
             30 => Ok(Self::Bf16),
             _ => Err(match NAMES.iter().find(|(known, _)| *known == id) {
@@ -85,6 +102,11 @@ impl BlockType {
             Self::Bf16 => "BF16",
             Self::Q4_0 => "Q4_0",
             Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
             Self::Q8_0 => "Q8_0",
         }
     }
@@ -93,7 +115,8 @@ impl BlockType {
     pub(crate) fn elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q8_0 => BLOCK,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => BLOCK,
+            Self::Q4K | Self::Q5K | Self::Q6K => SUPER_BLOCK,
         }
     }
 
@@ -104,6 +127,11 @@ impl BlockType {
             Self::F16 | Self::Bf16 => 2,
             Self::Q4_0 => 2 + BLOCK / 2,
             Self::Q4_1 => 4 + BLOCK / 2,
+            Self::Q5_0 => 2 + 4 + BLOCK / 2,
+            Self::Q5_1 => 4 + 4 + BLOCK / 2,
+            Self::Q4K => k_blocks::Q4K_BYTES,
+            Self::Q5K => k_blocks::Q5K_BYTES,
+            Self::Q6K => k_blocks::Q6K_BYTES,
             Self::Q8_0 => 2 + BLOCK,
         }
     }
@@ -123,6 +151,17 @@ impl BlockType {
                 let (d, m) = (half_at(block, 0), half_at(block, 2));
                 nibbles(&block[4..], out, |code| f32::from(code) * d + m);
             }),
+            Self::Q5_0 => blocks.for_each(|(block, out)| {
+                let d = half_at(block, 0);
+                five_bits(&block[2..], out, |code| (f32::from(code) - 16.0) * d);
+            }),
+            Self::Q5_1 => blocks.for_each(|(block, out)| {
+                let (d, m) = (half_at(block, 0), half_at(block, 2));
+                five_bits(&block[4..], out, |code| f32::from(code) * d + m);
+            }),
+            Self::Q4K => blocks.for_each(|(block, out)| k_blocks::q4k(block, out)),
+            Self::Q5K => blocks.for_each(|(block, out)| k_blocks::q5k(block, out)),
+            Self::Q6K => blocks.for_each(|(block, out)| k_blocks::q6k(block, out)),
             Self::Q8_0 => blocks.for_each(|(block, out)| {
                 let d = half_at(block, 0);
                 for (value, code) in out.iter_mut().zip(&block[2..]) {
@@ -137,7 +176,7 @@ fn first<const SIZE: usize>(block: &[u8]) -> [u8; SIZE] {
     std::array::from_fn(|index| block[index])
 }
 
-fn half_at(block: &[u8], offset: usize) -> f32 {
+pub(super) fn half_at(block: &[u8], offset: usize) -> f32 {
     f16::from_le_bytes([block[offset], block[offset + 1]]).to_f32()
 }
 
@@ -150,4 +189,42 @@ fn nibbles(codes: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) {
     }
 }
 
+/// As [`nibbles`] behind a word that holds the fifth bit of element j at bit j.
+fn five_bits(block: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) {
+    let high = u32::from_le_bytes(first(block));
+    let fifth = |element: usize| ((high >> element & 1) << 4) as u8;
+    for (j, byte) in block[4..].iter().enumerate() {
+        out[j] = value(byte & 15 | fifth(j));
+        out[j + BLOCK / 2] = value(byte >> 4 | fifth(j + BLOCK / 2));
+    }
+}
+
 const _: () = assert!(2 + BLOCK / 2 == 18 && 4 + BLOCK / 2 == 20 && 2 + BLOCK == 34);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::BlockType;
+
+    fn hex(text: &Value) -> Vec<u8> {
+        let text = text.as_str().unwrap();
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    #[test]
+    fn five_bit_and_k_blocks_are_those_of_ggml() {
+        let golden: Value = serde_json::from_str(include_str!("../../../tests/golden/gguf_k_blocks.json")).unwrap();
+        for (name, id) in [("Q5_0", 6), ("Q5_1", 7), ("Q4_K", 12), ("Q5_K", 13), ("Q6_K", 14)] {
+            let kind = BlockType::from_id(id).unwrap();
+            assert_eq!(kind.name(), name);
+            for row in golden[name].as_array().unwrap() {
+                let (blocks, expected) = (hex(&row["bytes"]), hex(&row["values_le_f32"]));
+                let mut values = vec![f32::NAN; blocks.len() / kind.bytes() * kind.elements()];
+                kind.dequantize(&blocks, &mut values);
+                let found: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                assert!(found == expected, "{name}");
+            }
+        }
+    }
+}

@@ -109,16 +109,22 @@ fn raw_tensor(cursor: &mut Cursor<'_>) -> Result<RawTensor, ModelError> {
     Ok(RawTensor { name, dims, kind: cursor.u32()?, offset: cursor.u64()? })
 }
 
+/// What a person is told who has another type.
+const SUPPORTED: &str = "supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K";
+
 impl RawTensor {
     fn place(self, data_start: u64, file_len: u64, file: &Path) -> Result<TensorInfo, ModelError> {
         let error = |message: String, hint: &str| ModelError::tensor(file, self.name.as_str(), message, hint);
-        let kind = BlockType::from_id(self.kind).map_err(|found| {
-            error(format!("is of the unsupported type {found}"), "supported are F32, F16, BF16, Q4_0, Q4_1 and Q8_0")
-        })?;
+        let kind = BlockType::from_id(self.kind)
+            .map_err(|found| error(format!("is of the unsupported type {found}"), SUPPORTED))?;
         let row = self.dims[0];
         if !row.is_multiple_of(kind.elements() as u64) {
             return Err(error(
-                format!("has rows of {row} elements, which blocks of {} do not fill", kind.elements()),
+                format!(
+                    "is of type {} and has rows of {row} elements, which blocks of {} do not fill",
+                    kind.name(),
+                    kind.elements()
+                ),
                 "",
             ));
         }

@@ -3,6 +3,7 @@
 mod blocks;
 mod config;
 mod header;
+mod k_blocks;
 pub(crate) mod vocabulary;
 
 use std::collections::BTreeMap;
@@ -113,7 +114,7 @@ fn stored(info: TensorInfo, interleaved_heads: Option<usize>, file: &Arc<MappedF
         BlockType::F32 => Some(Dtype::F32),
         BlockType::F16 => Some(Dtype::F16),
         BlockType::Bf16 => Some(Dtype::BF16),
-        BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q8_0 => None,
+        _ => None,
     };
     let (file, shape, range) = (file.clone(), info.shape, info.range);
     match dtype {
@@ -165,7 +166,7 @@ impl GgufTensor {
         match self.kind {
             BlockType::F16 => Dtype::F16,
             BlockType::Bf16 => Dtype::BF16,
-            BlockType::F32 | BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q8_0 => Dtype::F32,
+            _ => Dtype::F32,
         }
     }
 

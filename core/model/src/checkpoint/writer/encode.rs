@@ -1,10 +1,13 @@
 //! Codes and scales as the tensors of compressed-tensors layouts.
 
 use half::{bf16, f16};
-use workbench_quant::{Format, Grid, NumberType, Parameters, ScaleDtype, Strategy, pack};
+use workbench_quant::float::{e8m0, f8e4m3};
+use workbench_quant::{Dynamic, Format, Grid, Parameters, ScaleDtype, Strategy, pack};
 
 use super::shard::PendingTensor;
 use crate::checkpoint::Dtype;
+use crate::checkpoint::compressed::Coding;
+use crate::checkpoint::kv_cache;
 
 /// The parts of a quantized weight by suffix, such as `weight_scale`. Errors are messages without a place.
 pub(crate) fn encode_weight(
@@ -17,28 +20,32 @@ pub(crate) fn encode_weight(
     check(grid, codes, parameters, [rows, columns])?;
     let args = grid.args();
     let mut parts = Vec::new();
-    let packed = match format {
-        Format::PackQuantized => true,
-        Format::IntQuantized | Format::FloatQuantized | Format::NaiveQuantized => false,
-        other => {
-            return Err(format!("the layout {} cannot be written", serde_json::to_string(&other).unwrap_or_default()));
-        }
+    let Some(coding) = Coding::of(format, args) else {
+        let name = serde_json::to_string(&format).unwrap_or_default();
+        return Err(format!("the layout {name} cannot hold {args}"));
     };
-    if packed {
-        let words = pack::pack_rows(codes, rows, columns, args.num_bits).map_err(|error| error.to_string())?;
+    let stored = vec![rows, coding.elements_per_row(columns, args.num_bits)];
+    let bytes = match coding {
+        Coding::Bytes => codes.iter().map(|code| *code as u8).collect(),
+        Coding::Words => {
+            let words = pack::pack_rows(codes, rows, columns, args.num_bits).map_err(|error| error.to_string())?;
+            words.iter().flat_map(|word| word.to_le_bytes()).collect()
+        }
+        Coding::Fp4 => pack::pack_fp4(codes, rows, columns).map_err(|error| error.to_string())?,
+    };
+    parts.push((coding.suffix(), PendingTensor { dtype: coding.dtype(args), shape: stored, bytes }));
+    if coding == Coding::Words {
         let shape = [rows as i64, columns as i64].into_iter().flat_map(i64::to_le_bytes).collect();
-        parts.push(("weight_packed", words_tensor(vec![rows, pack::words_per_row(columns, args.num_bits)], &words)));
         parts.push(("weight_shape", PendingTensor { dtype: Dtype::I64, shape: vec![2], bytes: shape }));
-    } else {
-        let dtype = if args.r#type == NumberType::Float { Dtype::F8E4M3 } else { Dtype::I8 };
-        let bytes = codes.iter().map(|code| *code as u8).collect();
-        parts.push(("weight", PendingTensor { dtype, shape: vec![rows, columns], bytes }));
+    }
+    if let (Strategy::TensorGroup, Some(scale)) = (args.strategy, parameters.global_scale) {
+        parts.push(("weight_global_scale", one_scale(scale)?));
     }
     let shape = stored_shape(args.strategy, parameters.shape);
     parts.push(("weight_scale", scale_tensor(grid, parameters, shape.clone())?));
     if let (Some(points), false) = (&parameters.zero_points, args.symmetric) {
         // The layout packs zero-points only where there are many.
-        let tensor = if packed && matches!(args.strategy, Strategy::Group | Strategy::Channel) {
+        let tensor = if coding == Coding::Words && matches!(args.strategy, Strategy::Group | Strategy::Channel) {
             let groups = parameters.shape[1];
             let words =
                 pack::pack_zero_points(points, rows, groups, args.num_bits).map_err(|error| error.to_string())?;
@@ -53,6 +60,10 @@ pub(crate) fn encode_weight(
 
 /// The parts of a static input scale by suffix.
 pub(crate) fn encode_input(grid: &Grid, parameters: &Parameters) -> Result<Vec<(&'static str, PendingTensor)>, String> {
+    if grid.args().dynamic == Dynamic::Local {
+        let scale = parameters.global_scale.ok_or("the tensor-wide scale of the input is missing")?;
+        return Ok(vec![("input_global_scale", one_scale(scale)?)]);
+    }
     let count = parameters.scales.len();
     if count == 0 || parameters.shape != [1, count] || (grid.args().strategy == Strategy::Tensor && count != 1) {
         return Err(format!("{count} scales of shape {:?} are not those of a static input", parameters.shape));
@@ -66,6 +77,26 @@ pub(crate) fn encode_input(grid: &Grid, parameters: &Parameters) -> Result<Vec<(
         _ => return Err("zero-points do not fit the quantization arguments".into()),
     }
     Ok(parts)
+}
+
+/// The static scale of keys or values, and their zero-point.
+pub(crate) fn encode_kv(
+    grid: &Grid,
+    parameters: &Parameters,
+    heads: usize,
+) -> Result<(PendingTensor, Option<PendingTensor>), String> {
+    let shape = kv_cache::stored_shape(grid.args(), heads);
+    let count: usize = shape.iter().product();
+    if parameters.scales.len() != count || parameters.shape != [1, count] {
+        let found = (parameters.scales.len(), parameters.shape);
+        return Err(format!("{} scales of shape {:?}, expected {count}", found.0, found.1));
+    }
+    let scale = scale_tensor(grid, parameters, shape.clone())?;
+    match (&parameters.zero_points, grid.args().symmetric) {
+        (Some(points), false) if points.len() == count => Ok((scale, Some(points_tensor(points, shape)?))),
+        (None, true) => Ok((scale, None)),
+        _ => Err("zero-points do not fit the quantization arguments".into()),
+    }
 }
 
 fn check(grid: &Grid, codes: &[i8], parameters: &Parameters, [rows, columns]: [usize; 2]) -> Result<(), String> {
@@ -86,6 +117,9 @@ fn check(grid: &Grid, codes: &[i8], parameters: &Parameters, [rows, columns]: [u
             return Err("symmetric codes with zero-points other than 0".into());
         }
         _ => {}
+    }
+    if grid.args().strategy == Strategy::TensorGroup && parameters.global_scale.is_none() {
+        return Err("group scales without the tensor-wide one".into());
     }
     if let Some((low, high)) = grid.code_range()
         && let Some(code) = codes.iter().find(|code| !(low..=high).contains(*code))
@@ -116,12 +150,29 @@ fn scale_tensor(grid: &Grid, parameters: &Parameters, shape: Vec<usize>) -> Resu
             let exact = halves.iter().zip(scales).all(|(half, scale)| half.to_f32() == *scale);
             (Dtype::BF16, halves.into_iter().flat_map(bf16::to_le_bytes).collect(), exact)
         }
-        other => return Err(format!("scales of type {} cannot be written", other.name())),
+        ScaleDtype::F8E4M3 => {
+            let codes = scales.iter().map(|scale| f8e4m3::encode(*scale)).collect::<Vec<_>>();
+            let exact = codes.iter().zip(scales).all(|(code, scale)| f8e4m3::decode(*code) == *scale);
+            (Dtype::F8E4M3, codes, exact)
+        }
+        ScaleDtype::E8M0 => {
+            let codes = scales.iter().map(|scale| e8m0::encode(*scale)).collect::<Vec<_>>();
+            let exact = codes.iter().zip(scales).all(|(code, scale)| e8m0::decode(*code) == *scale);
+            (Dtype::U8, codes, exact)
+        }
     };
     if !exact || !scales.iter().all(|scale| scale.is_finite()) {
         return Err(format!("a scale is not a finite {}", grid.scale_dtype().name()));
     }
     Ok(PendingTensor { dtype, shape, bytes })
+}
+
+/// A tensor-wide scale, by which others are divided.
+fn one_scale(scale: f32) -> Result<PendingTensor, String> {
+    if scale.is_finite() && scale > 0.0 {
+        return Ok(PendingTensor { dtype: Dtype::F32, shape: vec![1], bytes: scale.to_le_bytes().to_vec() });
+    }
+    Err(format!("{scale} is no tensor-wide scale"))
 }
 
 fn points_tensor(points: &[i32], shape: Vec<usize>) -> Result<PendingTensor, String> {

@@ -19,6 +19,7 @@ use self::settings::WrittenLinear;
 use self::shard::PendingTensor;
 pub use self::shard::WrittenFile;
 use super::folder::{COMPANIONS, GRIDS_KEY, INDEX_FILE, noted_grids};
+use super::kv_cache::{scale_name, zero_point_name};
 use super::mapped::MappedFile;
 use super::safetensors::read_header;
 use super::{Checkpoint, Dtype};
@@ -50,7 +51,9 @@ pub struct CheckpointWriter {
     /// Tensors of the configuration that have not been put yet, by shard.
     missing: BTreeMap<Part, BTreeSet<String>>,
     pending: BTreeMap<Part, BTreeMap<String, PendingTensor>>,
+    /// Static scales of inputs, keys and values.
     input_scales: BTreeMap<String, PendingTensor>,
+    kv_grid: Option<Grid>,
     quantized: BTreeMap<String, WrittenLinear>,
     /// Stored tensor name to shard.
     weight_map: BTreeMap<String, String>,
@@ -90,6 +93,7 @@ impl CheckpointWriter {
             missing,
             pending: BTreeMap::new(),
             input_scales: BTreeMap::new(),
+            kv_grid: None,
             quantized: BTreeMap::new(),
             weight_map: BTreeMap::new(),
             total_size: 0,
@@ -198,11 +202,36 @@ impl CheckpointWriter {
     pub fn put_input_scale(&mut self, module: &str, parameters: &Parameters) -> Result<(), ModelError> {
         let name = format!("{module}.input_scale");
         let inputs = self.quantized.get(module).and_then(|linear| linear.inputs.as_ref());
-        let Some(grid) = inputs.filter(|grid| settings::is_static(grid)) else {
+        let Some(grid) = inputs.filter(|grid| settings::has_scale(grid)) else {
             return Err(self.error(&name, "the input of this linear was not declared as statically quantized"));
         };
         let parts = encode::encode_input(grid, parameters).map_err(|message| self.error(&name, message))?;
         self.input_scales.extend(parts.into_iter().map(|(suffix, tensor)| (format!("{module}.{suffix}"), tensor)));
+        Ok(())
+    }
+
+    /// Declares that keys and values are quantized before they are cached. A static grid also needs
+    /// [`CheckpointWriter::put_kv_scales`] for every block.
+    pub fn put_kv_cache(&mut self, grid: &Grid) {
+        self.kv_grid = Some(grid.clone());
+    }
+
+    /// Puts the static scales of a block's keys and values: one, or one a head (shape `[1, kv_heads]`).
+    ///
+    /// # Errors
+    /// The cache was not declared as static, or the parameters do not fit its grid.
+    pub fn put_kv_scales(&mut self, block: usize, key: &Parameters, value: &Parameters) -> Result<(), ModelError> {
+        for (part, parameters) in [("k", key), ("v", value)] {
+            let name = scale_name(block, part);
+            let grid = self.kv_grid.as_ref().filter(|grid| settings::has_scale(grid));
+            let Some(grid) = grid.filter(|_| block < self.config.num_layers) else {
+                return Err(self.error(&name, "the KV cache of this model was not declared as statically quantized"));
+            };
+            let (scale, zero_point) = encode::encode_kv(grid, parameters, self.config.num_kv_heads)
+                .map_err(|message| self.error(&name, message))?;
+            self.input_scales.insert(name, scale);
+            self.input_scales.extend(zero_point.map(|tensor| (zero_point_name(block, part), tensor)));
+        }
         Ok(())
     }
 
@@ -260,9 +289,20 @@ impl CheckpointWriter {
             return Err(self.error(name, format!("was not put (and {} others)", count - 1)));
         }
         for (module, linear) in &self.quantized {
-            let scale = format!("{module}.input_scale");
-            if linear.inputs.as_ref().is_some_and(settings::is_static) && !self.input_scales.contains_key(&scale) {
+            let suffix = if linear.inputs.as_ref().is_some_and(settings::is_local) {
+                "input_global_scale"
+            } else {
+                "input_scale"
+            };
+            let scale = format!("{module}.{suffix}");
+            if linear.inputs.as_ref().is_some_and(settings::has_scale) && !self.input_scales.contains_key(&scale) {
                 return Err(self.error(&scale, "was not put, but the input is statically quantized"));
+            }
+        }
+        if self.kv_grid.as_ref().is_some_and(settings::has_scale) {
+            let names = (0..self.config.num_layers).map(|block| scale_name(block, "v"));
+            if let Some(name) = names.into_iter().find(|name| !self.input_scales.contains_key(name)) {
+                return Err(self.error(&name, "was not put, but the KV cache is statically quantized"));
             }
         }
         if !self.input_scales.is_empty() {
@@ -270,7 +310,13 @@ impl CheckpointWriter {
             self.write("model-input-scales", &scales)?;
         }
         let index = json!({"metadata": {"total_size": self.total_size}, "weight_map": self.weight_map});
-        let config = settings::config_json(&self.config_json, self.dtype, &self.modules(), &self.quantized);
+        let config = settings::config_json(
+            &self.config_json,
+            self.dtype,
+            &self.modules(),
+            &self.quantized,
+            self.kv_grid.as_ref(),
+        );
         for (name, content) in [(INDEX_FILE, index), ("config.json", config)] {
             let text = serde_json::to_string_pretty(&content).unwrap_or_default() + "\n";
             self.files.push(shard::write_file(&self.folder, name, text.as_bytes())?);

@@ -33,26 +33,44 @@ pub(crate) fn config_json(
     dtype: Option<Dtype>,
     modules: &[String],
     quantized: &BTreeMap<String, WrittenLinear>,
+    kv_grid: Option<&Grid>,
 ) -> Value {
     let mut config = source.as_object().cloned().unwrap_or_default();
     for key in ["quantization_config", "compression_config", NOTES_KEY] {
         config.shift_remove(key);
     }
+    // compressed-tensors gives weights with FP8 or power-of-two scales out in bfloat16 alone, and transformers multiplies
+    // them by activations of the type that stands here.
+    let loads_as_bf16 = |linear: &WrittenLinear| {
+        matches!(linear.format, Format::NvFp4PackQuantized | Format::MxFp4PackQuantized | Format::MxFp8Quantized)
+    };
+    let dtype = if quantized.values().any(loads_as_bf16) { Some(Dtype::BF16) } else { dtype };
     if let Some(name) = dtype.and_then(Dtype::torch_name) {
         let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
         config.insert(key.into(), json!(name));
     }
-    if !quantized.is_empty() {
-        config.insert("quantization_config".into(), quantization_config(modules, quantized));
+    if !quantized.is_empty() || kv_grid.is_some() {
+        config.insert("quantization_config".into(), quantization_config(modules, quantized, kv_grid));
+        let mut notes = Map::new();
         let grids = input_grids(quantized);
         if !grids.is_empty() {
-            config.insert(NOTES_KEY.into(), json!({"input_grids": grids}));
+            notes.insert("input_grids".into(), grids.into());
+        }
+        if let Some(grid) = kv_grid {
+            notes.insert("kv_grid".into(), json!(grid));
+        }
+        if !notes.is_empty() {
+            config.insert(NOTES_KEY.into(), Value::Object(notes));
         }
     }
     Value::Object(config)
 }
 
-fn quantization_config(modules: &[String], quantized: &BTreeMap<String, WrittenLinear>) -> Value {
+fn quantization_config(
+    modules: &[String],
+    quantized: &BTreeMap<String, WrittenLinear>,
+    kv_grid: Option<&Grid>,
+) -> Value {
     let groups = groups(modules, quantized);
     let mut ignore =
         modules.iter().filter(|module| !quantized.contains_key(*module)).map(String::as_str).collect::<Vec<_>>();
@@ -60,8 +78,12 @@ fn quantization_config(modules: &[String], quantized: &BTreeMap<String, WrittenL
     if !quantized.contains_key("lm_head") && !ignore.contains(&"lm_head") {
         ignore.push("lm_head");
     }
-    let uniform = groups.iter().all(|group| group.format == groups[0].format);
-    let format = if uniform { groups[0].format } else { Format::MixedPrecision };
+    let format = match &groups[..] {
+        // A quantized cache alone.
+        [] => Format::Dense,
+        [first, rest @ ..] if rest.iter().all(|group| group.format == first.format) => first.format,
+        _ => Format::MixedPrecision,
+    };
     let single = groups.len() == 1;
     let groups = groups.into_iter().enumerate().map(|(index, group)| {
         // One group can name the class, as others write it; several have to name their modules.
@@ -72,7 +94,7 @@ fn quantization_config(modules: &[String], quantized: &BTreeMap<String, WrittenL
     });
     json!({
         "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
-        "global_compression_ratio": null, "ignore": ignore, "kv_cache_scheme": null, "sparsity_config": {},
+        "global_compression_ratio": null, "ignore": ignore, "kv_cache_scheme": kv_grid.map(Grid::args), "sparsity_config": {},
         "transform_config": {}, "version": FORMAT_VERSION, "config_groups": groups.collect::<Map<_, _>>(),
     })
 }
@@ -105,7 +127,12 @@ fn input_grids(quantized: &BTreeMap<String, WrittenLinear>) -> Vec<Value> {
     grids.into_iter().map(|(grid, modules)| json!({"grid": grid, "modules": modules})).collect()
 }
 
-/// Whether a quantized input needs a scale in the file.
-pub(crate) fn is_static(grid: &Grid) -> bool {
-    grid.args().dynamic == Dynamic::No
+/// Whether a quantized input needs a scale in the file: its own, or the tensor-wide one of group scales.
+pub(crate) fn has_scale(grid: &Grid) -> bool {
+    grid.args().dynamic != Dynamic::Yes
+}
+
+/// Whether that is the tensor-wide one.
+pub(crate) fn is_local(grid: &Grid) -> bool {
+    grid.args().dynamic == Dynamic::Local
 }

@@ -1,0 +1,210 @@
+//! Which modules of a model get which scheme: `scheme` with `targets`, and `config_groups` as exceptions to it.
+
+use std::collections::BTreeMap;
+
+use rhai::{Array, Dynamic, Map};
+use serde_json::{Value, json};
+
+use super::scheme::{self, KvCache, Read};
+use crate::{
+    error::{Error, Result},
+    graph::{fused, selector::select},
+    script::{Signature, options::Options},
+};
+
+/// Modules that hold weights outside of the decoder blocks.
+const ENDS: [&str; 2] = ["lm_head", "model.embed_tokens"];
+
+/// The call, for messages about a group's own keys.
+const GROUP: &str = "a group of `quantize`";
+
+/// A scheme with the modules that it was asked for.
+struct Group {
+    /// As messages name it.
+    title: String,
+    /// Whether it is `scheme`, which takes what no other group names.
+    rest: bool,
+    /// `None` means every linear of the decoder blocks.
+    targets: Option<Vec<String>>,
+    scheme: Read,
+}
+
+/// The schemes of a model's linears, complete and without contradiction.
+pub(super) struct Assignment {
+    /// For the node: `[{modules, scheme}]`, one entry per scheme, in the order of the model's linears.
+    pub groups: Value,
+    /// For the node, where keys and values are quantized: `{args, conventions}`.
+    pub kv_cache: Option<Value>,
+    /// For labels: `W4A16, W8A16 *.down_proj, ignore *.o_proj`.
+    pub label: String,
+    /// For the plan: how many layers are quantized.
+    pub note: String,
+    /// Names of the schemes that need scales of inputs from calibration data.
+    pub static_activations: Option<String>,
+    /// What looks wrong but does not stop a run.
+    pub warnings: Vec<String>,
+}
+
+impl Assignment {
+    fn add(&mut self, cache: KvCache) {
+        if cache.is_static {
+            self.static_activations.get_or_insert_with(|| cache.name.clone());
+        }
+        self.label = [self.label.as_str(), &cache.name].join(" ").trim().to_owned();
+        self.kv_cache = Some(cache.json);
+    }
+}
+
+/// Takes `scheme`, its overrides, `targets`, `ignore`, `config_groups` and `kv_cache_scheme` out of the options.
+pub(super) fn read(options: &mut Options, signature: &Signature) -> Result<Assignment> {
+    let mut groups = match options.take("config_groups") {
+        Some(given) => config_groups(given)?,
+        None => Vec::new(),
+    };
+    let targets = options.texts("targets")?;
+    let cache = scheme::read_kv_cache(options)?;
+    let needs_scheme = groups.is_empty() && cache.is_none();
+    if needs_scheme || options.has("scheme") || options.has("weights") {
+        let scheme = scheme::read(options)?;
+        let targets = targets.or_else(|| scheme.targets.clone());
+        groups.push(Group { title: "`scheme`".into(), rest: true, targets, scheme });
+    } else if targets.is_some() {
+        return Err(Error::usage("`targets` stands beside a scheme, and there is none")
+            .at("targets")
+            .hint("add a scheme for what no group names, or move the targets into a group"));
+    }
+    let ignore = options.texts("ignore")?.unwrap_or_default();
+    let mut assigned = assign(groups, &ignore, signature)?;
+    if let Some(cache) = cache {
+        scheme::check_heads(&cache, &signature.config)?;
+        assigned.add(cache);
+    }
+    Ok(assigned)
+}
+
+/// Groups as compressed-tensors writes them: a map of groups by name, of which one may be a list of targets under a
+/// preset's name; or a plain list of groups.
+fn config_groups(given: Dynamic) -> Result<Vec<Group>> {
+    if let Some(list) = given.clone().try_cast::<Array>() {
+        return list.into_iter().enumerate().map(|(i, g)| group(&format!("config_groups[{i}]"), None, g)).collect();
+    }
+    let Some(map) = given.try_cast::<Map>() else {
+        return Err(Error::usage("`config_groups` is a map or a list of groups")
+            .at("config_groups")
+            .hint("for example config_groups: #{ down: #{ targets: [\"*.down_proj\"], scheme: \"W8A16\" } }"));
+    };
+    map.into_iter().map(|(name, value)| group(&format!("group `{name}`"), Some(&name), value)).collect()
+}
+
+fn group(title: &str, name: Option<&str>, value: Dynamic) -> Result<Group> {
+    let map = match (value.clone().try_cast::<Map>(), name) {
+        (Some(map), _) => map,
+        (None, Some(name)) if value.is_array() || value.is_string() => {
+            Map::from_iter([("scheme".into(), name.to_owned().into()), ("targets".into(), value)])
+        }
+        _ => {
+            return Err(Error::usage(format!("{title} is no group: a map of `targets` and a `scheme`"))
+                .at(name.unwrap_or("config_groups"))
+                .hint("for example #{ targets: [\"*.down_proj\"], scheme: \"W8A16\" }"));
+        }
+    };
+    let mut options = Options::new(GROUP, map);
+    let targets = options.texts("targets")?.filter(|targets| !targets.is_empty());
+    let scheme = scheme::read(&mut options)?;
+    // A misspelled key is the better explanation of one that is missing.
+    options.finish()?;
+    let targets = targets.or_else(|| scheme.targets.clone());
+    if targets.is_none() {
+        return Err(Error::usage(format!("{title} has no targets"))
+            .at(name.unwrap_or("config_groups"))
+            .hint("for example targets: [\"*.down_proj\"]"));
+    }
+    Ok(Group { title: title.to_owned(), rest: false, targets, scheme })
+}
+
+/// Gives every module its scheme. Groups go before the scheme of the rest, and `ignore` before everything.
+fn assign(groups: Vec<Group>, ignore: &[String], signature: &Signature) -> Result<Assignment> {
+    let names = &signature.linears;
+    // Head and embeddings are left alone anyway; saying so, as recipes of others do, is no mistake.
+    let all: Vec<String> = names.iter().cloned().chain(ENDS.map(str::to_owned)).collect();
+    let ignored: Vec<&str> = if ignore.is_empty() { Vec::new() } else { select(ignore, &all)? };
+    // By module, the index of its group.
+    let mut chosen: BTreeMap<&str, usize> = BTreeMap::new();
+    for (index, group) in groups.iter().enumerate() {
+        let picked = match &group.targets {
+            Some(patterns) => select(patterns, names).map_err(|error| hint_at_ends(error, patterns))?,
+            None => names.iter().map(String::as_str).collect(),
+        };
+        for module in picked {
+            match chosen.get(module).map(|other| &groups[*other]) {
+                Some(other) if !group.rest && other.scheme.json != group.scheme.json => {
+                    return Err(contradiction(module, other, group));
+                }
+                Some(_) => {}
+                None => {
+                    chosen.insert(module, index);
+                }
+            }
+        }
+    }
+    chosen.retain(|module, _| !ignored.contains(module));
+    if chosen.is_empty() && !groups.is_empty() {
+        return Err(Error::usage("every layer is ignored: nothing is left to quantize").at("ignore"));
+    }
+    for (index, group) in groups.iter().enumerate() {
+        let own: Vec<&String> = names.iter().filter(|n| chosen.get(n.as_str()) == Some(&index)).collect();
+        let shared = chosen.values().any(|other| groups[*other].scheme.json == group.scheme.json);
+        if own.is_empty() && !shared && !group.rest {
+            return Err(Error::usage(format!("every layer of {} is ignored", group.title)).at("ignore"));
+        }
+        scheme::check_shapes(&group.scheme, &signature.config, &own)?;
+    }
+    let by_module: BTreeMap<&str, &Value> = chosen.iter().map(|(m, g)| (*m, &groups[*g].scheme.json)).collect();
+    let fixed: Vec<&str> =
+        groups.iter().filter(|g| g.scheme.static_activations).map(|g| g.scheme.name.as_str()).collect();
+    Ok(Assignment {
+        groups: merged(names, &by_module),
+        kv_cache: None,
+        label: label(&groups, ignore),
+        note: format!("{} of {} layers", chosen.len(), names.len()),
+        static_activations: (!fixed.is_empty()).then(|| fixed.join(", ")),
+        warnings: fused::splits(&by_module),
+    })
+}
+
+/// Says what holds for head and embeddings, where targets name them.
+fn hint_at_ends(error: Error, patterns: &[String]) -> Error {
+    let named = patterns.iter().any(|pattern| pattern.contains("lm_head") || pattern.contains("embed_tokens"));
+    if named { error.hint("lm_head and the embeddings are not quantized by this version") } else { error }
+}
+
+fn contradiction(module: &str, one: &Group, other: &Group) -> Error {
+    let named = |group: &Group| format!("{} ({})", group.title, group.scheme.name);
+    Error::usage(format!("`{module}` is a target of {} and of {}", named(one), named(other)))
+        .at("config_groups")
+        .hint("narrow the targets of one of them, or give both the same scheme")
+}
+
+/// The node's groups. What the script called them, and in which order, is not part of their meaning.
+fn merged(names: &[String], by_module: &BTreeMap<&str, &Value>) -> Value {
+    let mut groups: Vec<(&Value, Vec<&str>)> = Vec::new();
+    for name in names {
+        let Some(scheme) = by_module.get(name.as_str()) else { continue };
+        match groups.iter_mut().find(|(known, _)| known == scheme) {
+            Some((_, modules)) => modules.push(name),
+            None => groups.push((scheme, vec![name])),
+        }
+    }
+    groups.into_iter().map(|(scheme, modules)| json!({ "modules": modules, "scheme": scheme })).collect()
+}
+
+/// The scheme of the rest, the groups with their targets, what is ignored.
+fn label(groups: &[Group], ignore: &[String]) -> String {
+    let rest = groups.iter().filter(|g| g.rest).map(|g| g.scheme.name.clone());
+    let named = groups.iter().filter(|g| !g.rest);
+    let named = named.map(|g| format!("{} {}", g.scheme.name, g.targets.as_deref().unwrap_or_default().join(" ")));
+    let ignored = ignore.iter().map(|pattern| format!(" ignore {pattern}"));
+    let mut label = rest.chain(named).collect::<Vec<_>>().join(", ");
+    label.extend(ignored);
+    label
+}
