@@ -18,9 +18,9 @@ pub trait Real:
     #[doc(hidden)]
     fn walsh_hadamard(rows: &mut [Self], size: usize, scale: Self);
 
-    /// `to += sign * from`, elementwise.
+    /// The product of a matrix of signs `[order, order]` with `x` `[order, inner]`, into `out`.
     #[doc(hidden)]
-    fn add_signed(to: &mut [Self], from: &[Self], sign: Self);
+    fn mix(out: &mut [Self], x: &[Self], signs: &[Self], order: usize);
 }
 
 /// Compiles a function for x86-64 levels 1, 3 and 4 and calls the best that the machine has.
@@ -58,9 +58,9 @@ macro_rules! vectorized {
 }
 
 macro_rules! real {
-    ($type:ty, $from:expr, $walsh_hadamard:ident, $add_signed:ident) => {
+    ($type:ty, $from:expr, $walsh_hadamard:ident, $mix:ident) => {
         vectorized!($walsh_hadamard(rows: &mut [$type], size: usize, scale: $type), walsh_hadamard);
-        vectorized!($add_signed(to: &mut [$type], from: &[$type], sign: $type), add_signed);
+        vectorized!($mix(out: &mut [$type], x: &[$type], signs: &[$type], order: usize), mix);
 
         impl Real for $type {
             fn from_f64(value: f64) -> Self {
@@ -71,15 +71,15 @@ macro_rules! real {
                 $walsh_hadamard(rows, size, scale);
             }
 
-            fn add_signed(to: &mut [Self], from: &[Self], sign: Self) {
-                $add_signed(to, from, sign);
+            fn mix(out: &mut [Self], x: &[Self], signs: &[Self], order: usize) {
+                $mix(out, x, signs, order);
             }
         }
     };
 }
 
-real!(f32, |value| value as f32, walsh_hadamard_f32, add_signed_f32);
-real!(f64, |value| value, walsh_hadamard_f64, add_signed_f64);
+real!(f32, |value| value as f32, walsh_hadamard_f32, mix_f32);
+real!(f64, |value| value, walsh_hadamard_f64, mix_f64);
 
 /// Numbers that are kept together while strides are small: one vector of f32 at level 4.
 const TILE: usize = 16;
@@ -159,21 +159,41 @@ fn four<T: Real>(block: &mut [T], stride: usize) {
     }
 }
 
+/// Rows of the matrix whose sums are kept in registers together, and numbers of each.
+const ROWS: usize = 4;
+const LANES: usize = 32;
+
+/// The product of a matrix of signs `[order, order]` with `x` `[order, inner]`, into `out` of the same shape. `order` is a
+/// multiple of four.
 #[inline(always)]
-fn add_signed<T: Real>(to: &mut [T], from: &[T], sign: T) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = *to + sign * *from;
+fn mix<T: Real>(out: &mut [T], x: &[T], signs: &[T], order: usize) {
+    let inner = x.len() / order;
+    for (group, out) in out.chunks_exact_mut(ROWS * inner).enumerate() {
+        let signs = &signs[group * ROWS * order..(group + 1) * ROWS * order];
+        let whole = inner / LANES * LANES;
+        for start in (0..whole).step_by(LANES) {
+            mix_lanes::<T, LANES>(out, x, signs, inner, start);
+        }
+        for start in whole..inner {
+            mix_lanes::<T, 1>(out, x, signs, inner, start);
+        }
     }
 }
 
-/// The product of a matrix of signs `[order, order]` with a row seen as `[order, inner]`; `scratch` is as long as the row.
-pub(crate) fn mix<T: Real>(row: &mut [T], signs: &[T], order: usize, scratch: &mut [T]) {
-    let inner = row.len() / order;
-    scratch.fill(T::from_f64(0.0));
-    for (out, signs) in scratch.chunks_exact_mut(inner).zip(signs.chunks_exact(order)) {
-        for (x, sign) in row.chunks_exact(inner).zip(signs) {
-            T::add_signed(out, x, *sign);
+#[inline(always)]
+fn mix_lanes<T: Real, const WIDTH: usize>(out: &mut [T], x: &[T], signs: &[T], inner: usize, start: usize) {
+    let order = x.len() / inner;
+    let mut sums = [[T::from_f64(0.0); WIDTH]; ROWS];
+    for i in 0..order {
+        let x = &x[i * inner + start..i * inner + start + WIDTH];
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let sign = signs[row * order + i];
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum = *sum + sign * *x;
+            }
         }
     }
-    row.copy_from_slice(scratch);
+    for (row, sums) in sums.iter().enumerate() {
+        out[row * inner + start..row * inner + start + WIDTH].copy_from_slice(sums);
+    }
 }

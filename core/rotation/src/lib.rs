@@ -5,7 +5,7 @@
 
 mod dense;
 mod error;
-pub mod hadamard;
+mod hadamard;
 mod kernel;
 mod random;
 mod rotation;

@@ -50,8 +50,10 @@ pub fn orthogonal_factor(matrix: &Square) -> Result<Square, RotationError> {
     let n = matrix.size();
     let qr = Mat::from_fn(n, n, |row, column| matrix.values()[row * n + column]).qr();
     let (q, r) = (qr.compute_thin_Q(), qr.thin_R());
-    let values: Vec<f64> =
-        (0..n * n).map(|i| (i / n, i % n)).map(|(row, column)| q[(row, column)] * r[(column, column)].signum()).collect();
+    let values: Vec<f64> = (0..n * n)
+        .map(|i| (i / n, i % n))
+        .map(|(row, column)| q[(row, column)] * r[(column, column)].signum())
+        .collect();
     if values.iter().any(|v| !v.is_finite()) || (0..n).any(|i| r[(i, i)] == 0.0) {
         return Err(RotationError::Decomposition { size: n });
     }

@@ -52,7 +52,10 @@ fn every_order_is_orthogonal_through_its_product() {
         let matrix = Rotation::hadamard(order).unwrap().matrix().unwrap();
         assert!(matrix.deviation() < 1e-13, "order {order}: {:e}", matrix.deviation());
         let size = (order as f64).sqrt();
-        assert!(matrix.values().iter().all(|v| (v.abs() * size - 1.0).abs() < 1e-13), "order {order}: entries are ±1 / √n");
+        assert!(
+            matrix.values().iter().all(|v| (v.abs() * size - 1.0).abs() < 1e-13),
+            "order {order}: entries are ±1 / √n"
+        );
     }
 }
 
@@ -112,7 +115,9 @@ fn matrices_that_are_no_rotations_are_refused() {
     let mut values = Square::identity(4).values().to_vec();
     values[1] = 1e-3;
     let matrix = Square::new(4, values).unwrap();
-    assert!(matches!(Rotation::dense(matrix.clone()), Err(RotationError::NotOrthogonal { deviation }) if deviation > 9e-4));
+    assert!(
+        matches!(Rotation::dense(matrix.clone()), Err(RotationError::NotOrthogonal { deviation }) if deviation > 9e-4)
+    );
     let repaired = orthogonal_factor(&matrix).unwrap();
     assert!(repaired.deviation() < 1e-14 && largest_difference(repaired.values(), matrix.values()) < 2e-3);
     assert!(orthogonal_factor(&Square::new(2, vec![1.0, 1.0, 1.0, 1.0]).unwrap()).is_err());
@@ -128,11 +133,13 @@ fn threads_do_not_change_a_bit() {
     let x = noise(40 * 768, 7);
     let rotated = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        [Rotation::random_hadamard(768, 1, 0).unwrap(), Rotation::random_orthogonal(96, 1, 0).unwrap()].map(|rotation| {
-            let mut x = x.clone();
-            pool.install(|| rotation.rows(&mut x)).unwrap();
-            x.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
-        })
+        [Rotation::random_hadamard(768, 1, 0).unwrap(), Rotation::random_orthogonal(96, 1, 0).unwrap()].map(
+            |rotation| {
+                let mut x = x.clone();
+                pool.install(|| rotation.rows(&mut x)).unwrap();
+                x.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+            },
+        )
     };
     assert!(rotated(1) == rotated(3));
 }

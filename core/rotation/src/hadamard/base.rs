@@ -7,7 +7,7 @@
 use super::field::{Field, odd_prime_power};
 
 /// Whether [`matrix`] can construct this order.
-pub fn base_order_exists(order: usize) -> bool {
+pub(super) fn base_order_exists(order: usize) -> bool {
     order.is_multiple_of(4) && (paley(order).is_some() || williamson(order).is_some())
 }
 

@@ -10,9 +10,9 @@ mod field;
 use std::sync::Arc;
 
 use crate::RotationError;
-use crate::kernel::{self, Real};
+use crate::kernel::Real;
 
-pub use base::base_order_exists;
+use base::base_order_exists;
 
 /// The largest K for which H_K is looked for: its product costs K additions a number.
 const LARGEST_BASE: usize = 512;
@@ -83,8 +83,9 @@ impl Hadamard {
         let signs: Vec<T> = (0..order).flat_map(|k| (0..order).map(move |i| (k, i))).map(sign).collect();
         let mut scratch = vec![T::from_f64(0.0); size];
         for row in rows.chunks_exact_mut(size) {
-            T::walsh_hadamard(row, self.power, scale);
-            kernel::mix(row, &signs, order, &mut scratch);
+            scratch.copy_from_slice(row);
+            T::walsh_hadamard(&mut scratch, self.power, scale);
+            T::mix(row, &scratch, &signs, order);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use workbench_quant::{Dynamic, Format, Grid, QuantizationArgs};
 
+use crate::checkpoint::transforms::stored_transforms;
 use crate::checkpoint::{Dtype, NOTES_KEY};
 
 /// The release of compressed-tensors whose files these are like.
@@ -35,6 +36,7 @@ pub(crate) fn config_json(
     quantized: &BTreeMap<String, WrittenLinear>,
 ) -> Value {
     let mut config = source.as_object().cloned().unwrap_or_default();
+    let transforms = stored_transforms(source);
     for key in ["quantization_config", "compression_config", NOTES_KEY] {
         config.shift_remove(key);
     }
@@ -43,16 +45,21 @@ pub(crate) fn config_json(
         config.insert(key.into(), json!(name));
     }
     if !quantized.is_empty() {
-        config.insert("quantization_config".into(), quantization_config(modules, quantized));
+        config.insert("quantization_config".into(), quantization_config(modules, quantized, transforms));
         let grids = input_grids(quantized);
         if !grids.is_empty() {
             config.insert(NOTES_KEY.into(), json!({"input_grids": grids}));
         }
+    } else if transforms != json!({}) {
+        // What compressed-tensors writes for a dense model with transforms.
+        let value = json!({"quant_method": "compressed-tensors", "sparsity_config": {}, "transform_config": transforms,
+            "version": FORMAT_VERSION});
+        config.insert("quantization_config".into(), value);
     }
     Value::Object(config)
 }
 
-fn quantization_config(modules: &[String], quantized: &BTreeMap<String, WrittenLinear>) -> Value {
+fn quantization_config(modules: &[String], quantized: &BTreeMap<String, WrittenLinear>, transforms: Value) -> Value {
     let groups = groups(modules, quantized);
     let mut ignore =
         modules.iter().filter(|module| !quantized.contains_key(*module)).map(String::as_str).collect::<Vec<_>>();
@@ -73,7 +80,7 @@ fn quantization_config(modules: &[String], quantized: &BTreeMap<String, WrittenL
     json!({
         "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
         "global_compression_ratio": null, "ignore": ignore, "kv_cache_scheme": null, "sparsity_config": {},
-        "transform_config": {}, "version": FORMAT_VERSION, "config_groups": groups.collect::<Map<_, _>>(),
+        "transform_config": transforms, "version": FORMAT_VERSION, "config_groups": groups.collect::<Map<_, _>>(),
     })
 }
 
