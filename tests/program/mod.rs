@@ -8,5 +8,6 @@ mod good_plugins;
 mod interrupt;
 mod killed;
 mod project;
+mod rotate;
 mod script_errors;
 mod store;
