@@ -98,6 +98,7 @@ fn files_are_written_in_few_places() {
             ("core/model/src/checkpoint/writer/", "checkpoints, into a folder that the caller gives"),
             ("core/steps/artifact.rs", "tokenizer files beside a checkpoint, into the scratch folder of a node"),
             ("core/train/src/checkpoint.rs", "states to resume from, into the scratch folder of a node"),
+            ("plugins/rotate/src/learn/checkpoint.rs", "rotations to resume from, into the scratch folder of a node"),
             ("core/plugin/new.rs", "a new plugin's crate"),
             ("core/demo/assets.rs", "the demo's files, where the user asks for them"),
             ("core/api/src/testing.rs", "scratch folders of examples"),

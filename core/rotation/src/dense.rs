@@ -55,6 +55,27 @@ impl Square {
     }
 }
 
+impl Square {
+    /// Adds AᵀB, where A and B are matrices whose rows have this matrix's size.
+    ///
+    /// # Errors
+    /// A and B are not of one shape, or cannot be cut into rows.
+    pub fn add_product(&mut self, a: &[f64], b: &[f64]) -> Result<(), RotationError> {
+        let n = self.size;
+        if a.len() != b.len() || !a.len().is_multiple_of(n) {
+            return Err(RotationError::DoesNotDivide { size: n, length: a.len().max(b.len()) });
+        }
+        let rows = a.len() / n;
+        let (a, b) = (MatRef::from_row_major_slice(a, rows, n), MatRef::from_row_major_slice(b, rows, n));
+        self.values.par_chunks_mut(ROWS * n).enumerate().for_each(|(index, values)| {
+            let count = values.len() / n;
+            let left = a.subcols(index * ROWS, count).transpose();
+            matmul(MatMut::from_row_major_slice_mut(values, count, n), Accum::Add, left, b, 1.0, Par::Seq);
+        });
+        Ok(())
+    }
+}
+
 /// x R for every chunk x of R's size.
 pub(crate) fn multiply_rows(rows: &mut [f64], matrix: &Square) {
     let n = matrix.size;

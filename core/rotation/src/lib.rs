@@ -3,6 +3,7 @@
 //! Activations are row vectors: a [`Rotation`] R of size n takes a row x of n numbers to x R. A longer row is rotated in blocks
 //! of n, which is the block-diagonal rotation. Everything is a plain function of slices: no tensors, no files.
 
+mod cayley;
 mod dense;
 mod error;
 mod hadamard;
@@ -10,6 +11,7 @@ mod kernel;
 mod random;
 mod rotation;
 
+pub use cayley::{CayleyStep, cayley_step};
 pub use dense::{Square, transpose};
 pub use error::RotationError;
 pub use hadamard::Hadamard;

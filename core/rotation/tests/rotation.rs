@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use workbench_rotation::{Hadamard, Rotation, RotationError, Square, normal, orthogonal_factor, transpose};
+use workbench_rotation::{
+    Hadamard, Rotation, RotationError, Square, cayley_step, normal, orthogonal_factor, random_orthogonal, transpose,
+};
 
 fn noise(count: usize, seed: u64) -> Vec<f64> {
     normal(count, seed, 0)
@@ -142,6 +144,62 @@ fn threads_do_not_change_a_bit() {
         )
     };
     assert!(rotated(1) == rotated(3));
+}
+
+#[test]
+fn products_add_up() {
+    let (a, b) = (noise(70 * 9, 1), noise(70 * 9, 2));
+    let mut sum = Square::identity(9);
+    sum.add_product(&a, &b).unwrap();
+    let entry = |i: usize, j: usize| (0..70).map(|row| a[row * 9 + i] * b[row * 9 + j]).sum::<f64>();
+    let expected: Vec<f64> =
+        (0..81).map(|at| entry(at / 9, at % 9) + if at / 9 == at % 9 { 1.0 } else { 0.0 }).collect();
+    assert!(largest_difference(sum.values(), &expected) < 1e-12);
+    assert!(sum.add_product(&a, &b[9..]).is_err());
+}
+
+/// L = Σ |x R| over rows x: small when R lines a few directions up with axes.
+fn spread(x: &[f64], rotation: &Square) -> f64 {
+    times(x, rotation.values(), rotation.size()).iter().map(|y| y.abs()).sum()
+}
+
+/// The gradient of [`spread`] by X at R (I + X): the rows y = x R give Σ yᵀ sign(y).
+fn gradient(x: &[f64], rotation: &Square) -> Square {
+    let y = times(x, rotation.values(), rotation.size());
+    let signs: Vec<f64> = y.iter().map(|y| y.signum()).collect();
+    let mut z = Square::new(rotation.size(), vec![0.0; rotation.values().len()]).unwrap();
+    z.add_product(&y, &signs).unwrap();
+    z
+}
+
+#[test]
+fn a_small_step_falls_as_the_gradient_says() {
+    let (n, x) = (12, noise(12 * 40, 3));
+    let start = random_orthogonal(n, 1, 0).unwrap();
+    let z = gradient(&x, &start);
+    let mut rotation = start.clone();
+    let step = cayley_step(&mut rotation, &z, 1e-7).unwrap();
+    assert_eq!(step.step_size, 1e-7);
+    // dL = <Z, X> with X = -α W: -α |W|² for W = (Z - Zᵀ) / 2.
+    let expected = -step.step_size * step.gradient_norm.powi(2);
+    let found = spread(&x, &rotation) - spread(&x, &start);
+    assert!((found / expected - 1.0).abs() < 1e-4, "{found:e}, expected {expected:e}");
+}
+
+#[test]
+fn steps_stay_rotations_and_go_down() {
+    let (n, x) = (32, noise(32 * 50, 4));
+    let mut rotation = random_orthogonal(n, 2, 0).unwrap();
+    let start = spread(&x, &rotation);
+    for _ in 0..200 {
+        let z = gradient(&x, &rotation);
+        let step = cayley_step(&mut rotation, &z, 1.5).unwrap();
+        assert!(step.deviation < 1e-12 && step.step_size < 1.5, "{step:?}");
+    }
+    assert!(rotation.deviation() < 1e-12);
+    assert!(spread(&x, &rotation) < 0.97 * start, "{} from {start}", spread(&x, &rotation));
+    let broken = Square::new(n, vec![f64::NAN; n * n]).unwrap();
+    assert!(cayley_step(&mut rotation, &broken, 1.5).is_err());
 }
 
 struct Golden(Vec<u8>);

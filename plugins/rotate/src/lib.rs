@@ -6,6 +6,7 @@
 mod drawn;
 mod example;
 mod fold;
+mod learn;
 mod parameters;
 mod source;
 
@@ -15,11 +16,18 @@ use serde_json::json;
 use workbench_api::sdk::*;
 use workbench_model::ModelConfig;
 use workbench_model::checkpoint::transform_config;
+use workbench_model::decoder::keep_pages;
 
 use drawn::Rotations;
 use fold::fold;
-use parameters::{Parameters, Place};
-use source::{HostSink, HostWeights, model_error};
+use parameters::{Learn, Parameters, Place};
+use source::{HostSink, HostWeights, model_error, sequences};
+
+/// The stream of calibration sequences.
+const STREAM: &str = "calibration";
+
+/// Walking the graph of a backward pass recurses once per operation.
+const STACK: usize = 64 << 20;
 
 /// The plugin with its parameters.
 pub struct Rotate(Parameters);
@@ -32,8 +40,7 @@ impl Plugin for Rotate {
         "Rotates activations by Hadamard or random orthogonal matrices, folded into the weights";
     const PAPER: Option<&'static str> =
         Some("Ashkboos et al. 2024, QuaRot, arXiv:2404.00456; Liu et al. 2024, SpinQuant, arXiv:2405.16406");
-    /// It rounds nothing.
-    const GRID_VERSION: u32 = 0;
+    const GRID_VERSION: u32 = workbench_quant::GRID_VERSION;
 
     fn new(parameters: Parameters) -> Result<Self, Error> {
         let mut places = parameters.rotations.clone();
@@ -42,7 +49,22 @@ impl Plugin for Rotate {
         if places.is_empty() || places.len() != parameters.rotations.len() {
             return Err(Error::parameters("`rotations` must name one or more of R1, R2, R3 and R4, each once"));
         }
+        if let Some(learn) = &parameters.learn {
+            learn::grids(&learn.scheme)?;
+            if learn.steps == 0
+                || learn.batch_size == 0
+                || !(learn.learning_rate >= 0.0 && learn.learning_rate.is_finite())
+            {
+                let message = "`learn` needs steps and a batch size of at least 1, and a learning rate of at least 0";
+                return Err(Error::parameters(message));
+            }
+        }
         Ok(Self(parameters))
+    }
+
+    fn needs(&self) -> Needs {
+        let nothing = Needs::nothing();
+        if self.0.learn.is_some() { nothing.stream(STREAM) } else { nothing }
     }
 
     fn examples() -> Result<Vec<Example>, Error> {
@@ -52,7 +74,8 @@ impl Plugin for Rotate {
 
 impl Transform for Rotate {
     fn transform(&self, _: &Model, host: &Host<'_>) -> Result<Facts, Error> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(host.threads().max(1)).build()?;
+        keep_pages();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(host.threads().max(1)).stack_size(STACK).build()?;
         pool.install(|| self.run(host))
     }
 }
@@ -60,7 +83,11 @@ impl Transform for Rotate {
 impl Rotate {
     fn run(&self, host: &Host<'_>) -> Result<Facts, Error> {
         let config = ModelConfig::from_json(&host.config()?, Path::new("config.json")).map_err(model_error)?;
-        let rotations = Rotations::draw(&self.0, &config)?;
+        let mut rotations = Rotations::draw(&self.0, &config)?;
+        let mut facts = Facts::new();
+        if let Some(learn) = &self.0.learn {
+            facts.insert("learned".to_owned(), self.learn(learn, &config, &mut rotations, host)?);
+        }
         fold(&HostWeights(host), &config, &rotations, &mut HostSink(host))?;
         if self.0.has(Place::R1) && config.tie_word_embeddings {
             // The gain of the last norm goes into the head alone.
@@ -71,7 +98,39 @@ impl Rotate {
             let patch = json!({ "quant_method": "compressed-tensors", "transform_config": transforms });
             host.patch_config(&json!({ "quantization_config": patch }))?;
         }
-        Ok(Facts::from_iter([("rotations".to_owned(), rotations.facts()?)]))
+        facts.insert("rotations".to_owned(), rotations.facts()?);
+        Ok(facts)
+    }
+
+    fn learn(
+        &self,
+        learn: &Learn,
+        config: &ModelConfig,
+        rotations: &mut Rotations,
+        host: &Host<'_>,
+    ) -> Result<serde_json::Value, Error> {
+        let (sequences, folder) = (sequences(host)?, host.scratch()?.join("rotations"));
+        let run = learn::Run {
+            source: &HostWeights(host),
+            config,
+            learn,
+            seed: self.0.seed,
+            sequences: &sequences,
+            folder: Some(&folder),
+        };
+        run.learn(rotations, &mut |step| {
+            for (name, value) in [
+                ("loss", step.loss),
+                ("learning_rate", step.learning_rate),
+                ("step_size", step.step_size),
+                ("gradient_norm", step.gradient_norm),
+                ("deviation_from_orthogonality", step.deviation),
+            ] {
+                host.metric(step.number, name, value);
+            }
+            host.progress(step.number, learn.steps);
+            host.check_cancelled()
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use workbench_api::sdk::{Error, Host, Tensor};
 use workbench_model::{ModelError, WeightSource};
 
+use crate::STREAM;
 use crate::fold::Sink;
 
 /// The host's model.
@@ -32,6 +33,24 @@ impl Sink for HostSink<'_, '_> {
         self.0.progress(done, total);
         self.0.check_cancelled()
     }
+}
+
+/// All calibration sequences.
+pub(crate) fn sequences(host: &Host<'_>) -> Result<Vec<Vec<u32>>, Error> {
+    let next = || {
+        host.next_batch(STREAM)
+            .map_err(|error| error.with_hint("give the node a calibration dataset: `calibration: dataset(…)`"))
+    };
+    let mut all = Vec::new();
+    while let Some(batch) = next()? {
+        let ids = batch.get("input_ids")?;
+        if ids.shape().len() != 1 {
+            return Err(Error::input(format!("`input_ids` is of shape {:?}, not [tokens]", ids.shape())));
+        }
+        all.push(ids.values::<u32>()?.to_vec());
+        host.check_cancelled()?;
+    }
+    Ok(all)
 }
 
 /// The host's error for one of the model's.
