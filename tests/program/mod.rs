@@ -3,6 +3,7 @@
 mod ablation;
 mod bad_plugins;
 mod cached;
+mod calibration;
 mod demo_training;
 mod good_plugins;
 mod interrupt;
@@ -10,4 +11,5 @@ mod killed;
 mod project;
 mod rotate;
 mod script_errors;
+mod smoothing;
 mod store;

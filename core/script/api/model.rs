@@ -12,6 +12,7 @@ use workbench_model::{Checkpoint, ModelConfig};
 
 use super::{Called, Host, data::file, placed, scheme};
 use crate::{
+    calib::Order,
     error::{Error, Result},
     graph::{
         Input, Node, NodeKind,
@@ -21,6 +22,9 @@ use crate::{
     plugin::{Kind, PluginInfo},
     script::{DatasetHandle, ModelHandle, SaveSpec, Signature, lock, options::Options, place::origin},
 };
+
+/// What to do about missing calibration data.
+const PASS_CALIBRATION: &str = "pass calibration: dataset(…).tokens(#{ … })";
 
 /// The folder of the demo's model under a project's root.
 const DEMO: &str = "experiments/demo/model";
@@ -157,7 +161,7 @@ fn apply(
     let mut made = match kind {
         NodeKind::Quantize => quantize(model, plugin, &mut options)?,
         NodeKind::Train => train(model, &mut options)?,
-        _ => transform(&mut options)?,
+        _ => transform(plugin, &mut options)?,
     };
     let seed = lock(&host.shared).seed;
     made.params["parameters"] = parameters(plugin, options, seed)?;
@@ -222,7 +226,13 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
         return Err(Error::usage("every layer is ignored: nothing is left to quantize").at("ignore"));
     }
     scheme::check_shapes(&scheme, &model.signature.config, &modules)?;
-    let observe = options.word("observe", &["full_precision"], "full_precision")?;
+    let observe = options.word("observe", &Order::NAMES, "sequential")?;
+    let hidden_states = options.text("hidden_states")?;
+    if let Some(dtype) = hidden_states.as_deref().filter(|d| !["float32", "bfloat16"].contains(d)) {
+        return Err(Error::usage(format!("hidden states cannot be kept as `{dtype}`"))
+            .at(dtype)
+            .hint("float32 and bfloat16 can be chosen; without a choice it is what the model has"));
+    }
     let calibration = options.handle::<DatasetHandle>("calibration", "a dataset")?;
     let mut made = Made {
         params: json!({ "groups": [{ "modules": modules, "scheme": scheme.json }], "dtype": options.text("dtype")? }),
@@ -240,32 +250,41 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
         return Ok(made);
     }
     let Some(data) = calibration else {
-        let hint = "pass calibration: dataset(…).tokens(#{ … })";
         return Err(if observes {
-            Error::usage(format!("`{}` needs calibration data", descriptor.name))
-                .at(descriptor.name.as_str())
-                .hint(hint)
+            without_data(plugin)
         } else {
             Error::usage(format!("`{}` has static activation scales, which need calibration data", scheme.name))
-                .hint(format!("{hint}, or choose dynamic activations"))
+                .hint(format!("{PASS_CALIBRATION}, or choose dynamic activations"))
         });
     };
-    if scheme.static_activations {
-        made.params["observe"] = observe.into();
-    }
+    made.params["observe"] = observe.into();
+    made.params["hidden_states"] = hidden_states.into();
     made.read("calibration", &data, default_tokens(128));
     Ok(made)
 }
 
-fn transform(options: &mut Options) -> Result<Made> {
+fn transform(plugin: &PluginInfo, options: &mut Options) -> Result<Made> {
     let mut made = Made {
         params: json!({ "dtype": options.text("dtype")?.unwrap_or_else(|| "float32".to_owned()) }),
         ..Made::default()
     };
-    if let Some(data) = options.handle::<DatasetHandle>("calibration", "a dataset")? {
-        made.read("calibration", &data, default_tokens(128));
+    let needs = &plugin.descriptor.needs;
+    let must = !needs.streams.is_empty() || needs.statistics.iter().any(|need| !need.optional);
+    match options.handle::<DatasetHandle>("calibration", "a dataset")? {
+        // Data that nobody reads must not make a key of its own.
+        Some(data) if must || !needs.statistics.is_empty() || !needs.optional_streams.is_empty() => {
+            made.read("calibration", &data, default_tokens(128))
+        }
+        None if must => return Err(without_data(plugin)),
+        _ => {}
     }
     Ok(made)
+}
+
+/// The error for a plugin that observes but was given nothing to look at.
+fn without_data(plugin: &PluginInfo) -> Error {
+    let name = plugin.descriptor.name.as_str();
+    Error::usage(format!("`{name}` needs calibration data")).at(name).hint(PASS_CALIBRATION)
 }
 
 fn train(model: &ModelHandle, options: &mut Options) -> Result<Made> {

@@ -63,8 +63,10 @@ impl Plugin for Rotate {
     }
 
     fn needs(&self) -> Needs {
-        let nothing = Needs::nothing();
-        if self.0.learn.is_some() { nothing.stream(STREAM) } else { nothing }
+        match self.0.learn {
+            Some(_) => Needs::nothing().stream(STREAM),
+            None => Needs::nothing().optional_stream(STREAM),
+        }
     }
 
     fn examples() -> Result<Vec<Example>, Error> {

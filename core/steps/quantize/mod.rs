@@ -1,0 +1,262 @@
+//! Quantization nodes: the decoder is passed block by block, and each linear is quantized when its input is known.
+
+mod block;
+mod made;
+mod resume;
+
+use std::collections::BTreeMap;
+
+use candle_core::Device;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use workbench_api::job::Linear;
+use workbench_model::{
+    ChatTemplate, Checkpoint, Precision, Site, SiteKind, Tokenizer, WeightSource, checkpoint::Dtype,
+    config::LinearInfo, decoder::Block,
+};
+use workbench_quant::{Conventions, Dynamic, Grid, Scheme, StorageDtype};
+
+use self::made::Made;
+pub(super) use self::resume::Resume;
+use super::{
+    Finding, room,
+    services::{Plugin, Services},
+};
+use crate::{
+    calib::{Order, Pass},
+    data::{TokenOptions, sequences},
+    error::{Error, Result},
+    exec::{Job, NodeReporter},
+    plugin::Scope,
+    store::Scratch,
+};
+
+/// The host's parameters of a quantization.
+#[derive(Debug, Deserialize)]
+struct Params {
+    groups: Vec<Group>,
+    #[serde(default)]
+    calibration: Option<TokenOptions>,
+    #[serde(default)]
+    observe: Order,
+    /// Dtype in which activations are kept between the pieces of a block; that of the model if not given.
+    #[serde(default)]
+    hidden_states: Option<String>,
+}
+
+/// Modules with one scheme.
+#[derive(Debug, Deserialize)]
+struct Group {
+    modules: Vec<String>,
+    scheme: GroupScheme,
+}
+
+#[derive(Debug, Deserialize)]
+struct GroupScheme {
+    args: Scheme,
+    conventions: Conventions,
+}
+
+/// A linear with its grids.
+struct Target {
+    info: LinearInfo,
+    weights: Grid,
+    inputs: Option<Grid>,
+}
+
+impl Target {
+    /// The grid of its input, if its scale comes from calibration data.
+    fn calibrated_inputs(&self) -> Option<&Grid> {
+        self.inputs.as_ref().filter(|grid| grid.args().dynamic != Dynamic::Yes)
+    }
+}
+
+pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
+    let params: Params = job.typed(job.params())?;
+    let checkpoint = Checkpoint::open(job.model("model")?)?;
+    checkpoint.check_finite()?;
+    let targets = targets(&params, &checkpoint)?;
+    let plugin = Plugin::open(job, reporter)?;
+    let mut services = Services::new(job, &scratch.work_folder()?, reporter, "layers");
+    services.models.insert("model".into(), &checkpoint);
+    let mut facts = Map::new();
+    let sequences = calibration(job, &params, &checkpoint, &mut facts)?;
+    facts.insert("layers".into(), json!({ "quantized": targets.len(), "of": checkpoint.config().linears().len() }));
+    facts.insert("grids".into(), grids(&targets));
+
+    let mut resume = Resume::open(scratch)?;
+    let made = Made::new(&checkpoint, plugin, services, targets, &mut resume)?;
+    let passes = made.observes()? || made.plugin.scope() == Scope::Block;
+    let made = match (sequences, passes) {
+        (None, true) => {
+            return Err(Error::refused(format!("`{}` needs calibration data", job.method))
+                .hint("pass calibration: dataset(…).tokens(#{ … })"));
+        }
+        (Some(sequences), true) => {
+            let precision = precision(&params, &checkpoint)?;
+            facts.insert(
+                "observed".into(),
+                json!({ "order": params.observe, "hidden_states": format!("{precision:?}").to_lowercase() }),
+            );
+            let walk = Walk { checkpoint: &checkpoint, sequences: &sequences, order: params.observe, reporter };
+            walk.run(job, scratch, precision, made, &mut resume)?
+        }
+        (_, false) => without_data(&checkpoint, made, &mut resume, reporter)?,
+    };
+    made.finish(scratch, &mut facts)?;
+    Ok(Finding { values: json!({}), facts: Value::Object(facts) })
+}
+
+/// The sites of a block in forward order.
+const SITES: [SiteKind; 4] = [SiteKind::AttentionInput, SiteKind::OutputInput, SiteKind::MlpInput, SiteKind::DownInput];
+
+/// Quantizes linears that need to know nothing about their inputs.
+fn without_data<'a>(
+    checkpoint: &Checkpoint,
+    mut made: Made<'a>,
+    resume: &mut Resume,
+    reporter: &NodeReporter,
+) -> Result<Made<'a>> {
+    let blocks = checkpoint.config().num_layers;
+    for index in resume.blocks()..blocks {
+        for kind in SITES {
+            made.quantize_site(Site::in_block(index, kind), None, None)?;
+        }
+        made.finish_block(index)?;
+        resume.save(index + 1, None, &made.record())?;
+        reporter.progress(index as u64 + 1, blocks as u64, "blocks");
+    }
+    Ok(made)
+}
+
+/// The way through the decoder with calibration data.
+struct Walk<'a> {
+    checkpoint: &'a Checkpoint,
+    sequences: &'a [Vec<u32>],
+    order: Order,
+    reporter: &'a NodeReporter,
+}
+
+impl Walk<'_> {
+    fn run<'m>(
+        &self,
+        job: &Job,
+        scratch: &Scratch,
+        precision: Precision,
+        mut made: Made<'m>,
+        resume: &mut Resume,
+    ) -> Result<Made<'m>> {
+        let config = self.checkpoint.config();
+        let room = room(job, scratch, precision)?;
+        if made.plugin.scope() == Scope::Block {
+            return block::run(self, room, made, resume);
+        }
+        let mut pass = match resume.blocks() {
+            0 => Pass::begin(self.checkpoint, self.sequences, room)?,
+            _ => {
+                let mut pass = Pass::empty(config, self.sequences, room)?;
+                resume.load(&mut [pass.hidden_mut()])?;
+                pass
+            }
+        };
+        for index in resume.blocks()..config.num_layers {
+            let mut block = Block::load(config, self.checkpoint, index, &Device::Cpu)?;
+            match self.order {
+                Order::Sequential => pass.sequential(index, &mut block, &mut made)?,
+                Order::Block => pass.at_once(index, &mut block, true, &mut made)?,
+                Order::FullPrecision => pass.at_once(index, &mut block, false, &mut made)?,
+            }
+            made.finish_block(index)?;
+            resume.save(index + 1, Some(&[pass.hidden()]), &made.record())?;
+            self.reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
+        }
+        Ok(made)
+    }
+}
+
+/// How activations are kept: in bfloat16 for a model that has no more than that.
+fn precision(params: &Params, checkpoint: &Checkpoint) -> Result<Precision> {
+    match params.hidden_states.as_deref() {
+        Some("float32") => Ok(Precision::F32),
+        Some("bfloat16") => Ok(Precision::Bf16),
+        Some(other) => Err(Error::refused(format!("activations cannot be kept as `{other}`"))),
+        None if checkpoint.dtype("model.embed_tokens.weight") == Some(Dtype::BF16) => Ok(Precision::Bf16),
+        None => Ok(Precision::F32),
+    }
+}
+
+fn storage(checkpoint: &Checkpoint, weight: &str) -> StorageDtype {
+    match checkpoint.dtype(weight) {
+        Some(Dtype::F16) => StorageDtype::F16,
+        Some(Dtype::BF16) => StorageDtype::Bf16,
+        // GGUF blocks are handed out in f32, and so are their scales.
+        _ => StorageDtype::F32,
+    }
+}
+
+fn targets(params: &Params, checkpoint: &Checkpoint) -> Result<Vec<Target>> {
+    let mut grids = BTreeMap::new();
+    for group in &params.groups {
+        let Some(weights) = &group.scheme.args.weights else {
+            return Err(Error::internal("a group without weight arguments"));
+        };
+        for module in &group.modules {
+            let stored = storage(checkpoint, &format!("{module}.weight"));
+            let grid = |args| {
+                Grid::new(args, stored, group.scheme.conventions).map_err(|e| {
+                    Error::refused(format!("no grid for `{module}`")).cause(e.to_string()).maybe_hint(e.hint())
+                })
+            };
+            let inputs = group.scheme.args.input_activations.as_ref().map(grid).transpose()?;
+            grids.insert(module.as_str(), (grid(weights)?, inputs));
+        }
+    }
+    let linears = checkpoint.config().linears().into_iter();
+    let targets = linears
+        .filter_map(|info| grids.remove(info.name.as_str()).map(|(weights, inputs)| Target { info, weights, inputs }))
+        .collect();
+    match grids.keys().next() {
+        Some(unknown) => Err(Error::refused(format!("the model has no layer `{unknown}`"))),
+        None => Ok(targets),
+    }
+}
+
+fn calibration(
+    job: &Job,
+    params: &Params,
+    checkpoint: &Checkpoint,
+    facts: &mut Map<String, Value>,
+) -> Result<Option<Vec<Vec<u32>>>> {
+    let Some(options) = &params.calibration else { return Ok(None) };
+    let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
+    let template = ChatTemplate::from_checkpoint(checkpoint)?;
+    let found = sequences(job.source("calibration")?, options, &tokenizer, template.as_ref())?;
+    facts.insert("calibration".into(), found.facts);
+    Ok(Some(found.ids))
+}
+
+/// What a plugin is told about a linear.
+fn linear(target: &Target, checkpoint: &Checkpoint) -> Result<Linear> {
+    let name = &target.info.name;
+    let bias = format!("{name}.bias");
+    Ok(Linear {
+        module: name.clone(),
+        weight: format!("{name}.weight"),
+        bias: checkpoint.shape(&bias).is_some().then_some(bias),
+        site: Some(target.info.site.to_string()),
+        grid: serde_json::to_value(&target.weights).map_err(|e| Error::internal(e.to_string()))?,
+    })
+}
+
+/// Every grid in use with the number of layers on it.
+fn grids(targets: &[Target]) -> Value {
+    let mut seen: Vec<(Value, usize)> = Vec::new();
+    for target in targets {
+        let grid = json!({ "weights": target.weights, "inputs": target.inputs });
+        match seen.iter_mut().find(|(known, _)| *known == grid) {
+            Some((_, count)) => *count += 1,
+            None => seen.push((grid, 1)),
+        }
+    }
+    seen.into_iter().map(|(grid, layers)| json!({ "layers": layers, "grid": grid })).collect()
+}
