@@ -104,6 +104,7 @@ fn files_are_written_in_few_places() {
             ("core/steps/quantize/", "unfinished models, into the scratch folder of a node"),
             ("core/steps/artifact.rs", "tokenizer files beside a checkpoint, into the scratch folder of a node"),
             ("core/train/src/checkpoint.rs", "states to resume from, into the scratch folder of a node"),
+            ("plugins/rotate/src/learn/checkpoint.rs", "rotations to resume from, into the scratch folder of a node"),
             ("core/plugin/new.rs", "a new plugin's crate"),
             ("core/demo/assets.rs", "the demo's files, where the user asks for them"),
             ("core/api/src/testing.rs", "scratch folders of examples"),
@@ -135,12 +136,13 @@ fn dependencies_point_one_way() {
         |name: &str| -> Vec<&str> { all[name].iter().map(String::as_str).filter(|d| all.contains_key(*d)).collect() };
     assert!(inner("workbench-api").is_empty(), "plugins see nothing of the workbench behind the contract");
     assert!(inner("workbench-quant").is_empty(), "the grid kernel stands alone");
-    assert_eq!(inner("workbench-model"), ["workbench-quant"]);
+    assert!(inner("workbench-rotation").is_empty(), "rotations are functions of slices");
+    assert_eq!(inner("workbench-model"), ["workbench-quant", "workbench-rotation"]);
     for dependency in inner("workbench-train") {
         assert!(["workbench-model", "workbench-quant"].contains(&dependency), "training depends on {dependency}");
     }
     assert_eq!(inner("workbench"), ["workbench-api", "workbench-model", "workbench-quant"]);
-    let libraries = ["workbench-api", "workbench-quant", "workbench-model", "workbench-train"];
+    let libraries = ["workbench-api", "workbench-quant", "workbench-rotation", "workbench-model", "workbench-train"];
     let plugins: Vec<&String> = all.keys().filter(|n| *n != "workbench" && !libraries.contains(&n.as_str())).collect();
     assert!(plugins.len() >= 4, "{plugins:?}");
     for plugin in plugins {

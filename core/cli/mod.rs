@@ -75,8 +75,19 @@ enum Command {
     Check(plugins::ChildArguments),
 }
 
+/// Past the limit for file sizes the kernel ends a process with a signal; ignored, the write fails with an error that
+/// names the file.
+fn ignore_file_size_signal() {
+    // SAFETY: ignoring a signal installs no handler of ours, and no other thread of this program touches SIGXFSZ.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 /// Parses the command line, runs the subcommand, and prints the error if there is one.
 pub fn main() -> ExitCode {
+    ignore_file_size_signal();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

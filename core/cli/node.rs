@@ -36,7 +36,6 @@ const SAID: u8 = 4;
 pub(super) fn main(arguments: &NodeArguments) -> ExitCode {
     start_logging();
     die_with_driver();
-    ignore_file_size_signal();
     let reporter = Arc::new(NodeReporter::new());
     let (folder, key, speaker) = (arguments.run.clone(), arguments.key.clone(), Arc::clone(&reporter));
     let work =
@@ -93,14 +92,4 @@ fn die_with_driver() {
         #[allow(clippy::exit)]
         std::process::exit(i32::from(SAID));
     });
-}
-
-/// Past the limit for file sizes the kernel ends a process with a signal; ignored, the write fails with an error that
-/// names the file.
-fn ignore_file_size_signal() {
-    // SAFETY: ignoring a signal installs no handler of ours, and no other thread of this program touches SIGXFSZ.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-    }
 }

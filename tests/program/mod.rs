@@ -11,6 +11,7 @@ mod killed;
 mod mixed_schemes;
 mod peer;
 mod project;
+mod rotate;
 mod script_errors;
 mod smoothing;
 mod store;

@@ -164,6 +164,10 @@ pub struct Needs {
     /// Streams of batches, for example `train`, or `inputs` at block scope.
     #[serde(default)]
     pub streams: Vec<String>,
+    /// Streams that some parameters make it read, and others not. A plugin whose needs depend on its parameters names them
+    /// with its default ones, which is all that a script's host can ask before it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub optional_streams: Vec<String>,
 }
 
 impl Needs {
@@ -183,6 +187,13 @@ impl Needs {
     #[must_use]
     pub fn stream(mut self, name: &str) -> Self {
         self.streams.push(name.to_owned());
+        self
+    }
+
+    /// Adds a stream of batches that is read if it is there.
+    #[must_use]
+    pub fn optional_stream(mut self, name: &str) -> Self {
+        self.optional_streams.push(name.to_owned());
         self
     }
 }

@@ -26,6 +26,16 @@ pub enum RopeScaling {
     Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_positions: usize },
 }
 
+/// Hadamard rotations that the forward pass itself carries out, because no weight can absorb them. Each number is the size of
+/// the rotation; longer rows are rotated in blocks of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnlineRotations {
+    /// Of queries and keys per head, after RoPE: R3 of SpinQuant (Liu et al. 2024, arXiv:2405.16406). Their products stay.
+    pub heads: Option<usize>,
+    /// Of the input of `down_proj`, R4. The weight holds its inverse.
+    pub down: Option<usize>,
+}
+
 /// Everything the decoder needs to know, independent of how the file spelled it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -50,6 +60,7 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// RMSNorm per head on queries and keys.
     pub qk_norm: bool,
+    pub online: OnlineRotations,
     pub bos_token_id: Option<u32>,
     pub eos_token_ids: Vec<u32>,
 }

@@ -275,7 +275,9 @@ fn transform(plugin: &PluginInfo, options: &mut Options) -> Result<Made> {
     let must = !needs.streams.is_empty() || needs.statistics.iter().any(|need| !need.optional);
     match options.handle::<DatasetHandle>("calibration", "a dataset")? {
         // Data that nobody reads must not make a key of its own.
-        Some(data) if must || !needs.statistics.is_empty() => made.read("calibration", &data, default_tokens(128)),
+        Some(data) if must || !needs.statistics.is_empty() || !needs.optional_streams.is_empty() => {
+            made.read("calibration", &data, default_tokens(128))
+        }
         None if must => return Err(without_data(plugin)),
         _ => {}
     }

@@ -29,6 +29,7 @@ fn config() -> ModelConfig {
         output_bias: false,
         mlp_bias: false,
         qk_norm: true,
+        online: Default::default(),
         bos_token_id: None,
         eos_token_ids: vec![],
     }

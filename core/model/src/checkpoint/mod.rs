@@ -13,6 +13,7 @@ mod mapped;
 mod quantization;
 mod safetensors;
 mod stored;
+mod transforms;
 mod verify;
 mod writer;
 
@@ -33,6 +34,8 @@ use self::kv_cache::StoredKv;
 use self::mapped::MappedFile;
 pub use self::quantization::QuantizationConfig;
 use self::stored::Stored;
+pub(crate) use self::transforms::online_rotations;
+pub use self::transforms::transform_config;
 use self::verify::{Input, Layout, Matched};
 pub use self::writer::{CheckpointWriter, Written, WrittenFile};
 use crate::{ModelConfig, ModelError, WeightSource};

@@ -28,7 +28,7 @@ struct Group {
 }
 
 /// A selector as compressed-tensors writes them.
-enum Target {
+pub(super) enum Target {
     /// A pattern that has to match from the start of the module's name.
     Pattern(Regex),
     /// The name of a module or of its class.
@@ -37,7 +37,7 @@ enum Target {
 
 /// How well a target fits a module; the best one decides between groups.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fit {
+pub(super) enum Fit {
     Class,
     Pattern,
     Name,
@@ -47,8 +47,8 @@ impl QuantizationConfig {
     /// Reads it out of a `config.json`; `None` for a dense model.
     ///
     /// # Errors
-    /// Another quantization method, or something that would change the function and is not supported: online
-    /// transforms, sparsity, quantized outputs.
+    /// Another quantization method, or something that would change the function and is not supported: sparsity,
+    /// quantized outputs. Online transforms are read with the model's configuration.
     pub(crate) fn from_config(config: &Value, file: &Path) -> Result<Option<Self>, ModelError> {
         let spelled = ["quantization_config", "compression_config"].into_iter().filter_map(|key| config.get(key));
         let Some(json) = spelled.into_iter().find(|value| !value.is_null()) else { return Ok(None) };
@@ -62,6 +62,12 @@ impl QuantizationConfig {
             Value::Null => None,
             name => Some(format_named(name, file)?),
         };
+        // A dense model with online transforms has no other place to name them.
+        let transformed =
+            json["transform_config"]["config_groups"].as_object().is_some_and(|groups| !groups.is_empty());
+        if transformed && json.get("config_groups").is_none_or(|groups| *groups == serde_json::json!({})) {
+            return Ok(None);
+        }
         let Some(groups) = json["config_groups"].as_object() else {
             return Err(error("`quantization_config` has no `config_groups`".into(), ""));
         };
@@ -117,7 +123,7 @@ impl Group {
 }
 
 impl Target {
-    fn read(value: &Value, file: &Path) -> Result<Self, ModelError> {
+    pub(super) fn read(value: &Value, file: &Path) -> Result<Self, ModelError> {
         let Some(text) = value.as_str() else {
             return Err(ModelError::config(
                 file,
@@ -134,7 +140,7 @@ impl Target {
         }
     }
 
-    fn fit(&self, module: &str) -> Option<Fit> {
+    pub(super) fn fit(&self, module: &str) -> Option<Fit> {
         match self {
             Self::Name(name) if name == module => Some(Fit::Name),
             Self::Pattern(pattern) if pattern.is_match(module) => Some(Fit::Pattern),
@@ -162,17 +168,9 @@ fn refuse_unsupported(json: &Value, file: &Path) -> Result<(), ModelError> {
         _ => true,
     };
     let sparse = is_set("sparsity_config") && json["sparsity_config"]["format"] != "dense";
-    let transformed = is_set("transform_config") && json["transform_config"]["config_groups"] != serde_json::json!({});
-    for (found, what) in
-        [(sparse, "`sparsity_config`: sparse weights"), (transformed, "`transform_config`: online transforms")]
-    {
-        if found {
-            return Err(ModelError::config(
-                file,
-                format!("`quantization_config` asks for {what}, which is not supported"),
-                "",
-            ));
-        }
+    if sparse {
+        let message = "`quantization_config` asks for `sparsity_config`: sparse weights, which are not supported";
+        return Err(ModelError::config(file, message, ""));
     }
     match &json["quantization_status"] {
         Value::Null => Ok(()),

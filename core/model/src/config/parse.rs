@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Architecture, ModelConfig, RopeScaling};
+use super::{Architecture, ModelConfig, OnlineRotations, RopeScaling};
 use crate::ModelError;
+use crate::checkpoint::online_rotations;
 
 /// No real model comes near these; a file that claims more is broken, and the products of sizes stay far from overflow.
 const MAX_SIZE: u64 = 1 << 24;
@@ -43,7 +44,7 @@ impl ModelConfig {
         }
         let attention_bias = keys.flag("attention_bias", false)?;
         let (rope_theta, rope_scaling) = keys.rope()?;
-        Ok(Self {
+        let mut config = Self {
             architecture,
             vocab_size: keys.size("vocab_size")?,
             hidden_size,
@@ -61,9 +62,12 @@ impl ModelConfig {
             output_bias: architecture != Architecture::Qwen2 && attention_bias,
             mlp_bias: architecture == Architecture::Llama && keys.flag("mlp_bias", false)?,
             qk_norm: architecture == Architecture::Qwen3,
+            online: OnlineRotations::default(),
             bos_token_id: keys.token_ids("bos_token_id")?.first().copied(),
             eos_token_ids: keys.token_ids("eos_token_id")?,
-        })
+        };
+        config.online = online_rotations(value, &config, file)?;
+        Ok(config)
     }
 }
 

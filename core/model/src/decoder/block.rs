@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use workbench_rotation::Hadamard;
 
 use super::Context;
 use super::cache::LayerCache;
@@ -21,6 +22,10 @@ pub struct Block {
     kv_heads: usize,
     head_dim: usize,
     rope: Arc<Rope>,
+    /// Of queries and keys, after RoPE.
+    head_rotation: Option<Hadamard>,
+    /// Of the input of `down_proj`.
+    down_rotation: Option<Hadamard>,
     attention_norm: Norm,
     /// On keys and on values, before they are cached.
     kv_quantizers: [Option<Arc<dyn ActivationQuantizer>>; 2],
@@ -76,6 +81,8 @@ impl Block {
             head_dim: dim,
             rope: rope.clone(),
             kv_quantizers: [None, None],
+            head_rotation: rotation(config.online.heads)?,
+            down_rotation: rotation(config.online.down)?,
             attention_norm: norm("input_layernorm", hidden)?,
             head_norms,
             q: linear("self_attn.q_proj", (q, hidden), AttentionInput)?,
@@ -204,7 +211,11 @@ impl Block {
     /// The input `[batch, len, intermediate]` of `down_proj`, of [`mlp_input`](Self::mlp_input).
     pub fn mlp_inner(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let [gate, up] = Linear::forward_together([&self.gate, &self.up], x)?;
-        Ok(ops::silu_times(&gate, &up)?)
+        let inner = ops::silu_times(&gate, &up)?;
+        match &self.down_rotation {
+            Some(rotation) => Ok(ops::hadamard(&inner, rotation)?),
+            None => Ok(inner),
+        }
     }
 
     /// The block's output, of the hidden states after attention and [`mlp_inner`](Self::mlp_inner).
@@ -229,7 +240,10 @@ impl Block {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
         let angles = self.rope.angles(context.end());
-        let (q, k) = (ops::rotate(&q, &angles, context)?, ops::rotate(&k, &angles, context)?);
+        let (mut q, mut k) = (ops::rotate(&q, &angles, context)?, ops::rotate(&k, &angles, context)?);
+        if let Some(rotation) = &self.head_rotation {
+            (q, k) = (ops::hadamard(&q, rotation)?, ops::hadamard(&k, rotation)?);
+        }
         for (kind, x) in [(SiteKind::Query, &q), (SiteKind::Key, &k), (SiteKind::Value, &v)] {
             taps.observe(self.site(kind), x)?;
         }
@@ -250,4 +264,9 @@ fn quantize_heads(quantizer: &Option<Arc<dyn ActivationQuantizer>>, x: Tensor) -
         None => Ok(x),
         Some(quantizer) => Ok(quantizer.apply(&x.flatten_from(2)?)?.reshape(x.shape())?),
     }
+}
+
+fn rotation(size: Option<usize>) -> Result<Option<Hadamard>, ModelError> {
+    let made = size.map(Hadamard::new).transpose();
+    made.map_err(|error| candle_core::Error::Msg(error.to_string()).into())
 }

@@ -2,6 +2,7 @@
 
 use workbench_model::ModelConfig;
 use workbench_model::config::RopeScaling;
+use workbench_rotation::Hadamard;
 
 use crate::support::Weights;
 
@@ -22,6 +23,7 @@ pub(crate) fn logits(config: &ModelConfig, weights: &Weights, ids: &[u32]) -> Ro
         for (inner, gate) in inner.iter_mut().flatten().zip(gate.iter().flatten()) {
             *inner *= gate / (1.0 + (-gate).exp());
         }
+        hadamard(config.online.down, &mut inner);
         add(&mut hidden, &linear(weights, &format!("{prefix}.mlp.down_proj"), &inner));
     }
     let x = norm(&hidden, &vector(weights, "model.norm.weight"), config.rms_norm_eps);
@@ -47,7 +49,10 @@ fn attention(config: &ModelConfig, weights: &Weights, prefix: &str, x: &Rows) ->
     let mut q = project("q", config.num_heads, true);
     let mut k = project("k", config.num_kv_heads, true);
     let v = project("v", config.num_kv_heads, false);
-    q.iter_mut().chain(&mut k).for_each(|head| rotate(config, head));
+    for head in q.iter_mut().chain(&mut k) {
+        rotate(config, head);
+        hadamard(config.online.heads, head);
+    }
     let mut mixed = vec![vec![0.0; config.num_heads * config.head_dim]; x.len()];
     for (head, q) in q.iter().enumerate() {
         let kv = head / (config.num_heads / config.num_kv_heads);
@@ -74,6 +79,19 @@ fn rotate(config: &ModelConfig, head: &mut Rows) {
             row[i] = a * angle.cos() - b * angle.sin();
             row[i + half] = b * angle.cos() + a * angle.sin();
         }
+    }
+}
+
+/// Rows, in blocks of `size`, times a Hadamard matrix.
+fn hadamard(size: Option<usize>, rows: &mut Rows) {
+    let Some(size) = size else { return };
+    let hadamard = Hadamard::new(size).unwrap();
+    for block in rows.iter_mut().flat_map(|row| row.chunks_mut(size)) {
+        let signed = |i: usize| -> Vec<f64> {
+            block.iter().enumerate().map(|(j, x)| if hadamard.is_negative(i, j) { -x } else { *x }).collect()
+        };
+        let rotated: Vec<f64> = (0..size).map(|i| signed(i).iter().sum::<f64>() / (size as f64).sqrt()).collect();
+        block.copy_from_slice(&rotated);
     }
 }
 

@@ -7,6 +7,7 @@ mod forward;
 mod generation;
 mod golden;
 mod gradients;
+mod online;
 mod oracle;
 mod quantizers;
 mod stories;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use workbench_model::config::{Architecture, RopeScaling};
+use workbench_model::config::{Architecture, OnlineRotations, RopeScaling};
 use workbench_model::{ModelConfig, ModelError, WeightSource};
 
 /// Weights in memory.
@@ -100,6 +100,7 @@ pub(crate) fn tiny(architecture: Architecture) -> ModelConfig {
         output_bias: false,
         mlp_bias: false,
         qk_norm: architecture == Architecture::Qwen3,
+        online: OnlineRotations::default(),
         bos_token_id: None,
         eos_token_ids: vec![],
     }
@@ -117,6 +118,9 @@ pub(crate) fn variations() -> Vec<ModelConfig> {
         ModelConfig { qkv_bias: true, output_bias: true, mlp_bias: true, num_kv_heads: 1, ..llama },
         tiny(Architecture::Qwen2),
         tiny(Architecture::Qwen3),
+        // Rotations of whole rows, one of them with a base of 44, and in blocks.
+        ModelConfig { online: OnlineRotations { heads: Some(8), down: Some(44) }, ..tiny(Architecture::Qwen3) },
+        ModelConfig { online: OnlineRotations { heads: Some(2), down: Some(4) }, ..tiny(Architecture::Qwen2) },
         ModelConfig { tie_word_embeddings: false, ..tiny(Architecture::Qwen3) },
     ]
 }

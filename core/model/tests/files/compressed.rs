@@ -388,7 +388,6 @@ fn quantized_folders_that_lie_are_refused_by_name() {
     );
     assert_holds(&error(&|q, _| q["kv_cache_scheme"] = json!({"num_bits": 9})), &["config.json", "KV cache", "9 bits"]);
     assert_holds(&error(&|q, _| q["kv_cache_scheme"] = json!({"num_bits": 8})), &["k_scale", "missing"]);
-    assert_holds(&error(&|q, _| q["transform_config"] = json!({"config_groups": {"r": {}}})), &["transform"]);
     assert_holds(&error(&|q, _| q["sparsity_config"] = json!({"format": "sparse-24-bitmask"})), &["sparse"]);
     assert_holds(&error(&|q, _| q["ignore"] = json!(["re:("])), &["config.json", "re:("]);
     assert_holds(&error(&|q, _| q["config_groups"] = json!(3)), &["config.json", "config_groups"]);

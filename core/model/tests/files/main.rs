@@ -12,4 +12,5 @@ mod config;
 mod folders;
 mod gguf_files;
 mod tokenizers;
+mod transforms;
 mod writer;

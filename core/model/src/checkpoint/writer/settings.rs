@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use workbench_quant::{Dynamic, Format, Grid, QuantizationArgs};
 
+use crate::checkpoint::transforms::stored_transforms;
 use crate::checkpoint::{Dtype, NOTES_KEY};
 
 /// The release of compressed-tensors whose files these are like.
@@ -36,6 +37,7 @@ pub(crate) fn config_json(
     kv_grid: Option<&Grid>,
 ) -> Value {
     let mut config = source.as_object().cloned().unwrap_or_default();
+    let transforms = stored_transforms(source);
     for key in ["quantization_config", "compression_config", NOTES_KEY] {
         config.shift_remove(key);
     }
@@ -50,7 +52,7 @@ pub(crate) fn config_json(
         config.insert(key.into(), json!(name));
     }
     if !quantized.is_empty() || kv_grid.is_some() {
-        config.insert("quantization_config".into(), quantization_config(modules, quantized, kv_grid));
+        config.insert("quantization_config".into(), quantization_config(modules, quantized, kv_grid, transforms));
         let mut notes = Map::new();
         let grids = input_grids(quantized);
         if !grids.is_empty() {
@@ -62,6 +64,11 @@ pub(crate) fn config_json(
         if !notes.is_empty() {
             config.insert(NOTES_KEY.into(), Value::Object(notes));
         }
+    } else if transforms != json!({}) {
+        // What compressed-tensors writes for a dense model with transforms.
+        let value = json!({"quant_method": "compressed-tensors", "sparsity_config": {}, "transform_config": transforms,
+            "version": FORMAT_VERSION});
+        config.insert("quantization_config".into(), value);
     }
     Value::Object(config)
 }
@@ -70,6 +77,7 @@ fn quantization_config(
     modules: &[String],
     quantized: &BTreeMap<String, WrittenLinear>,
     kv_grid: Option<&Grid>,
+    transforms: Value,
 ) -> Value {
     let groups = groups(modules, quantized);
     let mut ignore =
@@ -95,7 +103,7 @@ fn quantization_config(
     json!({
         "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
         "global_compression_ratio": null, "ignore": ignore, "kv_cache_scheme": kv_grid.map(Grid::args), "sparsity_config": {},
-        "transform_config": {}, "version": FORMAT_VERSION, "config_groups": groups.collect::<Map<_, _>>(),
+        "transform_config": transforms, "version": FORMAT_VERSION, "config_groups": groups.collect::<Map<_, _>>(),
     })
 }
 

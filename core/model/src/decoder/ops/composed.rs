@@ -2,6 +2,7 @@
 //! reference that the fused ones are tested against.
 
 use candle_core::{D, Device, Result, Tensor};
+use workbench_rotation::Hadamard;
 
 use super::super::Context;
 use super::super::rope::Angles;
@@ -22,6 +23,15 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> 
 
 pub(super) fn silu_times(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()?.mul(up)
+}
+
+pub(super) fn hadamard(x: &Tensor, hadamard: &Hadamard) -> Result<Tensor> {
+    let n = hadamard.size();
+    let root = 1.0 / (n as f64).sqrt();
+    let entry = |at: usize| if hadamard.is_negative(at % n, at / n) { -root } else { root };
+    let matrix: Vec<f32> = (0..n * n).map(|at| entry(at) as f32).collect();
+    let matrix = Tensor::from_vec(matrix, (n, n), x.device())?.to_dtype(x.dtype())?;
+    x.reshape(((), n))?.matmul(&matrix)?.reshape(x.shape())
 }
 
 pub(super) fn embedding(ids: &Tensor, weight: &Tensor) -> Result<Tensor> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use workbench_rotation::Hadamard;
 
 use super::super::Context;
 use super::super::rope::Angles;
@@ -64,6 +65,17 @@ fn rms_norm_equals_its_composed_twin() {
         let (x, weight) = (random(&mut rng, &shape), random(&mut rng, &shape[2..]));
         compare(&[&x, &weight], || rms_norm(&x, &weight, 1e-5), || composed::rms_norm(&x, &weight, 1e-5));
     }
+}
+
+#[test]
+fn hadamard_equals_its_composed_twin() {
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    for (shape, size) in [([2, 5, 64], 64), ([1, 3, 24], 24), ([4, 7, 96], 8), ([3, 600, 172], 172)] {
+        let (x, matrix) = (random(&mut rng, &shape), Hadamard::new(size).unwrap());
+        compare(&[&x], || hadamard(&x, &matrix), || composed::hadamard(&x, &matrix));
+    }
+    let x = random(&mut rng, &[2, 10]);
+    assert!(hadamard(&x, &Hadamard::new(4).unwrap()).is_err(), "4 does not divide 10");
 }
 
 #[test]

@@ -1,0 +1,212 @@
+//! Rotations folded into weights, in f64.
+//!
+//! Activations are rows: h' = h R. A linear y = x Wᵀ + b with W `[outputs, inputs]` keeps its function if what comes in is
+//! rotated back by its weight, and rotates what goes out by Rᵀ W and b R:
+//!
+//! ```text
+//! R1   E ← E R1          W ← W diag(γ) R1     of q, k, v, gate, up, lm_head, with γ the gain of the norm before them
+//!                        W ← R1ᵀ W, b ← b R1  of o and down
+//! R2   per kv head of v  W_h ← R2ᵀ W_h, b_h ← b_h R2      per head of o  W_h ← W_h R2
+//! R4   u ← diag(s) u     rows of up_proj      W ← W R4 of down, R4 = diag(s) Hᵀ / √n, and H while the model runs
+//! ```
+//!
+//! An RMSNorm commutes with R1 once its gain is 1: it divides by the length of a row, which a rotation leaves alone. Nothing is
+//! centred: that would only be right for norms that subtract a mean. (Ashkboos et al. 2024, QuaRot, arXiv:2404.00456; Liu et
+//! al. 2024, SpinQuant, arXiv:2405.16406.)
+
+use workbench_api::sdk::Error;
+use workbench_model::config::LinearInfo;
+use workbench_model::{ModelConfig, WeightSource};
+use workbench_rotation::Rotation;
+
+use crate::drawn::Rotations;
+use crate::source::model_error;
+
+/// What is done with the folded model.
+pub(crate) trait Sink {
+    /// Takes a tensor that the fold changed.
+    fn put(&mut self, name: &str, shape: &[usize], values: Vec<f32>) -> Result<(), Error>;
+
+    /// Called before each part of the model; an error ends the fold.
+    fn progress(&mut self, _done: u64, _total: u64) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Folds rotations into a model and puts every tensor that changes.
+pub(crate) fn fold(
+    source: &dyn WeightSource,
+    config: &ModelConfig,
+    rotations: &Rotations,
+    sink: &mut dyn Sink,
+) -> Result<(), Error> {
+    Fold { source, config, rotations, sink }.run()
+}
+
+/// A model's tensors on their way through the fold.
+struct Fold<'a> {
+    source: &'a dyn WeightSource,
+    config: &'a ModelConfig,
+    rotations: &'a Rotations,
+    sink: &'a mut dyn Sink,
+}
+
+/// A weight `[outputs, inputs]` or a row.
+struct Values {
+    name: String,
+    shape: Vec<usize>,
+    values: Vec<f64>,
+}
+
+impl Values {
+    fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Each row times the gain of the norm before the linear.
+    fn gain(&mut self, gain: &[f64]) {
+        for row in self.values.chunks_exact_mut(gain.len()) {
+            row.iter_mut().zip(gain).for_each(|(weight, gain)| *weight *= gain);
+        }
+    }
+
+    fn inputs(&mut self, rotation: &Rotation) -> Result<(), Error> {
+        rotation.rows(&mut self.values).map_err(|error| Error::input(format!("`{}`: {error}", self.name)))
+    }
+
+    fn outputs(&mut self, rotation: &Rotation) -> Result<(), Error> {
+        let columns = if self.shape.len() == 1 { 1 } else { self.columns() };
+        rotation.columns(&mut self.values, columns).map_err(|error| Error::input(format!("`{}`: {error}", self.name)))
+    }
+
+    /// The signs of a rotation on its outputs: rows times ±1.
+    fn output_signs(&mut self, rotation: &Rotation) {
+        let Rotation::Hadamard { negative: Some(negative), .. } = rotation else { return };
+        let columns = if self.shape.len() == 1 { 1 } else { self.columns() };
+        for (row, negative) in self.values.chunks_exact_mut(columns).zip(negative.iter().cycle()) {
+            if *negative {
+                row.iter_mut().for_each(|weight| *weight = -*weight);
+            }
+        }
+    }
+}
+
+impl Fold<'_> {
+    fn run(&mut self) -> Result<(), Error> {
+        let total = self.config.num_layers as u64 + 1;
+        let linears = self.config.linears();
+        for (block, linears) in linears.chunks(linears.len() / self.config.num_layers.max(1)).enumerate() {
+            self.sink.progress(block as u64, total)?;
+            self.block(block, linears).map_err(|error| error.context(format!("rotating `model.layers.{block}`")))?;
+        }
+        self.sink.progress(total - 1, total)?;
+        self.ends()
+    }
+
+    fn block(&mut self, block: usize, linears: &[LinearInfo]) -> Result<(), Error> {
+        let attention = self.take_gain(&format!("model.layers.{block}.input_layernorm.weight"))?;
+        let mlp = self.take_gain(&format!("model.layers.{block}.post_attention_layernorm.weight"))?;
+        let values = self.rotations.values.as_ref().map(|values| &values[block]);
+        let down = self.rotations.down.as_ref().map(|down| &down[block]);
+        for linear in linears {
+            let mut weight = self.get(&format!("{}.weight", linear.name))?;
+            let bias = format!("{}.bias", linear.name);
+            let mut bias = if self.config.has_bias(linear.site.kind) { Some(self.get(&bias)?) } else { None };
+            let role = linear.name.rsplit('.').next().unwrap_or_default();
+            let changed = match role {
+                "q_proj" | "k_proj" => self.reads_hidden(&mut weight, attention.as_deref())?,
+                "v_proj" => {
+                    let rotated = each(values, &mut weight, bias.as_mut(), Values::outputs)?;
+                    self.reads_hidden(&mut weight, attention.as_deref())? || rotated
+                }
+                "o_proj" => {
+                    let rotated = each(values, &mut weight, None, Values::inputs)?;
+                    self.writes_hidden(&mut weight, bias.as_mut())? || rotated
+                }
+                "gate_proj" => self.reads_hidden(&mut weight, mlp.as_deref())?,
+                "up_proj" => {
+                    let signed = each(down, &mut weight, bias.as_mut(), |values, rotation| {
+                        values.output_signs(rotation);
+                        Ok(())
+                    })?;
+                    self.reads_hidden(&mut weight, mlp.as_deref())? || signed
+                }
+                "down_proj" => {
+                    let rotated = each(down, &mut weight, None, Values::inputs)?;
+                    self.writes_hidden(&mut weight, bias.as_mut())? || rotated
+                }
+                other => return Err(Error::unsupported(format!("no rule says how `{other}` is rotated"))),
+            };
+            if changed {
+                self.put(weight)?;
+                bias.map_or(Ok(()), |bias| self.put(bias))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The embedding, the last norm and the head, which gets a weight of its own.
+    fn ends(&mut self) -> Result<(), Error> {
+        let Some(rotation) = &self.rotations.hidden else { return Ok(()) };
+        let mut embedding = self.get("model.embed_tokens.weight")?;
+        let mut head = match self.config.tie_word_embeddings {
+            true => Values {
+                name: "lm_head.weight".into(),
+                shape: embedding.shape.clone(),
+                values: embedding.values.clone(),
+            },
+            false => self.get("lm_head.weight")?,
+        };
+        embedding.inputs(rotation)?;
+        self.put(embedding)?;
+        let gain = self.take_gain("model.norm.weight")?;
+        self.reads_hidden(&mut head, gain.as_deref())?;
+        self.put(head)
+    }
+
+    /// Folds the gain of the norm before it and R1 into a linear; returns whether there is an R1.
+    fn reads_hidden(&self, weight: &mut Values, gain: Option<&[f64]>) -> Result<bool, Error> {
+        let (Some(rotation), Some(gain)) = (&self.rotations.hidden, gain) else { return Ok(false) };
+        weight.gain(gain);
+        weight.inputs(rotation)?;
+        Ok(true)
+    }
+
+    fn writes_hidden(&self, weight: &mut Values, bias: Option<&mut Values>) -> Result<bool, Error> {
+        each(self.rotations.hidden.as_ref(), weight, bias, Values::outputs)
+    }
+
+    /// The gain of a norm, which becomes 1; `None` without R1, which alone needs that.
+    fn take_gain(&mut self, name: &str) -> Result<Option<Vec<f64>>, Error> {
+        if self.rotations.hidden.is_none() {
+            return Ok(None);
+        }
+        let gain = self.get(name)?;
+        self.put(Values { name: gain.name, shape: gain.shape, values: vec![1.0; gain.values.len()] })?;
+        Ok(Some(gain.values))
+    }
+
+    fn get(&self, name: &str) -> Result<Values, Error> {
+        let values = self.source.values(name).map_err(model_error)?;
+        let shape = self.source.shape(name).unwrap_or_else(|| vec![values.len()]);
+        Ok(Values { name: name.to_owned(), shape, values: values.into_iter().map(f64::from).collect() })
+    }
+
+    fn put(&mut self, tensor: Values) -> Result<(), Error> {
+        let values = tensor.values.iter().map(|value| *value as f32).collect();
+        self.sink.put(&tensor.name, &tensor.shape, values)
+    }
+}
+
+/// Applies a rotation, if there is one, to a weight and its bias; returns whether there is one.
+fn each(
+    rotation: Option<&Rotation>,
+    weight: &mut Values,
+    bias: Option<&mut Values>,
+    apply: impl Fn(&mut Values, &Rotation) -> Result<(), Error>,
+) -> Result<bool, Error> {
+    let Some(rotation) = rotation else { return Ok(false) };
+    apply(weight, rotation)?;
+    bias.map_or(Ok(()), |bias| apply(bias, rotation))?;
+    Ok(true)
+}

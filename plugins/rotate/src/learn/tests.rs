@@ -1,0 +1,178 @@
+//! Learning on tiny random models.
+
+use std::collections::BTreeMap;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use workbench_model::ModelError;
+use workbench_rotation::Square;
+
+use super::*;
+use crate::parameters::{Kind, Parameters, Place};
+
+struct Weights(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
+
+impl WeightSource for Weights {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.get(name).map(|(shape, _)| shape.clone())
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        self.0.get(name).map(|(_, values)| values.clone()).ok_or_else(|| ModelError::Text(format!("no `{name}`")))
+    }
+}
+
+/// A model with biases, gains other than 1, grouped heads, a tied head, and a few large channels.
+fn model(kind: &str) -> (ModelConfig, Weights) {
+    let class = format!("{}{}ForCausalLM", kind[..1].to_uppercase(), &kind[1..]);
+    let config = json!({
+        "architectures": [class], "model_type": kind, "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "hidden_act": "silu",
+        "attention_bias": kind == "llama", "mlp_bias": kind == "llama",
+    });
+    let config = ModelConfig::from_json(&config, Path::new("config.json")).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let tensors = config.tensors().into_iter().map(|spec| {
+        let norm = spec.name.contains("norm");
+        let count: usize = spec.shape.iter().product();
+        let last = *spec.shape.last().unwrap();
+        let mut value = |i: usize| {
+            let drawn: f32 = rng.random_range(-0.5..0.5);
+            // Two channels of the hidden states stand out.
+            let outlier = if spec.name == "model.embed_tokens.weight" && i % last < 2 { 8.0 } else { 1.0 };
+            if norm { 1.0 + drawn } else { drawn * outlier }
+        };
+        let values = (0..count).map(&mut value).collect();
+        (spec.name, (spec.shape, values))
+    });
+    let weights = Weights(tensors.collect());
+    (config, weights)
+}
+
+fn sequences() -> Vec<Vec<u32>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    (0..6).map(|_| (0..20).map(|_| rng.random_range(0..40)).collect()).collect()
+}
+
+fn drawn(config: &ModelConfig, block_size: Option<usize>) -> Rotations {
+    let rotations = vec![Place::R1, Place::R2, Place::R3, Place::R4];
+    let parameters = Parameters { rotations, kind: Kind::RandomOrthogonal, block_size, seed: 1, learn: None };
+    Rotations::draw(&parameters, config).unwrap()
+}
+
+fn skewness(z: &Square) -> (f64, f64) {
+    let (n, v) = (z.size(), z.values());
+    let skew = (0..n * n).map(|at| (v[at] - v[at % n * n + at / n]).abs()).fold(0.0, f64::max);
+    (skew, v.iter().map(|v| v.abs()).fold(0.0, f64::max))
+}
+
+/// Without quantization no rotation changes the loss, so no rotation has a gradient. Each of the sums on the way there is far
+/// from zero: a term that were missing, or of the wrong side, would show.
+#[test]
+fn without_quantization_rotations_have_no_gradient() {
+    for (kind, block_size) in [("llama", None), ("qwen2", None), ("qwen3", None), ("llama", Some(8))] {
+        let (config, weights) = model(kind);
+        let mut rotations = drawn(&config, block_size);
+        make_dense(&mut rotations).unwrap();
+        let options = LossOptions { gradient_checkpointing: true, chunk: CHUNK };
+        let none = Grids { weights: None, inputs: None };
+        let mut model = Model::new(&weights, &config, rotations.online, none, options).unwrap();
+        model.rotate(&rotations).unwrap();
+        let mut gradients = Gradients::default();
+        for ids in sequences() {
+            model.accumulate(&ids, 100, &mut gradients).unwrap();
+        }
+        let sizes = [Some(block_size.unwrap_or(16)), Some(8)];
+        let found = by_rotation(&model.config, &model.folded, &gradients, sizes).unwrap();
+        for z in found.hidden.iter().chain(found.values.iter().flatten()) {
+            let (skew, size) = skewness(z);
+            assert!(size > 1e-2 && skew < 1e-5 * size.max(1.0), "{kind}: skew part {skew:e} of {size:e}");
+        }
+    }
+}
+
+fn learn(steps: u64) -> Learn {
+    Learn { steps, batch_size: 6, checkpoint_every: 2, gradient_checkpointing: true, ..Learn::default() }
+}
+
+#[test]
+fn learning_lowers_the_loss_and_keeps_rotations() {
+    for scheme in [json!({ "input_activations": Learn::default().scheme["input_activations"] }), json!("W4A4")] {
+        // Groups of weights have to divide 16, 24 and 32 channels.
+        let scheme = if scheme.is_string() { json!({ "scheme": "W4A4", "group_size": 8 }) } else { scheme };
+        let (config, weights) = model("qwen3");
+        let mut rotations = drawn(&config, None);
+        let learn = Learn { scheme, ..learn(40) };
+        let sequences = sequences();
+        let run =
+            Run { source: &weights, config: &config, learn: &learn, seed: 0, sequences: &sequences, folder: None };
+        let mut seen = 0;
+        let facts = run
+            .learn(&mut rotations, &mut |step| {
+                seen += 1;
+                assert!(step.deviation < 1e-9 && step.gradient_norm > 0.0, "{step:?}");
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(seen, 40);
+        let (before, after) = (facts["loss_before"].as_f64().unwrap(), facts["loss_after"].as_f64().unwrap());
+        assert!(after < before - 0.02, "{facts}");
+        // The reported losses are those of the steps: the first one is the loss before.
+        assert!((facts["first_loss"].as_f64().unwrap() - before).abs() < 1e-5, "{facts}");
+        assert!(rotations.hidden.unwrap().matrix().unwrap().deviation() < 1e-9);
+    }
+}
+
+#[test]
+fn an_interrupted_run_continues_to_the_same_bits() {
+    let (config, weights) = model("llama");
+    let sequences = sequences();
+    let learn = Learn { batch_size: 2, ..learn(7) };
+    let folder = tempfile::tempdir().unwrap();
+    let run = |folder: Option<&Path>, stop: u64| {
+        let mut rotations = drawn(&config, None);
+        let run = Run { source: &weights, config: &config, learn: &learn, seed: 5, sequences: &sequences, folder };
+        let outcome = run.learn(&mut rotations, &mut |step| match step.number {
+            number if number == stop => Err(Error::cancelled()),
+            _ => Ok(()),
+        });
+        let matrices: Vec<Square> = dense(&mut rotations).map(|matrix| matrix.clone()).collect();
+        (outcome, matrices)
+    };
+    let (whole, expected) = run(None, 0);
+    assert!(run(Some(folder.path()), 5).0.is_err());
+    let (continued, found) = run(Some(folder.path()), 0);
+    assert!(expected == found, "other rotations");
+    let (whole, continued) = (whole.unwrap(), continued.unwrap());
+    assert_eq!(
+        (whole["loss_after"].as_f64(), whole["first_loss"].as_f64()),
+        (continued["loss_after"].as_f64(), continued["first_loss"].as_f64())
+    );
+    assert_eq!(continued["resumed_at"], 5);
+
+    let other = Learn { learning_rate: 0.1, ..learn.clone() };
+    let run = Run {
+        source: &weights,
+        config: &config,
+        learn: &other,
+        seed: 5,
+        sequences: &sequences,
+        folder: Some(folder.path()),
+    };
+    let error = run.learn(&mut drawn(&config, None), &mut |_| Ok(())).unwrap_err();
+    assert!(error.message.contains("other settings"), "{error}");
+}
+
+#[test]
+fn schemes_that_teach_nothing_are_refused() {
+    for (scheme, part) in [
+        (json!({}), "quantizes nothing"),
+        (json!("W8A8_STATIC"), "dynamic"),
+        (json!("W4A44"), "W4A44"),
+        (json!({ "scheme": "W4A4", "ignore": ["*.down_proj"] }), "alike"),
+    ] {
+        let error = grids(&scheme).err().unwrap().message;
+        assert!(error.contains("learn.scheme") && error.contains(part), "{error}");
+    }
+}
