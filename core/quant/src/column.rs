@@ -66,7 +66,7 @@ mod tests {
             QuantizationArgs { num_bits: 3, symmetric: false, ..QuantizationArgs::default() },
             QuantizationArgs { num_bits: 4, strategy: crate::Strategy::Channel, ..QuantizationArgs::default() },
         ];
-        let presets = preset_names().into_iter().filter_map(|name| preset(name)?.weights);
+        let presets = preset_names().filter_map(|name| preset(name)?.weights);
         let mut seen = 0;
         for args in presets.chain(more) {
             let grid = Grid::new(&args, StorageDtype::Bf16, Conventions::default()).unwrap();

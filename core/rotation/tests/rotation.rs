@@ -1,5 +1,7 @@
 //! Rotations against matrices written out, against numbers of other packages, and against what makes them rotations.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests may fail at any line, and say what they skip")]
+
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;

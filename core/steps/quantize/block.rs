@@ -44,7 +44,8 @@ pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &
         made.services.statistics.clear();
         let inputs = made.services.streams.remove(INPUTS).and_then(|stream| stream.into_block_inputs());
         let (a, b) = inputs.ok_or_else(|| Error::internal("the inputs got lost"))?.into_parts();
-        (full.give_hidden(a), quantized.give_hidden(b));
+        full.give_hidden(a);
+        quantized.give_hidden(b);
         made.report(&format!("model.layers.{index}"), &report);
 
         let output = std::mem::take(&mut *made.services.output());

@@ -79,7 +79,7 @@ impl Factor {
             match cholesky(reversed) {
                 Some(factor) => break factor,
                 None if share < LARGEST_DAMPENING => {
-                    share = (2.0 * share).max(1e-3).min(LARGEST_DAMPENING);
+                    share = (2.0 * share).clamp(1e-3, LARGEST_DAMPENING);
                     raised += 1;
                 }
                 None => {

@@ -125,9 +125,8 @@ fn inverse_row(matrix: &[Vec<f64>]) -> Vec<f64> {
     for i in 0..n {
         for k in i + 1..n {
             let factor = rows[k][i] / rows[i][i];
-            for j in i..n {
-                rows[k][j] -= factor * rows[i][j];
-            }
+            let pivot = rows[i].clone();
+            rows[k].iter_mut().zip(&pivot).skip(i).for_each(|(value, pivot)| *value -= factor * pivot);
             right[k] -= factor * right[i];
         }
     }

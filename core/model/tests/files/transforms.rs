@@ -65,7 +65,8 @@ fn what_is_not_carried_out_is_refused_by_name() {
         let error = ModelConfig::from_json(&with(transforms), "config.json".as_ref()).unwrap_err();
         format!("{error} | {}", error.hint().unwrap_or_default())
     };
-    let cases: [(&dyn Fn(&mut Value), &[&str]); 12] = [
+    type Case<'a> = (&'a dyn Fn(&mut Value), &'a [&'a str]);
+    let cases: [Case<'_>; 12] = [
         (&|g| g["R4"]["type"] = json!("random-hadamard"), &["config_groups.R4`", "random-hadamard", "supported"]),
         (&|g| g["R4"]["randomize"] = json!(true), &["config_groups.R4`", "randomized"]),
         (&|g| g["R4"]["apply"][0]["inverse"] = json!(true), &["R4.apply[0]", "inverse"]),

@@ -84,7 +84,7 @@ impl Run<'_> {
             losses.push(step.loss);
             deviation = deviation.max(step.deviation);
             let observed = observe(&step);
-            let due = self.learn.checkpoint_every > 0 && step.number % self.learn.checkpoint_every == 0;
+            let due = self.learn.checkpoint_every > 0 && step.number.is_multiple_of(self.learn.checkpoint_every);
             if due || observed.is_err() {
                 self.save(rotations, &losses)?;
             }
