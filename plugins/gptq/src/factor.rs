@@ -39,7 +39,7 @@ impl Factor {
     /// original takes a factorization, an inverse, and another factorization.
     ///
     /// # Errors
-    /// The matrix holds a value that is not finite, or is not positive definite even with [`LARGEST_DAMPENING`].
+    /// The matrix holds a value that is not finite, or is not positive definite even with a dampening of 1.
     pub fn new(
         gram: &[f32],
         columns: usize,
