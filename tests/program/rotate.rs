@@ -86,16 +86,22 @@ fn every_rotation_of_every_architecture_keeps_the_function() {
             let expression = format!("model(\"{name}\").transform(\"rotate\", #{{ {parameters} }})");
             rows.push((rows.len().to_string(), expression));
         }
+        // On top of a model that rotates while it runs.
+        let twice = format!(
+            "model(\"{name}\").transform(\"rotate\", #{{ rotations: [\"R3\", \"R4\"] }}).transform(\"rotate\")"
+        );
+        rows.push((rows.len().to_string(), twice));
     }
     // The gate of every transform node has compared logits; the table compares what was written.
     let nll = table(&project, "rotations", &rows);
-    for group in nll.chunks(6) {
+    for group in nll.chunks(7) {
         assert!(group.iter().all(|value| (value - group[0]).abs() < 1e-5), "{group:?}");
     }
     for (_, record) in project.stored("results", "transform", "rotate") {
         let facts = &record["facts"]["equivalence"];
         let (found, limit) = (facts["logit_difference"].as_f64().unwrap(), facts["limit"].as_f64().unwrap());
         assert!(found > 0.0 && found <= limit, "{facts}");
+        assert!(limit < 1e-3, "the yardstick itself changes the function: {facts}");
     }
 }
 
@@ -152,11 +158,13 @@ fn a_fold_that_breaks_the_function_is_caught() {
     let project = Project::new();
     project.add_plugins(&["center_embeddings"]);
     let script = format!(
-        "let table = report(\"broken\");\ntable.row(model(\"tiny\").transform(\"center_embeddings\").evaluate({SUITE}), #{{ model: \"centred\" }});\ntable.write();\n"
+        "let table = report(\"broken\");\ntable.row(MODEL.transform(\"center_embeddings\").evaluate({SUITE}), #{{ model: \"centred\" }});\ntable.write();\n"
     );
-    project.write("broken.rhai", &script);
-    let outcome = project.run(&["run", "broken.rhai"]).exits(4);
-    assert!(outcome.err.contains("`center_embeddings` changed the model's function"), "{}", outcome.err);
+    for model in ["model(\"tiny\")", "model(\"tiny\").transform(\"rotate\", #{ rotations: [\"R4\"] })"] {
+        project.write("broken.rhai", &script.replace("MODEL", model));
+        let outcome = project.run(&["run", "broken.rhai"]).exits(4);
+        assert!(outcome.err.contains("`center_embeddings` changed the model's function"), "{}", outcome.err);
+    }
     assert!(project.stored("results", "transform", "center_embeddings").is_empty());
 }
 
@@ -186,7 +194,37 @@ fn rotations_that_cannot_be_are_errors_that_say_why() {
         );
         project.write("error.rhai", &script);
         let outcome = project.run(&["run", "error.rhai"]).exits(code);
-        let text = outcome.err + &outcome.out;
+        let text = format!("{}{}", outcome.err, outcome.out);
         assert!(parts.iter().all(|part| text.contains(part)), "{expression}:\n{text}");
     }
+}
+
+const LEARN: &str = r#"
+let data = dataset("text.txt").tokens(#{ num_calibration_samples: 6, max_seq_length: 32 });
+let learn = #{ steps: param("steps", 8), batch_size: 3, scheme: #{ scheme: "W4A4", group_size: 8 }, checkpoint_every: 2 };
+let made = model("tiny").transform("rotate", #{ rotations: ["R1", "R2", "R4"], learn: learn, calibration: data });
+let table = report("learn");
+table.row(made.quantize("rtn", #{ scheme: #{ scheme: "W4A4", group_size: 8 } }).evaluate(SUITE), #{ model: "learned" });
+table.write();
+"#;
+
+#[test]
+fn rotations_are_learned_on_the_calibration_data() {
+    let project = Project::new();
+    project.write("learn.rhai", &LEARN.replace("SUITE", SUITE));
+    project.run(&["run", "learn.rhai"]).exits(0);
+    let stored = project.stored("results", "transform", "rotate");
+    let facts = &stored[0].1["facts"];
+    let learned = &facts["plugin"]["learned"];
+    let number = |key: &str| learned[key].as_f64().unwrap_or_else(|| panic!("{facts:#}"));
+    assert!(number("loss_after") < number("loss_before"), "{learned}");
+    assert!(number("largest_deviation_from_orthogonality") < 1e-10, "{learned}");
+    assert!(facts["equivalence"]["limit"].as_f64().unwrap() < 1e-3, "{facts:#}");
+    assert!(facts["calibration"].is_object());
+
+    let without = LEARN.replace(", calibration: data", "").replace("SUITE", SUITE);
+    project.write("without.rhai", &without);
+    let outcome = project.run(&["run", "without.rhai"]).exits(4);
+    let text = format!("{}{}", outcome.err, outcome.out);
+    assert!(text.contains("calibration: dataset("), "{text}");
 }
