@@ -194,7 +194,7 @@ fn rotations_that_cannot_be_are_errors_that_say_why() {
         );
         project.write("error.rhai", &script);
         let outcome = project.run(&["run", "error.rhai"]).exits(code);
-        let text = outcome.err + outcome.out.as_str();
+        let text = format!("{}{}", outcome.err, outcome.out);
         assert!(parts.iter().all(|part| text.contains(part)), "{expression}:\n{text}");
     }
 }
@@ -225,6 +225,6 @@ fn rotations_are_learned_on_the_calibration_data() {
     let without = LEARN.replace(", calibration: data", "").replace("SUITE", SUITE);
     project.write("without.rhai", &without);
     let outcome = project.run(&["run", "without.rhai"]).exits(4);
-    let text = outcome.err + outcome.out.as_str();
+    let text = format!("{}{}", outcome.err, outcome.out);
     assert!(text.contains("calibration: dataset("), "{text}");
 }
