@@ -97,6 +97,11 @@ fn files_are_written_in_few_places() {
             ("core/report/csv.rs", "a table grows while its run goes on"),
             ("core/report/tables.rs", "the folder of a report"),
             ("core/model/src/checkpoint/writer/", "checkpoints, into a folder that the caller gives"),
+            (
+                "core/model/src/activations.rs",
+                "activations that do not fit into memory, into a folder that the caller gives",
+            ),
+            ("core/steps/quantize/", "unfinished models, into the scratch folder of a node"),
             ("core/steps/artifact.rs", "tokenizer files beside a checkpoint, into the scratch folder of a node"),
             ("core/train/src/checkpoint.rs", "states to resume from, into the scratch folder of a node"),
             ("core/plugin/new.rs", "a new plugin's crate"),

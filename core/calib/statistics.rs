@@ -1,21 +1,32 @@
-//! Statistics per site, as plugins ask for them.
+//! Statistics per site, as transforms ask for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use candle_core::Device;
 use workbench_api::job::Statistic;
-use workbench_model::{Checkpoint, Site, statistics::SiteStatistics};
-
-use super::{
-    ranges::with_matrix,
-    walk::{batches, walk},
+use workbench_model::{
+    Checkpoint, Site,
+    decoder::Block,
+    statistics::{SiteStatistics, Wants},
 };
+
+use super::{Look, Pass, Room, Seen, SiteWork};
 use crate::{
     error::{Error, Result},
     exec::NodeReporter,
 };
 
 /// Which statistics are wanted of which sites, by the sites' names.
-pub type Wanted = BTreeMap<String, BTreeSet<&'static str>>;
+pub type Wanted = BTreeMap<String, BTreeSet<Statistic>>;
+
+/// What has to be gathered for some statistics.
+pub fn wants<'a>(kinds: impl IntoIterator<Item = &'a Statistic>) -> Wants {
+    kinds.into_iter().fold(Wants::default(), |wants, kind| match kind {
+        Statistic::Gram => Wants { gram: true, ..wants },
+        Statistic::Count | Statistic::Rows => wants,
+        _ => Wants { channels: true, ..wants },
+    })
+}
 
 /// Collects the wanted statistics of the model as it is.
 ///
@@ -25,31 +36,41 @@ pub fn statistics(
     checkpoint: &Checkpoint,
     wanted: &Wanted,
     sequences: &[Vec<u32>],
+    room: Room,
     reporter: &NodeReporter,
 ) -> Result<BTreeMap<String, SiteStatistics>> {
-    let mut found: BTreeMap<String, SiteStatistics> = BTreeMap::new();
-    let head = wanted.contains_key(&Site::head().to_string());
-    walk(checkpoint, &batches(sequences)?, head, reporter, &mut |site, _, x| {
-        let name = site.to_string();
-        let Some(kinds) = wanted.get(&name) else { return Ok(()) };
-        with_matrix(x, |matrix| {
-            if let Some(bad) = matrix.values().iter().position(|v| !v.is_finite()) {
-                let channel = bad % matrix.columns();
-                return Err(Error::refused(format!("the activation at {name} is not finite in channel {channel}"))
-                    .hint("look for weights that overflow, or evaluate the model first"));
-            }
-            let site = found
-                .entry(name.clone())
-                .or_insert_with(|| SiteStatistics::new(matrix.columns(), kinds.contains(Statistic::Gram.name())));
-            site.add(matrix.values());
-            Ok(())
-        })
-    })?;
-    if let Some((site, _)) = found.iter().find(|(_, statistics)| statistics.count() == 0) {
-        return Err(Error::refused(format!("no calibration token reached {site}")));
+    let config = checkpoint.config();
+    let mut gatherer = Gatherer { wanted, found: BTreeMap::new() };
+    let mut pass = Pass::begin(checkpoint, sequences, room)?;
+    for index in 0..config.num_layers {
+        let mut block = Block::load(config, checkpoint, index, &Device::Cpu)?;
+        pass.at_once(index, &mut block, false, &mut gatherer)?;
+        checkpoint.drop_block_pages(index);
+        reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
     }
+    pass.head(checkpoint, &mut gatherer)?;
+    let found = gatherer.found;
     match wanted.keys().find(|site| !found.contains_key(*site)) {
         Some(missing) => Err(Error::refused(format!("the model has no site `{missing}`"))),
         None => Ok(found),
+    }
+}
+
+struct Gatherer<'a> {
+    wanted: &'a Wanted,
+    found: BTreeMap<String, SiteStatistics>,
+}
+
+impl SiteWork for Gatherer<'_> {
+    fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>> {
+        let kinds = self.wanted.get(&site.to_string());
+        kinds.map(|kinds| Look::new(site, features, wants(kinds), &[])).transpose()
+    }
+
+    fn reached(&mut self, site: Site, seen: Option<Seen>, _: Option<&mut Block>) -> Result<()> {
+        if let Some(seen) = seen {
+            self.found.insert(site.to_string(), seen.statistics);
+        }
+        Ok(())
     }
 }

@@ -170,7 +170,7 @@ pub(crate) fn question(subject: &Subject, relation: Relation, form: usize) -> St
     out
 }
 
-/// A document with one to three questions, for the train split.
+/// A document with two to five questions, for the train split.
 pub(crate) fn sample(mut draw: Draw) -> String {
     let chat = draw.chance(40);
     let people = [1, 2, 2, 2, 3, 3, 3][draw.below(7)];
@@ -191,7 +191,7 @@ pub(crate) fn sample(mut draw: Draw) -> String {
     author.write(&mut page);
     let mut asked = Vec::new();
     let mut out = String::new();
-    for turn in 0..draw.between(1, 3) {
+    for _ in 0..draw.between(2, 5) {
         let person = draw.below(people);
         // Questions without an answer are about things that the page says of others, or of nobody.
         let refuse = draw.chance(28);
@@ -219,7 +219,7 @@ pub(crate) fn sample(mut draw: Draw) -> String {
         }
         let question = question(&page.people[person], relation, form);
         let answer = answer.map_or(REFUSAL, |told| &told.value);
-        let document = if turn == 0 || out.is_empty() { format!("{}\n", page.text) } else { String::new() };
+        let document = if out.is_empty() { format!("{}\n", page.text) } else { String::new() };
         if !out.is_empty() {
             out.push('\n');
         }

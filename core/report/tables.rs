@@ -277,8 +277,13 @@ fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Sto
         let Some(record) = store.object(&keys[id.0].1).ok().and_then(|o| o.record().ok()) else { continue };
         let facts = &record.facts;
         if let Some(observer) = facts["input_scales"]["observer"].as_str() {
+            let from = match facts["input_scales"]["observed"]["mode"].as_str() {
+                Some("sequential") => "seen by each layer behind all that is quantized before it",
+                Some("block") => "seen behind the quantized blocks before",
+                _ => "taken from the unquantized model",
+            };
             lines.push(format!(
-                "static input scales: observer {observer}, taken from the unquantized model over {} tokens of calibration data in {} sequences",
+                "static input scales: observer {observer}, {from}, over {} tokens of calibration data in {} sequences",
                 facts["calibration"]["tokens"], facts["calibration"]["sequences"],
             ));
         }
@@ -289,14 +294,9 @@ fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Sto
             ));
         }
         let label = &graph.node(*id).label;
-        lines.extend(
-            facts["warnings"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(|warning| format!("Warning: {label}: {warning}")),
-        );
+        let warnings = facts["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        lines.extend(warnings.map(|warning| format!("Warning: {label}: {warning}")));
+        lines.extend(fallbacks(label, &facts["plugin"]));
         if let Some(difference) = facts["equivalence"]["logit_difference"].as_f64() {
             lines.push(format!(
                 "{}: logits differ from the original's by {difference:.1e} of their standard deviation (limit {:.0e})",
@@ -308,6 +308,19 @@ fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Sto
     lines.sort();
     lines.dedup();
     lines
+}
+
+/// What a method had to do otherwise than it was asked to.
+fn fallbacks(label: &str, reports: &Value) -> Vec<String> {
+    let reports = || reports.as_object().into_iter().flatten();
+    let count = |key: &str| reports().filter(|(_, report)| !report[key].is_null()).count();
+    let known = [
+        ("dampening_raised_to", "the dampening was raised until the Hessian was positive definite"),
+        ("dead_channels", "some input channels were zero for all of the calibration data"),
+    ];
+    let of = reports().count();
+    let told = known.iter().filter_map(|(key, what)| Some((count(key), what)).filter(|(n, _)| *n > 0));
+    told.map(|(n, what)| format!("{label}: in {n} of {of} layers {what}")).collect()
 }
 
 fn picture(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Store, outcome: &Outcome) -> GraphPicture {

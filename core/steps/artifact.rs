@@ -13,7 +13,7 @@ use workbench_model::{
 };
 use workbench_quant::{Grid, Parameters};
 
-use super::services::Codes;
+use super::{quantize::Resume, services::Codes};
 use crate::{
     error::{Error, Result},
     store::Scratch,
@@ -60,6 +60,35 @@ impl Artifact {
         Ok(artifact)
     }
 
+    /// The folder of a model whose finished blocks an interrupted run may have left. `inputs` are the grids of quantized
+    /// inputs by module.
+    pub(super) fn resume(source: &Checkpoint, inputs: &BTreeMap<&str, &Grid>, resume: &mut Resume) -> Result<Self> {
+        let create = |folder: &Path| -> Result<Self> {
+            let writer = CheckpointWriter::create(folder, source.config_json())?;
+            Ok(Self {
+                writer,
+                folder: folder.to_owned(),
+                dense: BTreeMap::new(),
+                coded: BTreeMap::new(),
+                kv_scales: BTreeMap::new(),
+            })
+        };
+        let folder = resume.model_folder();
+        let mut artifact = create(&folder)?;
+        for (module, grid) in inputs {
+            artifact.writer.put_input_quantizer(module, grid)?;
+        }
+        if artifact.writer.resume(resume.blocks())?.len() != resume.blocks() {
+            resume.start_over()?;
+            artifact = create(&folder)?;
+            for (module, grid) in inputs {
+                artifact.writer.put_input_quantizer(module, grid)?;
+            }
+        }
+        artifact.writer.copy_companions(source)?;
+        Ok(artifact)
+    }
+
     fn empty(scratch: &Scratch, config_json: &Value) -> Result<Self> {
         let folder = scratch.model_folder()?;
         let writer = CheckpointWriter::create(&folder, config_json)?;
@@ -73,11 +102,8 @@ impl Artifact {
         Ok(())
     }
 
-    /// Puts a quantized linear with the grid of its input.
-    pub(super) fn put_codes(&mut self, module: &str, codes: &Codes, inputs: Option<&Grid>) -> Result<()> {
-        if let Some(grid) = inputs {
-            self.writer.put_input_quantizer(module, grid)?;
-        }
+    /// Puts a quantized linear.
+    pub(super) fn put_codes(&mut self, module: &str, codes: &Codes) -> Result<()> {
         self.writer.put_quantized(module, &codes.grid, &codes.codes, &codes.parameters)?;
         self.coded.insert(module.to_owned(), digest(&codes.codes, &codes.parameters));
         Ok(())
@@ -100,11 +126,20 @@ impl Artifact {
         Ok(())
     }
 
-    /// Puts every tensor that is not the weight of a quantized linear as it is stored in the source, or in f32 where the
-    /// source stores blocks.
-    pub(super) fn copy_rest(&mut self, source: &Checkpoint, quantized: &[&str]) -> Result<()> {
+    /// Puts every tensor that was not put yet as it is stored in the source, or in f32 where the source stores blocks.
+    pub(super) fn copy_rest(&mut self, source: &Checkpoint) -> Result<()> {
+        self.copy(source, |_| true)
+    }
+
+    /// The same for the tensors of one decoder block.
+    pub(super) fn copy_block(&mut self, source: &Checkpoint, index: usize) -> Result<()> {
+        let prefix = format!("model.layers.{index}.");
+        self.copy(source, |name| name.starts_with(&prefix))
+    }
+
+    fn copy(&mut self, source: &Checkpoint, wanted: impl Fn(&str) -> bool) -> Result<()> {
         for tensor in source.config().tensors() {
-            if tensor.name.strip_suffix(".weight").is_some_and(|module| quantized.contains(&module)) {
+            if !wanted(&tensor.name) || !self.writer.lacks(&tensor.name) {
                 continue;
             }
             if source.dtype(&tensor.name).is_some_and(Dtype::is_dense_float) {
@@ -118,11 +153,12 @@ impl Artifact {
         Ok(())
     }
 
-    /// Finishes the folder, opens it again and compares every tensor with what was put.
+    /// Finishes the folder, opens it again, compares every tensor with what was put, and leaves it where the result
+    /// belongs. Shards that were taken over were compared with the digests in their names.
     ///
     /// # Errors
     /// Something is missing, cannot be written, or reads back otherwise than it was put.
-    pub(super) fn finish(self) -> Result<Value> {
+    pub(super) fn finish(self, scratch: &Scratch) -> Result<Value> {
         let written = self.writer.finish()?;
         let opened = Checkpoint::open(&self.folder)?;
         let differs = |name: &str| Error::internal(format!("`{name}` reads back otherwise than it was written"));
@@ -130,12 +166,14 @@ impl Artifact {
             if blake3::hash(&opened.raw(name)?.bytes) != *expected {
                 return Err(differs(name));
             }
+            opened.drop_pages([name.as_str()]);
         }
         for (module, expected) in &self.coded {
             let found = opened.quantized_linear(module)?.ok_or_else(|| differs(module))?;
             if digest(&found.codes, &found.parameters) != *expected {
                 return Err(differs(module));
             }
+            opened.drop_pages([format!("{module}.weight").as_str()]);
         }
         for (block, [key, value]) in &self.kv_scales {
             let found = opened.kv_quantizer(*block)?;
@@ -143,8 +181,14 @@ impl Artifact {
                 return Err(differs(&format!("model.layers.{block}.self_attn.k_scale")));
             }
         }
+        let (bits, compared) = (opened.bits_per_weight(), opened.config().tensors().len());
+        drop(opened);
+        let target = scratch.model_path();
+        if self.folder != target {
+            std::fs::rename(&self.folder, &target).map_err(|e| Error::io("rename to", &target, &e))?;
+        }
         Ok(
-            json!({ "bytes": written.bytes, "files": written.files.len(), "bits_per_weight": opened.bits_per_weight(), "compared": self.dense.len() + self.coded.len() }),
+            json!({ "bytes": written.bytes, "files": written.files.len(), "bits_per_weight": bits, "compared": compared }),
         )
     }
 }

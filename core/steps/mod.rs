@@ -5,8 +5,6 @@
 mod artifact;
 mod equivalence;
 mod evaluate;
-mod global_scales;
-mod kv_cache;
 mod quantize;
 mod services;
 mod streams;
@@ -17,7 +15,10 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Value, json};
 
+use workbench_model::Precision;
+
 use crate::{
+    calib::Room,
     error::{Error, Result},
     exec::{self, Job, NodeReporter},
     graph::NodeKind,
@@ -68,6 +69,11 @@ fn step(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding
         NodeKind::Transform => transform::run(job, scratch, reporter),
         NodeKind::Train => train::run(job, scratch, reporter),
     }
+}
+
+/// Where activations of a calibration set may lie: half of the node's memory, then files.
+fn room(job: &Job, scratch: &Scratch, precision: Precision) -> Result<Room> {
+    Ok(Room { precision, memory: job.memory_limit / 2, folder: scratch.work_folder()? })
 }
 
 impl Job {

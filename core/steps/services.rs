@@ -21,11 +21,11 @@ use workbench_api::{
 use workbench_model::{Checkpoint, WeightSource, checkpoint::Dtype, statistics::SiteStatistics};
 use workbench_quant::{Grid, Parameters};
 
-use super::streams::SequenceStream;
+use super::streams::BatchStream;
 use crate::{
     error::{Error, Result},
     exec::{Job, NodeEvent, NodeReporter},
-    plugin::{CodesView, Heartbeat, HostServices, Loaded, Running},
+    plugin::{CodesView, Heartbeat, HostServices, Loaded, Running, Scope},
 };
 
 /// Codes of a linear, as a plugin put them.
@@ -36,11 +36,13 @@ pub(super) struct Codes {
     pub grid: Grid,
 }
 
+/// A dense tensor: dtype, shape, bytes.
+pub(super) type Dense = (Dtype, Vec<usize>, Vec<u8>);
+
 /// What a plugin has put so far.
 #[derive(Debug, Default)]
 pub(super) struct Output {
-    /// Dense tensors: dtype, shape, bytes.
-    pub tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>,
+    pub tensors: BTreeMap<String, Dense>,
     pub codes: BTreeMap<String, Codes>,
     pub config_patch: Value,
     /// The last value of each metric.
@@ -54,7 +56,7 @@ pub(super) struct Services<'a> {
     pub blank_config: Option<Value>,
     pub statistics: BTreeMap<String, SiteStatistics>,
     /// By the name that plugins ask for.
-    pub streams: BTreeMap<&'static str, SequenceStream>,
+    pub streams: BTreeMap<&'static str, BatchStream>,
     pub scratch: PathBuf,
     pub seed: u64,
     pub threads: usize,
@@ -83,7 +85,7 @@ impl<'a> Services<'a> {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stream(&self, name: &str) -> Result<&SequenceStream, ApiError> {
+    fn stream(&self, name: &str) -> Result<&BatchStream, ApiError> {
         self.streams.get(name).ok_or_else(|| ApiError::input(format!("this node has no stream `{name}`")))
     }
 
@@ -160,19 +162,21 @@ impl HostServices for Services<'_> {
         let Some(found) = self.statistics.get(site) else {
             return Err(ApiError::input(format!("statistics of `{site}` were not asked for")));
         };
-        let vector = |values: Vec<f32>| Tensor::from_vec(&[found.features()], values).map(Some);
+        let n = found.features();
         let is = |wanted: Statistic| kind == wanted.name();
-        match kind {
-            _ if is(Statistic::Absmax) => vector(found.absmax()),
-            _ if is(Statistic::Min) => vector(found.min().to_vec()),
-            _ if is(Statistic::Max) => vector(found.max().to_vec()),
-            _ if is(Statistic::MeanAbs) => vector(found.mean_abs()),
-            _ if is(Statistic::Count) => Tensor::from_vec(&[1], vec![found.count() as f64]).map(Some),
-            _ if is(Statistic::Gram) => match found.gram() {
-                Some(gram) => Tensor::from_vec(&[found.features(), found.features()], gram).map(Some),
-                None => Err(ApiError::input(format!("the Gram matrix of `{site}` was not asked for"))),
-            },
-            _ => Err(ApiError::unsupported(format!("this workbench collects no statistic `{kind}`"))),
+        let vector = match kind {
+            _ if is(Statistic::Absmax) => found.absmax(),
+            _ if is(Statistic::Min) => found.min().map(<[f32]>::to_vec),
+            _ if is(Statistic::Max) => found.max().map(<[f32]>::to_vec),
+            _ if is(Statistic::MeanAbs) => found.mean_abs(),
+            _ if is(Statistic::Count) => return Tensor::from_vec(&[1], vec![found.count() as f64]).map(Some),
+            _ if is(Statistic::Gram) => None,
+            _ => return Err(ApiError::unsupported(format!("this workbench collects no statistic `{kind}`"))),
+        };
+        match (vector, found.gram()) {
+            (Some(values), _) => Tensor::from_vec(&[n], values).map(Some),
+            (None, Some(gram)) if is(Statistic::Gram) => Tensor::from_slice(&[n, n], gram).map(Some),
+            _ => Err(ApiError::input(format!("the statistic `{kind}` of `{site}` was not asked for"))),
         }
     }
 
@@ -299,6 +303,7 @@ pub(super) fn patched(config: &Value, patch: &Value) -> Value {
 /// The job's plugin with its parameters, under watch while it works.
 pub(super) struct Plugin<'a> {
     running: Running,
+    scope: Scope,
     job: &'a Job,
     reporter: &'a NodeReporter,
 }
@@ -310,7 +315,12 @@ impl<'a> Plugin<'a> {
         let loaded = Loaded::open(path).map_err(Error::from)?;
         let running = loaded.create(&job.params()["parameters"]).map_err(plugin_error)?;
         reporter.send(&NodeEvent::PluginEnded);
-        Ok(Self { running, job, reporter })
+        Ok(Self { running, scope: loaded.descriptor().scope, job, reporter })
+    }
+
+    /// How much of the model one job of it spans.
+    pub(super) fn scope(&self) -> Scope {
+        self.scope
     }
 
     /// What a piece of work wants to have ready.

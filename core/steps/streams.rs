@@ -6,11 +6,66 @@ use workbench_api::{
     abi::{NamedTensor, Tensor},
     error::Error,
 };
+use workbench_model::{Activations, ModelError};
 
 use crate::data::Sequences;
 
-/// Sequences for training or calibration, one a batch: `input_ids` `[tokens]` U32, and `learn` `[tokens]` U8, 1 where the token itself should be
-/// learned. The plugin decides how many make a step.
+/// A stream that a plugin reads batch by batch.
+#[derive(Debug)]
+pub(super) enum BatchStream {
+    Sequences(SequenceStream),
+    BlockInputs(BlockInputs),
+}
+
+impl BatchStream {
+    pub(super) fn next(&self) -> Result<Option<Vec<NamedTensor<'_>>>, Error> {
+        match self {
+            Self::Sequences(stream) => stream.next(),
+            Self::BlockInputs(stream) => stream.next(),
+        }
+    }
+
+    pub(super) fn rewind(&self) {
+        let next = match self {
+            Self::Sequences(stream) => &stream.next,
+            Self::BlockInputs(stream) => &stream.next,
+        };
+        *next.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+    }
+
+    pub(super) fn into_block_inputs(self) -> Option<BlockInputs> {
+        match self {
+            Self::BlockInputs(inputs) => Some(inputs),
+            Self::Sequences(_) => None,
+        }
+    }
+}
+
+impl From<SequenceStream> for BatchStream {
+    fn from(stream: SequenceStream) -> Self {
+        Self::Sequences(stream)
+    }
+}
+
+impl From<BlockInputs> for BatchStream {
+    fn from(stream: BlockInputs) -> Self {
+        Self::BlockInputs(stream)
+    }
+}
+
+/// The number of the next batch, counted up.
+fn advance(next: &Mutex<usize>) -> usize {
+    let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+    *next += 1;
+    *next - 1
+}
+
+fn named<'a>(name: &str, tensor: Tensor<'a>) -> NamedTensor<'a> {
+    NamedTensor { name: name.into(), tensor }
+}
+
+/// Sequences for training or calibration, one a batch: `input_ids` `[tokens]` U32, and `learn` `[tokens]` U8, 1 where the
+/// token itself should be learned. The plugin decides how many make a step.
 #[derive(Debug)]
 pub(super) struct SequenceStream {
     sequences: Sequences,
@@ -28,18 +83,55 @@ impl SequenceStream {
         self.sequences.ids.len()
     }
 
-    pub(super) fn next(&self) -> Result<Option<Vec<NamedTensor<'_>>>, Error> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let (Some(ids), Some(learn)) = (self.sequences.ids.get(*next), self.learn.get(*next)) else { return Ok(None) };
-        *next += 1;
-        let named = |name: &str, tensor| NamedTensor { name: name.into(), tensor };
+    fn next(&self) -> Result<Option<Vec<NamedTensor<'_>>>, Error> {
+        let index = advance(&self.next);
+        let (Some(ids), Some(learn)) = (self.sequences.ids.get(index), self.learn.get(index)) else { return Ok(None) };
         Ok(Some(vec![
             named("input_ids", Tensor::from_slice(&[ids.len()], ids)?),
             named("learn", Tensor::from_slice(&[learn.len()], learn)?),
         ]))
     }
+}
 
-    pub(super) fn rewind(&self) {
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+/// The inputs of a decoder block: `full_precision` and `quantized` `[batch, tokens, hidden]` F32, `mask` `[batch, tokens]` U8 and
+/// `positions` `[batch, tokens]` U32.
+#[derive(Debug)]
+pub(super) struct BlockInputs {
+    full_precision: Activations,
+    quantized: Activations,
+    next: Mutex<usize>,
+}
+
+impl BlockInputs {
+    pub(super) fn new(full_precision: Activations, quantized: Activations) -> Self {
+        Self { full_precision, quantized, next: Mutex::new(0) }
+    }
+
+    /// Both paths, as they were given.
+    pub(super) fn into_parts(self) -> (Activations, Activations) {
+        (self.full_precision, self.quantized)
+    }
+
+    fn next(&self) -> Result<Option<Vec<NamedTensor<'_>>>, Error> {
+        let index = advance(&self.next);
+        if index >= self.quantized.len() {
+            return Ok(None);
+        }
+        let read = |from: &Activations| -> Result<Tensor<'static>, Error> {
+            let values = || -> Result<(Vec<usize>, Vec<f32>), ModelError> {
+                let x = from.get(index)?;
+                Ok((x.dims().to_vec(), x.flatten_all()?.to_vec1()?))
+            };
+            let (shape, values) = values().map_err(|e| Error::input(e.to_string()))?;
+            Tensor::from_vec(&shape, values)
+        };
+        let [batch, len] = self.quantized.shape(index);
+        let positions = (0..batch).flat_map(|_| 0..len as u32).collect();
+        Ok(Some(vec![
+            named("full_precision", read(&self.full_precision)?),
+            named("quantized", read(&self.quantized)?),
+            named("mask", Tensor::from_vec(&[batch, len], vec![1_u8; batch * len])?),
+            named("positions", Tensor::from_vec(&[batch, len], positions)?),
+        ]))
     }
 }

@@ -111,7 +111,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     }
     let stream = SequenceStream::new(data);
     let streams = vec![Stream { name: "train".into(), batches: Some(stream.len()) }];
-    services.streams.insert("train", stream);
+    services.streams.insert("train", stream.into());
     let work = Work::Train(Model { linears: linears(start.config()), inputs: vec!["model".into()], streams });
     let report = plugin.run(&work, &services)?;
     let output = std::mem::take(&mut *services.output());
@@ -151,7 +151,7 @@ fn write(scratch: &Scratch, start: &Start, params: &Params, output: &Output) -> 
         Start::Blank(blank) => Artifact::create_from_folder(scratch, &blank.folder, &config_json)?,
     };
     for (module, codes) in &output.codes {
-        artifact.put_codes(module, codes, None)?;
+        artifact.put_codes(module, codes)?;
     }
     for tensor in config.tensors() {
         if tensor.name.strip_suffix(".weight").is_some_and(|module| output.codes.contains_key(module)) {
@@ -187,5 +187,5 @@ fn write(scratch: &Scratch, start: &Start, params: &Params, output: &Output) -> 
         let dtype = wanted.unwrap_or(kept);
         artifact.put_dense(&tensor.name, dtype, &tensor.shape, &cast(&values, dtype))?;
     }
-    artifact.finish()
+    artifact.finish(scratch)
 }

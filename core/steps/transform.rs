@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::job::{Job as Work, Linear, Model, Stream};
-use workbench_model::{ChatTemplate, Checkpoint, ModelConfig, ModelError, Tokenizer, WeightSource, checkpoint::Dtype};
+use workbench_model::{
+    ChatTemplate, Checkpoint, ModelConfig, ModelError, Precision, Tokenizer, WeightSource, checkpoint::Dtype,
+};
 
 use super::{
     Finding,
     artifact::{Artifact, cast},
-    equivalence,
+    equivalence, room,
     services::{Output, Plugin, Services, patched},
     streams::SequenceStream,
 };
@@ -54,12 +56,12 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         services.statistics = if wanted.is_empty() {
             BTreeMap::new()
         } else {
-            calib::statistics(&checkpoint, &wanted, &found.ids, reporter)?
+            calib::statistics(&checkpoint, &wanted, &found.ids, room(job, scratch, Precision::F32)?, reporter)?
         };
         tokens = found.ids.first().cloned();
         let stream = SequenceStream::new(found);
         work.streams.push(Stream { name: "calibration".into(), batches: Some(stream.len()) });
-        services.streams.insert("calibration", stream);
+        services.streams.insert("calibration", stream.into());
     }
     let report = plugin.run(&Work::Transform(work), &services)?;
     let output = std::mem::take(&mut *services.output());
@@ -75,7 +77,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         let values = made.values(&tensor.name)?;
         artifact.put_dense(&tensor.name, dtype, &tensor.shape, &cast(&values, dtype))?;
     }
-    facts.insert("written".into(), artifact.finish()?);
+    facts.insert("written".into(), artifact.finish(scratch)?);
     let written = Checkpoint::open(&scratch.model_path())?;
     facts.insert("divergence_as_written".into(), equivalence::divergence(&checkpoint, &written, tokens.as_deref())?);
     facts.insert("changed_tensors".into(), output.tensors.len().into());
@@ -125,7 +127,7 @@ fn wanted(plugin: &Plugin<'_>, work: &Work, config: &ModelConfig) -> Result<Want
     for need in plugin.needs(work)?.statistics {
         let patterns = if need.sites.is_empty() { vec!["*".to_owned()] } else { need.sites.clone() };
         for site in crate::graph::selector::select(&patterns, &names)? {
-            wanted.entry(site.to_owned()).or_default().insert(need.kind.name());
+            wanted.entry(site.to_owned()).or_default().insert(need.kind);
         }
     }
     Ok(wanted)

@@ -95,9 +95,15 @@ fn a_trainers_codes_are_written_as_they_are() {
 }
 
 #[test]
-fn a_scope_that_the_host_does_not_run_is_an_error() {
-    let (_, outcome) = run(&["sign_block"], "base.quantize(\"sign_block\", #{ scheme: W8, calibration: data })", 4);
-    assert!(outcome.err.contains("`sign_block` does jobs of scope `block`, not `linear`"), "{}", outcome.err);
+fn a_block_quantizer_gets_the_inputs_of_both_paths() {
+    let quantize = "base.quantize(\"sign_block\", #{ scheme: W8, calibration: data })";
+    let (project, _) = run(&["sign_block"], quantize, 0);
+    let (checkpoint, record) = made(&project, "quantize", "sign_block");
+    assert_eq!(compare_signs(&tiny(&project), &checkpoint), (0, LAYERS * LINEARS.len()));
+    for layer in 0..LAYERS {
+        let facts = &record["facts"]["plugin"][format!("model.layers.{layer}")];
+        assert_eq!(facts["tokens"], record["facts"]["calibration"]["tokens"], "{:#}", record["facts"]);
+    }
 }
 
 #[test]

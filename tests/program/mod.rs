@@ -3,6 +3,7 @@
 mod ablation;
 mod bad_plugins;
 mod cached;
+mod calibration;
 mod demo_training;
 mod good_plugins;
 mod interrupt;
@@ -11,4 +12,5 @@ mod mixed_schemes;
 mod peer;
 mod project;
 mod script_errors;
+mod smoothing;
 mod store;

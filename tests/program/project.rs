@@ -75,7 +75,7 @@ impl Project {
             );
         }
         project.write("text.txt", &text(40));
-        project.write_model();
+        project.write_model("tiny", HIDDEN, LAYERS);
         project
     }
 
@@ -172,39 +172,46 @@ impl Project {
         }
     }
 
-    fn write_model(&self) {
+    /// Writes a random model of the demo's vocabulary into a folder.
+    pub(crate) fn write_model(&self, folder: &str, hidden: usize, layers: usize) {
         let demo = sources().join("experiments/demo/model");
         let mut config: Value = serde_json::from_str(&fs::read_to_string(demo.join("config.json")).unwrap()).unwrap();
         let sizes = json!({
-            "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "torch_dtype": "float32",
+            "hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": hidden / 4, "max_position_embeddings": 256, "torch_dtype": "float32",
         });
         config.as_object_mut().unwrap().extend(sizes.as_object().unwrap().clone());
-        self.write("tiny/config.json", &config.to_string());
+        self.write(&format!("{folder}/config.json"), &config.to_string());
         for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
-            self.write(&format!("tiny/{name}"), &fs::read_to_string(demo.join(name)).unwrap());
+            self.write(&format!("{folder}/{name}"), &fs::read_to_string(demo.join(name)).unwrap());
         }
         let vocabulary = config["vocab_size"].as_u64().unwrap() as usize;
-        fs::write(self.path().join("tiny/model.safetensors"), weights(vocabulary)).unwrap();
+        let file = self.path().join(folder).join("model.safetensors");
+        fs::write(file, weights(vocabulary, hidden, layers)).unwrap();
     }
 }
 
 pub(crate) const HIDDEN: usize = 32;
 pub(crate) const LAYERS: usize = 2;
 
-/// The linears of a block with their outputs and inputs.
-pub(crate) const LINEARS: [(&str, usize, usize); 7] = [
-    ("self_attn.q_proj", HIDDEN, HIDDEN),
-    ("self_attn.k_proj", HIDDEN / 2, HIDDEN),
-    ("self_attn.v_proj", HIDDEN / 2, HIDDEN),
-    ("self_attn.o_proj", HIDDEN, HIDDEN),
-    ("mlp.gate_proj", 2 * HIDDEN, HIDDEN),
-    ("mlp.up_proj", 2 * HIDDEN, HIDDEN),
-    ("mlp.down_proj", HIDDEN, 2 * HIDDEN),
-];
+/// The linears of a block of the tiny model with their outputs and inputs.
+pub(crate) const LINEARS: [(&str, usize, usize); 7] = linears(HIDDEN);
 
-/// Random weights of the tiny model, the same each time, as a safetensors file.
-fn weights(vocabulary: usize) -> Vec<u8> {
+const fn linears(hidden: usize) -> [(&'static str, usize, usize); 7] {
+    [
+        ("self_attn.q_proj", hidden, hidden),
+        ("self_attn.k_proj", hidden / 2, hidden),
+        ("self_attn.v_proj", hidden / 2, hidden),
+        ("self_attn.o_proj", hidden, hidden),
+        ("mlp.gate_proj", 2 * hidden, hidden),
+        ("mlp.up_proj", 2 * hidden, hidden),
+        ("mlp.down_proj", hidden, 2 * hidden),
+    ]
+}
+
+/// Random weights, the same each time, as a safetensors file. Larger models get smaller weights, so that activations stay
+/// of one size.
+fn weights(vocabulary: usize, hidden: usize, layers: usize) -> Vec<u8> {
     let mut random = Random(1);
     let (mut header, mut body) = (serde_json::Map::new(), Vec::new());
     let mut put = |name: String, shape: &[usize], spread: Option<f64>| {
@@ -215,19 +222,20 @@ fn weights(vocabulary: usize) -> Vec<u8> {
         }
         header.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, body.len()] }));
     };
-    put("model.embed_tokens.weight".into(), &[vocabulary, HIDDEN], Some(0.5));
-    for layer in 0..LAYERS {
-        for (name, rows, columns) in LINEARS {
-            put(format!("model.layers.{layer}.{name}.weight"), &[rows, columns], Some(0.5));
+    let spread = Some(0.5 * (HIDDEN as f64 / hidden as f64).sqrt());
+    put("model.embed_tokens.weight".into(), &[vocabulary, hidden], Some(0.5));
+    for layer in 0..layers {
+        for (name, rows, columns) in linears(hidden) {
+            put(format!("model.layers.{layer}.{name}.weight"), &[rows, columns], spread);
         }
         for name in ["self_attn.q_norm", "self_attn.k_norm"] {
-            put(format!("model.layers.{layer}.{name}.weight"), &[8], None);
+            put(format!("model.layers.{layer}.{name}.weight"), &[hidden / 4], None);
         }
         for name in ["input_layernorm", "post_attention_layernorm"] {
-            put(format!("model.layers.{layer}.{name}.weight"), &[HIDDEN], None);
+            put(format!("model.layers.{layer}.{name}.weight"), &[hidden], None);
         }
     }
-    put("model.norm.weight".into(), &[HIDDEN], None);
+    put("model.norm.weight".into(), &[hidden], None);
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
     [&(header.len() as u64).to_le_bytes()[..], &header, &body].concat()

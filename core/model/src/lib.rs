@@ -1,5 +1,6 @@
 //! Checkpoints, tokenizers and the decoder.
 
+pub mod activations;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
@@ -10,6 +11,7 @@ pub mod source;
 pub mod statistics;
 pub mod tokenizer;
 
+pub use activations::{Activations, Precision};
 pub use checkpoint::Checkpoint;
 pub use config::ModelConfig;
 pub use decoder::{Block, Context, Decoder, Taps};

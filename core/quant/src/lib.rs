@@ -5,6 +5,7 @@
 
 mod apply;
 pub mod args;
+mod column;
 pub mod conventions;
 mod derive;
 pub mod error;
@@ -19,6 +20,7 @@ mod scale;
 mod scheme;
 
 pub use args::{ActivationOrdering, Dynamic, NumberType, QuantizationArgs, ScaleDtype, Strategy, ZeroPointDtype};
+pub use column::ColumnRounder;
 pub use conventions::{ClampOrder, Compute, Conventions, MxRule, RangeConvention};
 pub use error::{ArgsError, GridError, dividing_group_sizes};
 pub use grid::{Grid, Parameters, StorageDtype};

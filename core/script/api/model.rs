@@ -12,6 +12,7 @@ use workbench_model::{Checkpoint, ModelConfig};
 
 use super::{Called, Host, data::file, groups, placed};
 use crate::{
+    calib::Order,
     error::{Error, Result},
     graph::{
         Input, Node, NodeKind,
@@ -20,6 +21,9 @@ use crate::{
     plugin::{Kind, PluginInfo},
     script::{DatasetHandle, ModelHandle, SaveSpec, Signature, lock, options::Options, place::origin},
 };
+
+/// What to do about missing calibration data.
+const PASS_CALIBRATION: &str = "pass calibration: dataset(…).tokens(#{ … })";
 
 /// The folder of the demo's model under a project's root.
 const DEMO: &str = "experiments/demo/model";
@@ -156,7 +160,7 @@ fn apply(
     let mut made = match kind {
         NodeKind::Quantize => quantize(model, plugin, &mut options)?,
         NodeKind::Train => train(model, &mut options)?,
-        _ => transform(&mut options)?,
+        _ => transform(plugin, &mut options)?,
     };
     let seed = lock(&host.shared).seed;
     made.params["parameters"] = parameters(plugin, options, seed)?;
@@ -223,7 +227,13 @@ impl Made {
 
 fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> Result<Made> {
     let assigned = groups::read(options, &model.signature)?;
-    let observe = options.word("observe", &["full_precision"], "full_precision")?;
+    let observe = options.word("observe", &Order::NAMES, "sequential")?;
+    let hidden_states = options.text("hidden_states")?;
+    if let Some(dtype) = hidden_states.as_deref().filter(|d| !["float32", "bfloat16"].contains(d)) {
+        return Err(Error::usage(format!("hidden states cannot be kept as `{dtype}`"))
+            .at(dtype)
+            .hint("float32 and bfloat16 can be chosen; without a choice it is what the model has"));
+    }
     let calibration = options.handle::<DatasetHandle>("calibration", "a dataset")?;
     let mut made = Made {
         params: json!({ "groups": assigned.groups, "dtype": options.text("dtype")? }),
@@ -242,33 +252,40 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
         return Ok(made);
     }
     let Some(data) = calibration else {
-        let hint = "pass calibration: dataset(…).tokens(#{ … })";
-        return Err(match &assigned.static_activations {
+        return Err(match assigned.static_activations {
             Some(scheme) if !observes => {
                 Error::usage(format!("`{scheme}` has static activation scales, which need calibration data"))
-                    .hint(format!("{hint}, or choose dynamic activations"))
+                    .hint(format!("{PASS_CALIBRATION}, or choose dynamic activations"))
             }
-            _ => Error::usage(format!("`{}` needs calibration data", descriptor.name))
-                .at(descriptor.name.as_str())
-                .hint(hint),
+            _ => without_data(plugin),
         });
     };
-    if assigned.static_activations.is_some() {
-        made.params["observe"] = observe.into();
-    }
+    made.params["observe"] = observe.into();
+    made.params["hidden_states"] = hidden_states.into();
     made.read("calibration", &data, default_tokens(128));
     Ok(made)
 }
 
-fn transform(options: &mut Options) -> Result<Made> {
+fn transform(plugin: &PluginInfo, options: &mut Options) -> Result<Made> {
     let mut made = Made {
         params: json!({ "dtype": options.text("dtype")?.unwrap_or_else(|| "float32".to_owned()) }),
         ..Made::default()
     };
-    if let Some(data) = options.handle::<DatasetHandle>("calibration", "a dataset")? {
-        made.read("calibration", &data, default_tokens(128));
+    let needs = &plugin.descriptor.needs;
+    let must = !needs.streams.is_empty() || needs.statistics.iter().any(|need| !need.optional);
+    match options.handle::<DatasetHandle>("calibration", "a dataset")? {
+        // Data that nobody reads must not make a key of its own.
+        Some(data) if must || !needs.statistics.is_empty() => made.read("calibration", &data, default_tokens(128)),
+        None if must => return Err(without_data(plugin)),
+        _ => {}
     }
     Ok(made)
+}
+
+/// The error for a plugin that observes but was given nothing to look at.
+fn without_data(plugin: &PluginInfo) -> Error {
+    let name = plugin.descriptor.name.as_str();
+    Error::usage(format!("`{name}` needs calibration data")).at(name).hint(PASS_CALIBRATION)
 }
 
 fn train(model: &ModelHandle, options: &mut Options) -> Result<Made> {

@@ -5,6 +5,7 @@ pub mod export;
 mod guard;
 mod host;
 mod plugin;
+pub mod rescale;
 
 pub use crate::abi::{Dtype, Element, Level, NamedTensor, Tensor, TensorInfo};
 pub use crate::error::{Context, Error, ErrorKind};

@@ -286,6 +286,12 @@ impl Checkpoint {
         }
     }
 
+    /// The same for all tensors of a decoder block.
+    pub fn drop_block_pages(&self, index: usize) {
+        let prefix = format!("model.layers.{index}.");
+        self.drop_pages(self.tensors.keys().map(String::as_str).filter(|name| name.starts_with(&prefix)));
+    }
+
     fn stored(&self, name: &str) -> Result<&Stored, ModelError> {
         self.tensors.get(name).ok_or_else(|| ModelError::tensor(&self.path, name, "does not exist", ""))
     }

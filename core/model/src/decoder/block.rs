@@ -133,7 +133,33 @@ impl Block {
         self.run(hidden, context, None, taps)
     }
 
+    /// What attention adds to `hidden` `[batch, len, hidden]`, norm and o included. For methods that score this part alone.
+    pub fn attention(&self, hidden: &Tensor, context: &Context, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
+        self.attention_with(hidden, context, None, taps)
+    }
+
+    /// What the MLP adds to `hidden` `[batch, len, hidden]`, which attention has been added to; norm and down included.
+    pub fn mlp(&self, hidden: &Tensor, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
+        let x = self.mlp_input(hidden)?;
+        taps.observe(self.site(SiteKind::MlpInput), &x)?;
+        let inner = self.mlp_inner(&x)?;
+        taps.observe(self.site(SiteKind::DownInput), &inner)?;
+        self.down.forward(&inner)
+    }
+
     pub(super) fn run(
+        &self,
+        hidden: &Tensor,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+        taps: &mut dyn Taps,
+    ) -> Result<Tensor, ModelError> {
+        let hidden = (hidden + self.attention_with(hidden, context, cache, taps)?)?;
+        let hidden = (&hidden + self.mlp(&hidden, taps)?)?;
+        Ok(hidden)
+    }
+
+    fn attention_with(
         &self,
         hidden: &Tensor,
         context: &Context,
@@ -142,14 +168,9 @@ impl Block {
     ) -> Result<Tensor, ModelError> {
         let x = self.attention_input(hidden)?;
         taps.observe(self.site(SiteKind::AttentionInput), &x)?;
-        let mixed = self.attend(&x, context, cache, taps)?;
+        let mixed = self.mix_with(&x, context, cache, taps)?;
         taps.observe(self.site(SiteKind::OutputInput), &mixed)?;
-        let hidden = self.attention_output(hidden, &mixed)?;
-        let x = self.mlp_input(&hidden)?;
-        taps.observe(self.site(SiteKind::MlpInput), &x)?;
-        let inner = self.mlp_inner(&x)?;
-        taps.observe(self.site(SiteKind::DownInput), &inner)?;
-        self.mlp_output(&hidden, &inner)
+        self.o.forward(&mixed)
     }
 
     fn site(&self, kind: SiteKind) -> Site {
@@ -167,7 +188,7 @@ impl Block {
     /// The input `[batch, len, heads * head_dim]` of `o_proj`, of [`attention_input`](Self::attention_input). The taps see
     /// queries, keys and values.
     pub fn mix(&self, x: &Tensor, context: &Context, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
-        self.attend(x, context, None, taps)
+        self.mix_with(x, context, None, taps)
     }
 
     /// The hidden states after attention.
@@ -191,7 +212,7 @@ impl Block {
         Ok((hidden + self.down.forward(inner)?)?)
     }
 
-    fn attend(
+    fn mix_with(
         &self,
         x: &Tensor,
         context: &Context,

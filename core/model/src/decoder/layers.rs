@@ -151,6 +151,11 @@ impl Head {
         &mut self.linear
     }
 
+    /// The input of `lm_head` of the last block's output: the final norm.
+    pub fn input(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        self.norm.forward(hidden)
+    }
+
     /// Logits `[.., vocabulary]` of the last block's output `[.., hidden]`, final norm included.
     pub fn forward(&self, hidden: &Tensor, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
         let normed = self.norm.forward(hidden)?;

@@ -1,29 +1,55 @@
 //! Statistics of the activation at one site, over all tokens that pass it.
 
-use rayon::prelude::*;
+use super::gram::Gram;
+
+/// What is to be gathered at a site beside the number of tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Smallest and largest value and mean magnitude of each channel.
+    pub channels: bool,
+    /// The Gram matrix.
+    pub gram: bool,
+}
 
 /// What was seen at one site.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SiteStatistics {
     features: usize,
     count: u64,
+    channels: Option<Channels>,
+    gram: Option<Gram>,
+    /// The finished matrix.
+    full: Option<Vec<f32>>,
+}
+
+#[derive(Clone, Debug)]
+struct Channels {
     min: Vec<f32>,
     max: Vec<f32>,
     sum_abs: Vec<f64>,
-    gram: Option<Vec<f32>>,
+}
+
+impl Channels {
+    fn add(&mut self, tokens: &[f32]) {
+        for row in tokens.chunks_exact(self.min.len()) {
+            for (((min, max), sum), v) in self.min.iter_mut().zip(&mut self.max).zip(&mut self.sum_abs).zip(row) {
+                *min = min.min(*v);
+                *max = max.max(*v);
+                *sum += f64::from(v.abs());
+            }
+        }
+    }
 }
 
 impl SiteStatistics {
-    /// Nothing seen yet; `gram` asks for the Gram matrix.
-    pub fn new(features: usize, gram: bool) -> Self {
-        Self {
-            features,
-            count: 0,
+    /// Nothing seen yet.
+    pub fn new(features: usize, wants: Wants) -> Self {
+        let channels = wants.channels.then(|| Channels {
             min: vec![f32::INFINITY; features],
             max: vec![f32::NEG_INFINITY; features],
             sum_abs: vec![0.0; features],
-            gram: gram.then(|| vec![0.0; features * features]),
-        }
+        });
+        Self { features, count: 0, channels, gram: wants.gram.then(|| Gram::new(features)), full: None }
     }
 
     /// Features of a token.
@@ -36,64 +62,55 @@ impl SiteStatistics {
         self.count
     }
 
-    /// Smallest value per channel.
-    pub fn min(&self) -> &[f32] {
-        &self.min
-    }
-
-    /// Largest value per channel.
-    pub fn max(&self) -> &[f32] {
-        &self.max
-    }
-
-    /// Largest absolute value per channel.
-    pub fn absmax(&self) -> Vec<f32> {
-        self.min.iter().zip(&self.max).map(|(a, b)| a.abs().max(b.abs())).collect()
-    }
-
-    /// Mean absolute value per channel.
-    pub fn mean_abs(&self) -> Vec<f32> {
-        self.sum_abs.iter().map(|s| (s / self.count.max(1) as f64) as f32).collect()
-    }
-
-    /// `XᵀX` over all tokens, `[features, features]` with both halves filled, if it was asked for. Only one half is summed.
-    pub fn gram(&self) -> Option<Vec<f32>> {
-        let n = self.features;
-        let mut gram = self.gram.clone()?;
-        for i in 0..n {
-            for j in i + 1..n {
-                gram[j * n + i] = gram[i * n + j];
-            }
-        }
-        Some(gram)
-    }
-
     /// Adds tokens, `[tokens, features]` row by row.
     pub fn add(&mut self, tokens: &[f32]) {
         self.count += (tokens.len() / self.features.max(1)) as u64;
-        for row in tokens.chunks_exact(self.features) {
-            for (j, &v) in row.iter().enumerate() {
-                self.min[j] = self.min[j].min(v);
-                self.max[j] = self.max[j].max(v);
-                self.sum_abs[j] += f64::from(v.abs());
-            }
+        if let Some(channels) = &mut self.channels {
+            channels.add(tokens);
         }
         if let Some(gram) = &mut self.gram {
-            add_gram(gram, tokens, self.features);
+            gram.add(tokens);
         }
     }
-}
 
-/// Adds the upper half of `XᵀX`. Rows of the result are independent, so any number of threads gives the same sums.
-fn add_gram(gram: &mut [f32], x: &[f32], n: usize) {
-    gram.par_chunks_exact_mut(n).enumerate().for_each(|(i, out)| {
-        for row in x.chunks_exact(n) {
-            let factor = row[i];
-            for (sum, &v) in out[i..].iter_mut().zip(&row[i..]) {
-                *sum += factor * v;
-            }
+    /// Ends the gathering, and returns the first channel in which a value was not finite.
+    pub fn finish(&mut self) -> Option<usize> {
+        if let Some(gram) = self.gram.take() {
+            self.full = Some(gram.finish());
         }
-    });
+        // A NaN or an infinity stays in the sums that it enters.
+        let by_sum = self.channels.as_ref().and_then(|c| c.sum_abs.iter().position(|s| !s.is_finite()));
+        let diagonal = |full: &Vec<f32>| (0..self.features).find(|i| !full[i * (self.features + 1)].is_finite());
+        by_sum.or_else(|| self.full.as_ref().and_then(diagonal))
+    }
+
+    /// Smallest value per channel, if channels were asked for.
+    pub fn min(&self) -> Option<&[f32]> {
+        self.channels.as_ref().map(|c| c.min.as_slice())
+    }
+
+    /// Largest value per channel.
+    pub fn max(&self) -> Option<&[f32]> {
+        self.channels.as_ref().map(|c| c.max.as_slice())
+    }
+
+    /// Largest absolute value per channel.
+    pub fn absmax(&self) -> Option<Vec<f32>> {
+        let channels = self.channels.as_ref()?;
+        Some(channels.min.iter().zip(&channels.max).map(|(a, b)| a.abs().max(b.abs())).collect())
+    }
+
+    /// Mean absolute value per channel.
+    pub fn mean_abs(&self) -> Option<Vec<f32>> {
+        let count = self.count.max(1) as f64;
+        Some(self.channels.as_ref()?.sum_abs.iter().map(|s| (s / count) as f32).collect())
+    }
+
+    /// `XᵀX` over all tokens, `[features, features]` with both halves filled, if it was asked for and
+    /// [`finish`](Self::finish) was called.
+    pub fn gram(&self) -> Option<&[f32]> {
+        self.full.as_deref()
+    }
 }
 
 #[cfg(test)]
@@ -103,13 +120,27 @@ mod tests {
     #[test]
     fn statistics_of_a_small_matrix() {
         let x = [1.0_f32, -2.0, 3.0, 0.0, 4.0, -1.0];
-        let mut site = SiteStatistics::new(3, true);
+        let mut site = SiteStatistics::new(3, Wants { channels: true, gram: true });
         site.add(&x[..3]);
         site.add(&x[3..]);
-        assert_eq!(site.absmax(), [1.0, 4.0, 3.0]);
-        assert_eq!(site.min(), [0.0, -2.0, -1.0]);
-        assert_eq!(site.mean_abs(), [0.5, 3.0, 2.0]);
+        assert_eq!(site.finish(), None);
+        assert_eq!(site.count(), 2);
+        assert_eq!(site.absmax().unwrap(), [1.0, 4.0, 3.0]);
+        assert_eq!(site.min().unwrap(), [0.0, -2.0, -1.0]);
+        assert_eq!(site.mean_abs().unwrap(), [0.5, 3.0, 2.0]);
         // XᵀX by hand.
         assert_eq!(site.gram().unwrap(), [1.0, -2.0, 3.0, -2.0, 20.0, -10.0, 3.0, -10.0, 10.0]);
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_noticed() {
+        for wants in [Wants { channels: true, gram: false }, Wants { channels: false, gram: true }] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut site = SiteStatistics::new(3, wants);
+                site.add(&[0.0, 1.0, bad]);
+                site.add(&[0.0, 1.0, 2.0]);
+                assert_eq!(site.finish(), Some(2));
+            }
+        }
     }
 }

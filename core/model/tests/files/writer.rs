@@ -323,7 +323,7 @@ fn an_interrupted_writer_goes_on_with_its_whole_blocks() {
     for linear in parsed.linears() {
         writer.put_input_quantizer(&linear.name, &inputs).unwrap();
     }
-    assert_eq!(writer.resume().unwrap(), [0]);
+    assert_eq!(writer.resume(1).unwrap(), [0]);
     for (seed, spec) in parsed.tensors().into_iter().enumerate() {
         let module = spec.name.trim_end_matches(".weight");
         let done = spec.name.contains("layers.0.");

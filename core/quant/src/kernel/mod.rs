@@ -8,7 +8,7 @@ pub(crate) mod codec;
 mod rows;
 
 pub(crate) use rows::{
-    Ranges, Scales, decode, encode, fake, fused_encode, fused_fake, ranges, search, straight_through,
+    Ranges, Scales, column, decode, encode, fake, fused_encode, fused_fake, ranges, search, straight_through,
 };
 
 /// Calls `$body` with the concrete codec inside an [`codec::AnyCodec`].

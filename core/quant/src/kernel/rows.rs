@@ -34,6 +34,9 @@ multiversion! {
     /// Codes of whole rows of `columns`.
     fn encode<C: Codec>(codec: C, x: &[f32], columns: usize, p: Scales<'_>, out: &mut [u8]);
 
+    /// Codes of values that each have a scale and a zero-point of their own, and the values that these codes stand for.
+    fn column<C: Codec>(codec: C, x: &[f32], scales: &[f32], zero_points: &[f32], codes: &mut [i8], values: &mut [f32]);
+
     /// Values of codes.
     fn decode<C: Codec>(codec: C, codes: &[u8], columns: usize, p: Scales<'_>, out: &mut [f32]);
 
@@ -121,6 +124,23 @@ mod generic {
     fn fake_group<C: Codec>(codec: C, x: &mut [f32], s: f32, z: f32) {
         for v in x {
             *v = codec.value(codec.nearest(codec.scaled(*v, s, z)), s, z);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn column<C: Codec>(
+        codec: C,
+        x: &[f32],
+        scales: &[f32],
+        zero_points: &[f32],
+        codes: &mut [i8],
+        values: &mut [f32],
+    ) {
+        let inputs = x.iter().zip(scales).zip(zero_points);
+        for (((x, s), z), (code, value)) in inputs.zip(codes.iter_mut().zip(values)) {
+            let nearest = codec.nearest(codec.scaled(*x, *s, *z));
+            *code = codec.encode(nearest) as i8;
+            *value = codec.value(nearest, *s, *z);
         }
     }
 

@@ -102,15 +102,15 @@ impl CheckpointWriter {
         })
     }
 
-    /// Takes over the whole blocks that an interrupted writer left in the folder, and returns their indices. Inputs have
-    /// to be declared first; static input scales have to be put again.
+    /// Takes over those of the first `blocks` blocks that an interrupted writer left whole in the folder, and returns their
+    /// indices. Inputs have to be declared first; static input scales have to be put again.
     ///
     /// # Errors
     /// A shard cannot be read. One whose content does not have the digest in its name is not taken over.
-    pub fn resume(&mut self) -> Result<Vec<usize>, ModelError> {
+    pub fn resume(&mut self, blocks: usize) -> Result<Vec<usize>, ModelError> {
         let names = self.names()?;
         let mut taken = Vec::new();
-        for block in 0..self.config.num_layers {
+        for block in 0..blocks.min(self.config.num_layers) {
             let prefix = format!("{}-", stem(Part::Block(block)));
             for name in names.iter().filter(|name| name.starts_with(&prefix)) {
                 if self.adopt(block, name)? {
@@ -185,7 +185,7 @@ impl CheckpointWriter {
     /// The model has no such linear, or its weight was put before.
     pub fn put_input_quantizer(&mut self, module: &str, grid: &Grid) -> Result<(), ModelError> {
         let weight = format!("{module}.weight");
-        if !self.is_missing(&weight) {
+        if !self.lacks(&weight) {
             return Err(
                 self.error(&weight, "its input has to be declared before the weight is put, on a linear of the model")
             );
@@ -364,14 +364,15 @@ impl CheckpointWriter {
         modules
     }
 
-    fn is_missing(&self, name: &str) -> bool {
+    /// Whether a tensor of the configuration has not been put yet.
+    pub fn lacks(&self, name: &str) -> bool {
         self.missing.get(&part_of(name)).is_some_and(|names| names.contains(name))
     }
 
     fn claim(&self, name: &str) -> Result<TensorSpec, ModelError> {
         match self.specs.get(name) {
             None => Err(self.error(name, "the model has no such tensor")),
-            Some(_) if !self.is_missing(name) => Err(self.error(name, "was put before")),
+            Some(_) if !self.lacks(name) => Err(self.error(name, "was put before")),
             Some(spec) => Ok(spec.clone()),
         }
     }

@@ -1,26 +1,37 @@
-//! Quantization nodes.
+//! Quantization nodes: the decoder is passed block by block, and each linear is quantized when its input is known.
+
+mod block;
+mod global_scales;
+mod kv_cache;
+mod made;
+mod resume;
 
 use std::collections::BTreeMap;
 
+use candle_core::Device;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use workbench_api::job::{Job as Work, Linear};
-use workbench_model::{ChatTemplate, Checkpoint, Site, Tokenizer, WeightSource, checkpoint::Dtype, config::LinearInfo};
+use workbench_api::job::Linear;
+use workbench_model::{
+    ChatTemplate, Checkpoint, Precision, Site, SiteKind, Tokenizer, WeightSource, checkpoint::Dtype,
+    config::LinearInfo, decoder::Block,
+};
 use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Scheme, StorageDtype};
 
+use self::kv_cache::KvCache;
+use self::made::Made;
+pub(super) use self::resume::Resume;
 use super::{
-    Finding,
-    artifact::Artifact,
-    global_scales,
-    kv_cache::{self, KvCache},
+    Finding, room,
     services::{Plugin, Services},
 };
 use crate::{
-    calib::{self, Wanted},
+    calib::{Order, Pass},
     data::{TokenOptions, sequences},
     error::{Error, Result},
     exec::{Job, NodeReporter},
     graph::fused,
+    plugin::Scope,
     store::Scratch,
 };
 
@@ -32,6 +43,11 @@ struct Params {
     kv_cache: Option<KvCache>,
     #[serde(default)]
     calibration: Option<TokenOptions>,
+    #[serde(default)]
+    observe: Order,
+    /// Dtype in which activations are kept between the pieces of a block; that of the model if not given.
+    #[serde(default)]
+    hidden_states: Option<String>,
 }
 
 /// Modules with one scheme.
@@ -54,6 +70,13 @@ struct Target {
     inputs: Option<Grid>,
 }
 
+impl Target {
+    /// The grid of its input, if its scale comes from calibration data.
+    fn calibrated_inputs(&self) -> Option<&Grid> {
+        self.inputs.as_ref().filter(|grid| grid.args().dynamic != Dynamic::Yes)
+    }
+}
+
 pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
     let params: Params = job.typed(job.params())?;
     let checkpoint = Checkpoint::open(job.model("model")?)?;
@@ -64,47 +87,118 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     services.models.insert("model".into(), &checkpoint);
     let mut facts = Map::new();
     let sequences = calibration(job, &params, &checkpoint, &mut facts)?;
-
-    let wanted = wanted(&plugin, &targets, &checkpoint)?;
-    if !wanted.is_empty() {
-        let Some(sequences) = &sequences else {
-            return Err(Error::refused(format!("`{}` needs calibration data", job.method))
-                .hint("pass calibration: dataset(…).tokens(#{ … })"));
-        };
-        services.statistics = calib::statistics(&checkpoint, &wanted, sequences, reporter)?;
-    }
-    let mut artifact = Artifact::create(scratch, &checkpoint, checkpoint.config_json())?;
-    let mut reports = Map::new();
-    for (done, target) in targets.iter().enumerate() {
-        let report = plugin.run(&work(target, &checkpoint)?, &services)?;
-        let codes = services.output().codes.remove(&target.info.name);
-        let codes = codes.ok_or_else(|| Error::internal(format!("no codes of `{}` arrived", target.info.name)))?;
-        artifact.put_codes(&target.info.name, &codes, target.inputs.as_ref())?;
-        if report.as_object().is_some_and(|r| !r.is_empty()) {
-            reports.insert(target.info.name.clone(), report);
-        }
-        reporter.progress(done as u64 + 1, targets.len() as u64, "layers");
-    }
-    put_input_scales(&mut artifact, &targets, &checkpoint, sequences.as_deref(), reporter, &mut facts)?;
-    if let Some(cache) = &params.kv_cache {
-        let stored = scales_of(cache.args(), storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight"));
-        kv_cache::put(&mut artifact, cache, stored, &checkpoint, sequences.as_deref(), reporter, &mut facts)?;
-    }
-    let quantized: Vec<&str> = targets.iter().map(|t| t.info.name.as_str()).collect();
-    artifact.copy_rest(&checkpoint, &quantized)?;
-    let written = artifact.finish()?;
-
     facts.insert("layers".into(), json!({ "quantized": targets.len(), "of": checkpoint.config().linears().len() }));
-    facts.insert("written".into(), written);
     facts.insert("grids".into(), grids(&targets));
     let warnings = warnings(&params.groups);
     if !warnings.is_empty() {
         facts.insert("warnings".into(), json!(warnings));
     }
-    if !reports.is_empty() {
-        facts.insert("plugin".into(), Value::Object(reports));
+
+    let mut resume = Resume::open(scratch)?;
+    let made = Made::new(&checkpoint, plugin, services, targets, &mut resume)?;
+    let passes = made.observes()? || made.plugin.scope() == Scope::Block;
+    let mut made = match (&sequences, passes) {
+        (None, true) => {
+            return Err(Error::refused(format!("`{}` needs calibration data", job.method))
+                .hint("pass calibration: dataset(…).tokens(#{ … })"));
+        }
+        (Some(sequences), true) => {
+            let precision = precision(&params, &checkpoint)?;
+            facts.insert(
+                "observed".into(),
+                json!({ "order": params.observe, "hidden_states": format!("{precision:?}").to_lowercase() }),
+            );
+            let walk = Walk { checkpoint: &checkpoint, sequences, order: params.observe, reporter };
+            walk.run(job, scratch, precision, made, &mut resume)?
+        }
+        (_, false) => without_data(&checkpoint, made, &mut resume, reporter)?,
+    };
+    if let Some(cache) = &params.kv_cache {
+        let stored = scales_of(cache.args(), storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight"));
+        let room = room(job, scratch, precision(&params, &checkpoint)?)?;
+        let fact = kv_cache::put(&mut made, cache, stored, sequences.as_deref(), room, reporter)?;
+        facts.insert("kv_cache".into(), fact);
     }
+    made.finish(scratch, &mut facts)?;
     Ok(Finding { values: json!({}), facts: Value::Object(facts) })
+}
+
+/// The sites of a block in forward order.
+const SITES: [SiteKind; 4] = [SiteKind::AttentionInput, SiteKind::OutputInput, SiteKind::MlpInput, SiteKind::DownInput];
+
+/// Quantizes linears that need to know nothing about their inputs.
+fn without_data<'a>(
+    checkpoint: &Checkpoint,
+    mut made: Made<'a>,
+    resume: &mut Resume,
+    reporter: &NodeReporter,
+) -> Result<Made<'a>> {
+    let blocks = checkpoint.config().num_layers;
+    for index in resume.blocks()..blocks {
+        for kind in SITES {
+            made.quantize_site(Site::in_block(index, kind), None, None)?;
+        }
+        made.finish_block(index)?;
+        resume.save(index + 1, None, &made.record())?;
+        reporter.progress(index as u64 + 1, blocks as u64, "blocks");
+    }
+    Ok(made)
+}
+
+/// The way through the decoder with calibration data.
+struct Walk<'a> {
+    checkpoint: &'a Checkpoint,
+    sequences: &'a [Vec<u32>],
+    order: Order,
+    reporter: &'a NodeReporter,
+}
+
+impl Walk<'_> {
+    fn run<'m>(
+        &self,
+        job: &Job,
+        scratch: &Scratch,
+        precision: Precision,
+        mut made: Made<'m>,
+        resume: &mut Resume,
+    ) -> Result<Made<'m>> {
+        let config = self.checkpoint.config();
+        let room = room(job, scratch, precision)?;
+        if made.plugin.scope() == Scope::Block {
+            return block::run(self, room, made, resume);
+        }
+        let mut pass = match resume.blocks() {
+            0 => Pass::begin(self.checkpoint, self.sequences, room)?,
+            _ => {
+                let mut pass = Pass::empty(config, self.sequences, room)?;
+                resume.load(&mut [pass.hidden_mut()])?;
+                pass
+            }
+        };
+        for index in resume.blocks()..config.num_layers {
+            let mut block = Block::load(config, self.checkpoint, index, &Device::Cpu)?;
+            match self.order {
+                Order::Sequential => pass.sequential(index, &mut block, &mut made)?,
+                Order::Block => pass.at_once(index, &mut block, true, &mut made)?,
+                Order::FullPrecision => pass.at_once(index, &mut block, false, &mut made)?,
+            }
+            made.finish_block(index)?;
+            resume.save(index + 1, Some(&[pass.hidden()]), &made.record())?;
+            self.reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
+        }
+        Ok(made)
+    }
+}
+
+/// How activations are kept: in bfloat16 for a model that has no more than that.
+fn precision(params: &Params, checkpoint: &Checkpoint) -> Result<Precision> {
+    match params.hidden_states.as_deref() {
+        Some("float32") => Ok(Precision::F32),
+        Some("bfloat16") => Ok(Precision::Bf16),
+        Some(other) => Err(Error::refused(format!("activations cannot be kept as `{other}`"))),
+        None if checkpoint.dtype("model.embed_tokens.weight") == Some(Dtype::BF16) => Ok(Precision::Bf16),
+        None => Ok(Precision::F32),
+    }
 }
 
 fn storage(checkpoint: &Checkpoint, weight: &str) -> StorageDtype {
@@ -163,54 +257,17 @@ fn calibration(
     Ok(Some(found.ids))
 }
 
-fn work(target: &Target, checkpoint: &Checkpoint) -> Result<Work> {
+/// What a plugin is told about a linear.
+fn linear(target: &Target, checkpoint: &Checkpoint) -> Result<Linear> {
     let name = &target.info.name;
     let bias = format!("{name}.bias");
-    Ok(Work::Linear(Linear {
+    Ok(Linear {
         module: name.clone(),
         weight: format!("{name}.weight"),
         bias: checkpoint.shape(&bias).is_some().then_some(bias),
         site: Some(target.info.site.to_string()),
         grid: serde_json::to_value(&target.weights).map_err(|e| Error::internal(e.to_string()))?,
-    }))
-}
-
-/// The statistics that the plugin asks for, by site.
-fn wanted(plugin: &Plugin<'_>, targets: &[Target], checkpoint: &Checkpoint) -> Result<Wanted> {
-    let mut wanted = Wanted::new();
-    for target in targets {
-        for need in plugin.needs(&work(target, checkpoint)?)?.statistics {
-            let kinds = wanted.entry(target.info.site.to_string()).or_default();
-            kinds.insert(need.kind.name());
-        }
-    }
-    Ok(wanted)
-}
-
-/// Static input scales: one pass over the model as it is, each site observed once for all linears that read it.
-fn put_input_scales(
-    artifact: &mut Artifact,
-    targets: &[Target],
-    checkpoint: &Checkpoint,
-    sequences: Option<&[Vec<u32>]>,
-    reporter: &NodeReporter,
-    facts: &mut Map<String, Value>,
-) -> Result<()> {
-    let fixed = |t: &Target| t.inputs.clone().filter(|g| g.args().dynamic != Dynamic::Yes).map(|g| (t.info.site, g));
-    let sites: BTreeMap<Site, Grid> = targets.iter().filter_map(fixed).collect();
-    if sites.is_empty() {
-        return Ok(());
-    }
-    let sequences = sequences.ok_or_else(|| Error::refused("static input scales need calibration data"))?;
-    let scales = calib::input_scales(checkpoint, &sites, sequences, reporter)?;
-    for target in targets {
-        if let Some((site, _)) = fixed(target) {
-            artifact.put_input_scale(&target.info.name, &scales.parameters[&site])?;
-        }
-    }
-    let observer = sites.values().next().and_then(|g| g.args().observer.clone());
-    facts.insert("input_scales".into(), json!({ "observer": observer, "observed": scales.facts }));
-    Ok(())
+    })
 }
 
 /// What the loaders of others will not like about this choice of schemes.

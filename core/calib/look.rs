@@ -1,0 +1,96 @@
+//! What is gathered while the tokens of the calibration set pass a site.
+
+use candle_core::Tensor;
+use serde_json::{Value, json};
+use workbench_model::{
+    ModelError, Site,
+    statistics::{SiteStatistics, Wants},
+};
+use workbench_quant::{Grid, GridError, Matrix, Parameters, observer, observer::RangeObserver};
+
+use crate::error::{Error, Result};
+
+/// Statistics and ranges of one site.
+pub struct Look {
+    site: Site,
+    statistics: SiteStatistics,
+    observers: Vec<(Grid, Box<dyn RangeObserver>)>,
+}
+
+/// A static input scale.
+pub struct InputScale {
+    pub grid: Grid,
+    pub parameters: Parameters,
+    /// Smallest and largest value that was observed, for the record.
+    pub range: Value,
+}
+
+/// What a look found.
+pub struct Seen {
+    pub statistics: SiteStatistics,
+    /// One for each grid that was asked for.
+    pub input_scales: Vec<InputScale>,
+}
+
+impl Look {
+    /// Nothing seen yet at a site of `features` features; `inputs` are the grids whose static scales are wanted.
+    ///
+    /// # Errors
+    /// A grid has no static scale for activations.
+    pub fn new(site: Site, features: usize, wants: Wants, inputs: &[Grid]) -> Result<Self> {
+        let observe = |grid: &Grid| {
+            let made = observer::for_activations(grid, "minmax").map_err(|e| refused(site, &e))?;
+            Ok::<_, Error>((grid.clone(), made))
+        };
+        let observers = inputs.iter().map(observe).collect::<Result<_>>()?;
+        Ok(Self { site, statistics: SiteStatistics::new(features, wants), observers })
+    }
+
+    /// Adds the activation `[batch, len, features]` of some sequences. To an observer each sequence is a batch of its own, as in
+    /// the peers: that decides a moving average.
+    ///
+    /// # Errors
+    /// A value is not finite.
+    pub fn add(&mut self, x: &Tensor) -> Result<()> {
+        let read = || -> candle_core::Result<(usize, Vec<f32>)> { Ok((x.dim(0)?, x.flatten_all()?.to_vec1()?)) };
+        let (batch, values) = read().map_err(ModelError::from)?;
+        self.statistics.add(&values);
+        let features = self.statistics.features();
+        for (_, observer) in &mut self.observers {
+            for sequence in values.chunks(values.len() / batch.max(1)) {
+                let matrix = Matrix::new(sequence, sequence.len() / features.max(1), features);
+                matrix.and_then(|m| observer.observe(m)).map_err(|e| refused(self.site, &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the look.
+    ///
+    /// # Errors
+    /// No token passed; a value was not finite.
+    pub fn finish(mut self) -> Result<Seen> {
+        let site = self.site;
+        if self.statistics.count() == 0 {
+            return Err(Error::refused(format!("no calibration token reached {site}")));
+        }
+        if let Some(channel) = self.statistics.finish() {
+            return Err(Error::refused(format!("the activation at {site} is not finite in channel {channel}"))
+                .hint("look for weights that overflow, or evaluate the model first"));
+        }
+        let scale = |(grid, observer): (Grid, Box<dyn RangeObserver>)| {
+            let (min, max) =
+                observer.range().ok_or_else(|| Error::refused(format!("no calibration token reached {site}")))?;
+            let parameters = grid.parameters_from_range(&min, &max).map_err(|e| refused(site, &e))?;
+            let extreme = |values: &[f32], pick: fn(f32, f32) -> f32| values.iter().copied().reduce(pick);
+            let range = json!([extreme(&min, f32::min), extreme(&max, f32::max)]);
+            Ok(InputScale { grid, parameters, range })
+        };
+        let input_scales = self.observers.into_iter().map(scale).collect::<Result<_>>()?;
+        Ok(Seen { statistics: self.statistics, input_scales })
+    }
+}
+
+fn refused(site: Site, error: &GridError) -> Error {
+    Error::refused(format!("cannot observe {site}")).cause(error.to_string()).maybe_hint(error.hint())
+}

@@ -1,0 +1,328 @@
+//! The way of the calibration set through the decoder.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use candle_core::{Device, Tensor};
+use workbench_model::{
+    Activations, Checkpoint, ModelConfig, ModelError, Precision, Site, SiteKind,
+    decoder::{Block, Context, Embedding, Head},
+};
+
+use super::{Look, Seen};
+use crate::error::Result;
+
+/// What happens at the sites of a block.
+pub trait SiteWork {
+    /// What is to be gathered at a site of so many features; `None` where nothing is.
+    ///
+    /// # Errors
+    /// The site cannot be looked at as it should be.
+    fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>>;
+
+    /// All tokens have reached the site. Where `block` is given, the linears that read the site have not run yet, and what is
+    /// done to them counts from here on.
+    ///
+    /// # Errors
+    /// Whatever the work runs into.
+    fn reached(&mut self, site: Site, seen: Option<Seen>, block: Option<&mut Block>) -> Result<()>;
+}
+
+/// Where activations are kept.
+#[derive(Clone, Debug)]
+pub struct Room {
+    pub precision: Precision,
+    /// Bytes of memory that they may take; what is more lies in files.
+    pub memory: u64,
+    /// For the files.
+    pub folder: PathBuf,
+}
+
+/// The calibration set between two blocks of a decoder.
+pub struct Pass {
+    hidden: Activations,
+    /// The input of `o_proj` or `down_proj`: all tokens must be there before either runs.
+    wide: Option<Activations>,
+    /// Sequences and tokens of each batch.
+    shapes: Vec<[usize; 2]>,
+    widest: usize,
+    attention: usize,
+    /// Features of keys and of values.
+    cached: usize,
+    inner: usize,
+    hidden_size: usize,
+    room: Room,
+}
+
+impl Pass {
+    /// Embeds the sequences.
+    ///
+    /// # Errors
+    /// A malformed checkpoint; a full disk.
+    pub fn begin(checkpoint: &Checkpoint, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
+        let mut pass = Self::empty(checkpoint.config(), sequences, room)?;
+        let embedding = Embedding::load(checkpoint.config(), checkpoint, &Device::Cpu)?;
+        let mut rest = sequences;
+        for index in 0..pass.len() {
+            let [batch, len] = pass.shapes[index];
+            let (now, later) = rest.split_at(batch);
+            let ids = Tensor::from_vec(now.concat(), (batch, len), &Device::Cpu).map_err(ModelError::from)?;
+            pass.hidden.set(index, &embedding.forward(&ids)?)?;
+            rest = later;
+        }
+        Ok(pass)
+    }
+
+    /// A pass whose hidden states are still to be [loaded](Self::hidden_mut).
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn empty(config: &ModelConfig, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
+        let shapes = batches(sequences);
+        let attention = config.num_heads * config.head_dim;
+        let widest = attention.max(config.intermediate_size);
+        let hidden = make("hidden", &shapes, config.hidden_size, &room, config.hidden_size)?;
+        let (inner, hidden_size) = (config.intermediate_size, config.hidden_size);
+        let cached = config.num_kv_heads * config.head_dim;
+        Ok(Self { hidden, wide: None, shapes, widest, attention, cached, inner, hidden_size, room })
+    }
+
+    /// Batches of sequences.
+    pub fn len(&self) -> usize {
+        self.shapes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.shapes.is_empty()
+    }
+
+    /// The hidden states before the next block.
+    pub fn hidden(&self) -> &Activations {
+        &self.hidden
+    }
+
+    /// The same, for loading.
+    pub fn hidden_mut(&mut self) -> &mut Activations {
+        &mut self.hidden
+    }
+
+    /// Lends the hidden states out, until they are given back.
+    pub fn take_hidden(&mut self) -> Activations {
+        std::mem::replace(&mut self.hidden, Activations::in_memory(&[], self.hidden_size, self.room.precision))
+    }
+
+    /// Takes the hidden states back.
+    pub fn give_hidden(&mut self, hidden: Activations) {
+        self.hidden = hidden;
+    }
+
+    fn context(&self, index: usize) -> Context {
+        let [batch, len] = self.shapes[index];
+        Context::full(batch, len, None)
+    }
+
+    /// Room for the inputs of a wide site, the same memory for all of them.
+    fn wide(&mut self, width: usize) -> Result<&mut Activations> {
+        if self.wide.is_none() {
+            let together = self.hidden_size + self.widest;
+            self.wide = Some(make("wide", &self.shapes, self.widest, &self.room, together)?);
+        }
+        let wide = self.wide.as_mut().ok_or_else(|| crate::error::Error::internal("no room was made"))?;
+        wide.set_width(width);
+        Ok(wide)
+    }
+
+    /// Passes a block in true sequential order.
+    ///
+    /// # Errors
+    /// Whatever the work runs into.
+    pub fn sequential(&mut self, index: usize, block: &mut Block, work: &mut dyn SiteWork) -> Result<()> {
+        let site = |kind| Site::in_block(index, kind);
+        let narrow = |x: &Self, work: &mut dyn SiteWork, block: &mut Block, kind| -> Result<()> {
+            let Some(mut look) = work.look(site(kind), x.hidden_size)? else {
+                return work.reached(site(kind), None, Some(block));
+            };
+            for i in 0..x.len() {
+                let hidden = x.hidden.get(i)?;
+                let input = match kind {
+                    SiteKind::AttentionInput => block.attention_input(&hidden)?,
+                    _ => block.mlp_input(&hidden)?,
+                };
+                look.add(&input)?;
+            }
+            work.reached(site(kind), Some(look.finish()?), Some(block))
+        };
+        narrow(self, work, block, SiteKind::AttentionInput)?;
+        self.piece(site(SiteKind::OutputInput), block, work, Piece { width: self.attention, make: mix, end: project })?;
+        narrow(self, work, block, SiteKind::MlpInput)?;
+        self.piece(site(SiteKind::DownInput), block, work, Piece { width: self.inner, make: inner, end: down })
+    }
+
+    /// Makes the input of a wide site for all tokens, lets the work see it, and ends the piece with what it left.
+    fn piece(&mut self, site: Site, block: &mut Block, work: &mut dyn SiteWork, piece: Piece) -> Result<()> {
+        let Some(mut look) = work.look(site, piece.width)? else {
+            work.reached(site, None, Some(block))?;
+            for i in 0..self.len() {
+                let hidden = self.hidden.get(i)?;
+                let input = (piece.make)(block, &hidden, &self.context(i))?;
+                self.hidden.set(i, &(piece.end)(block, &hidden, &input)?)?;
+            }
+            return Ok(());
+        };
+        for i in 0..self.len() {
+            let input = (piece.make)(block, &self.hidden.get(i)?, &self.context(i))?;
+            look.add(&self.wide(piece.width)?.set(i, &input)?)?;
+        }
+        work.reached(site, Some(look.finish()?), Some(block))?;
+        for i in 0..self.len() {
+            let input = self.wide(piece.width)?.get(i)?;
+            let next = (piece.end)(block, &self.hidden.get(i)?, &input)?;
+            self.hidden.set(i, &next)?;
+        }
+        Ok(())
+    }
+
+    /// Passes a block and looks at all its sites before anything is done to it. What the work does counts for what the next
+    /// block receives if `feed_back` is set.
+    ///
+    /// # Errors
+    /// Whatever the work runs into.
+    pub fn at_once(&mut self, index: usize, block: &mut Block, feed_back: bool, work: &mut dyn SiteWork) -> Result<()> {
+        let mut seen = self.gather(index, block, !feed_back, work)?;
+        for (kind, _) in self.sites() {
+            let site = Site::in_block(index, kind);
+            work.reached(site, seen.remove(&site), feed_back.then_some(&mut *block))?;
+        }
+        if feed_back { self.forward(block) } else { Ok(()) }
+    }
+
+    /// The sites of a block in forward order, with their features.
+    fn sites(&self) -> [(SiteKind, usize); 4] {
+        use SiteKind::{AttentionInput, DownInput, MlpInput, OutputInput};
+        [
+            (AttentionInput, self.hidden_size),
+            (OutputInput, self.attention),
+            (MlpInput, self.hidden_size),
+            (DownInput, self.inner),
+        ]
+    }
+
+    /// Looks at all sites of a block as it is, keys and values included. The hidden states go on to the next block if `advance` is set.
+    ///
+    /// # Errors
+    /// A site cannot be looked at; a malformed block; a full disk.
+    pub fn gather(
+        &mut self,
+        index: usize,
+        block: &Block,
+        advance: bool,
+        work: &mut dyn SiteWork,
+    ) -> Result<BTreeMap<Site, Seen>> {
+        let mut looks = BTreeMap::new();
+        let cached = [SiteKind::Key, SiteKind::Value].map(|kind| (kind, self.cached));
+        for (kind, width) in self.sites().into_iter().chain(cached) {
+            if let Some(look) = work.look(Site::in_block(index, kind), width)? {
+                looks.insert(Site::in_block(index, kind), look);
+            }
+        }
+        if looks.is_empty() && !advance {
+            return Ok(BTreeMap::new());
+        }
+        for i in 0..self.len() {
+            let mut failed = None;
+            let mut tap = |site: Site, x: &Tensor| -> Result<(), ModelError> {
+                if let (Some(look), None) = (looks.get_mut(&site), &failed) {
+                    failed = look.add(x).err();
+                }
+                Ok(())
+            };
+            let next = block.forward(&self.hidden.get(i)?, &self.context(i), &mut tap)?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            if advance {
+                self.hidden.set(i, &next)?;
+            }
+        }
+        looks.into_iter().map(|(site, look)| Ok((site, look.finish()?))).collect()
+    }
+
+    /// Passes a block without looking at anything.
+    ///
+    /// # Errors
+    /// A malformed block; a full disk.
+    pub fn forward(&mut self, block: &Block) -> Result<()> {
+        for i in 0..self.len() {
+            let next = block.forward(&self.hidden.get(i)?, &self.context(i), &mut ())?;
+            self.hidden.set(i, &next)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the input of `lm_head`, behind the last block.
+    ///
+    /// # Errors
+    /// Whatever the work runs into.
+    pub fn head(&self, checkpoint: &Checkpoint, work: &mut dyn SiteWork) -> Result<()> {
+        let site = Site::head();
+        let Some(mut look) = work.look(site, self.hidden_size)? else {
+            return work.reached(site, None, None);
+        };
+        let head = Head::load(checkpoint.config(), checkpoint, &Device::Cpu)?;
+        for i in 0..self.len() {
+            look.add(&head.input(&self.hidden.get(i)?)?)?;
+        }
+        work.reached(site, Some(look.finish()?), None)
+    }
+}
+
+/// A part of a block around a wide site.
+struct Piece {
+    width: usize,
+    /// From hidden states to the site.
+    make: fn(&Block, &Tensor, &Context) -> Result<Tensor, ModelError>,
+    /// From the hidden states and the site to the next hidden states.
+    end: fn(&Block, &Tensor, &Tensor) -> Result<Tensor, ModelError>,
+}
+
+fn mix(block: &Block, hidden: &Tensor, context: &Context) -> Result<Tensor, ModelError> {
+    block.mix(&block.attention_input(hidden)?, context, &mut ())
+}
+
+fn project(block: &Block, hidden: &Tensor, mixed: &Tensor) -> Result<Tensor, ModelError> {
+    block.attention_output(hidden, mixed)
+}
+
+fn inner(block: &Block, hidden: &Tensor, _: &Context) -> Result<Tensor, ModelError> {
+    block.mlp_inner(&block.mlp_input(hidden)?)
+}
+
+fn down(block: &Block, hidden: &Tensor, inner: &Tensor) -> Result<Tensor, ModelError> {
+    block.mlp_output(hidden, inner)
+}
+
+/// Tokens of a batch, unless one sequence has more. A weight is brought into the order of a matrix product once for each.
+const BATCH: usize = 1024;
+
+/// Neighbouring sequences of equal length in batches: how many, and how long.
+fn batches(sequences: &[Vec<u32>]) -> Vec<[usize; 2]> {
+    let mut shapes: Vec<[usize; 2]> = Vec::new();
+    for ids in sequences {
+        match shapes.last_mut() {
+            Some([batch, len]) if *len == ids.len() && (*batch + 1) * *len <= BATCH => *batch += 1,
+            _ => shapes.push([1, ids.len()]),
+        }
+    }
+    shapes
+}
+
+/// Room for activations, in a file where `together` features a token do not fit into the memory.
+fn make(name: &str, shapes: &[[usize; 2]], width: usize, room: &Room, together: usize) -> Result<Activations> {
+    let size = if room.precision == Precision::F32 { 4 } else { 2 };
+    let tokens: usize = shapes.iter().map(|[batch, len]| batch * len).sum();
+    let bytes = tokens as u64 * together as u64 * size;
+    if bytes <= room.memory {
+        return Ok(Activations::in_memory(shapes, width, room.precision));
+    }
+    Ok(Activations::in_file(&room.folder.join(format!("{name}.activations")), shapes, width, room.precision)?)
+}

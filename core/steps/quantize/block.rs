@@ -1,0 +1,203 @@
+//! Methods that quantize a block at a time, with its inputs on both paths at hand.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::Device;
+use workbench_api::job::{Block as BlockJob, Job as Work, Linear};
+use workbench_model::{
+    ModelError, Site, WeightSource,
+    decoder::Block,
+    statistics::{SiteStatistics, Wants},
+};
+
+use super::{
+    super::{artifact::widen, services::Output, streams::BlockInputs},
+    Resume, SITES, Walk, linear,
+    made::Made,
+};
+use crate::{
+    calib::{self, Look, Pass, Room, Seen, SiteWork},
+    error::{Error, Result},
+    graph::selector::select,
+};
+
+/// The stream of a block's inputs.
+const INPUTS: &str = "inputs";
+
+/// Quantizes block after block: `full` carries the hidden states of the model as it was given, `quantized` those of what was
+/// made of it.
+pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &mut Resume) -> Result<Made<'m>> {
+    let config = walk.checkpoint.config();
+    let (mut full, mut quantized) = begin(walk, &room, resume)?;
+    for index in resume.blocks()..config.num_layers {
+        let load = |source: &dyn WeightSource| Block::load(config, source, index, &Device::Cpu);
+        let original = load(walk.checkpoint)?;
+        let job = job(&made, index, full.len())?;
+        let mut gatherer = Statistics { wants: wants(&made, &job, index)?, found: BTreeMap::new() };
+        for (site, seen) in quantized.gather(index, &original, false, &mut gatherer)? {
+            gatherer.found.insert(site.to_string(), seen.statistics);
+        }
+        made.services.statistics = gatherer.found;
+        let inputs = BlockInputs::new(full.take_hidden(), quantized.take_hidden());
+        made.services.streams.insert(INPUTS, inputs.into());
+        let report = made.plugin.run(&Work::Block(job), &made.services)?;
+        made.services.statistics.clear();
+        let inputs = made.services.streams.remove(INPUTS).and_then(|stream| stream.into_block_inputs());
+        let (a, b) = inputs.ok_or_else(|| Error::internal("the inputs got lost"))?.into_parts();
+        (full.give_hidden(a), quantized.give_hidden(b));
+        made.report(&format!("model.layers.{index}"), &report);
+
+        let output = std::mem::take(&mut *made.services.output());
+        let mut block = load(&Overlay { base: walk.checkpoint, output: &output })?;
+        store(&mut made, index, output)?;
+        quantized.sequential(index, &mut block, &mut Inputs { made: &mut made })?;
+        full.forward(&original)?;
+        made.finish_block(index)?;
+        resume.save(index + 1, Some(&[full.hidden(), quantized.hidden()]), &made.record())?;
+        walk.reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
+    }
+    Ok(made)
+}
+
+fn begin(walk: &Walk<'_>, room: &Room, resume: &Resume) -> Result<(Pass, Pass)> {
+    let config = walk.checkpoint.config();
+    let own = |name: &str| -> Result<Room> {
+        let folder = room.folder.join(name);
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io("create the folder", &folder, &e))?;
+        Ok(Room { folder, memory: room.memory / 2, ..room.clone() })
+    };
+    let (a, b) = (own("full")?, own("quantized")?);
+    if resume.blocks() == 0 {
+        return Ok((
+            Pass::begin(walk.checkpoint, walk.sequences, a)?,
+            Pass::begin(walk.checkpoint, walk.sequences, b)?,
+        ));
+    }
+    let (mut full, mut quantized) = (Pass::empty(config, walk.sequences, a)?, Pass::empty(config, walk.sequences, b)?);
+    resume.load(&mut [full.hidden_mut(), quantized.hidden_mut()])?;
+    Ok((full, quantized))
+}
+
+/// What the plugin is told about a block: all its linears, those that are left alone without a grid.
+fn job(made: &Made<'_>, index: usize, batches: usize) -> Result<BlockJob> {
+    let config = made.checkpoint.config();
+    let prefix = format!("model.layers.{index}");
+    let mut linears = Vec::new();
+    for info in config.linears().into_iter().filter(|info| info.site.block == Some(index)) {
+        let target = made.targets.get(&info.site).into_iter().flatten().find(|t| t.info.name == info.name);
+        linears.push(match target {
+            Some(target) => linear(target, made.checkpoint)?,
+            None => Linear {
+                weight: format!("{}.weight", info.name),
+                bias: None,
+                site: Some(info.site.to_string()),
+                grid: serde_json::Value::Null,
+                module: info.name,
+            },
+        });
+    }
+    let dotted = format!("{prefix}.");
+    let tensors = config.tensors().into_iter().map(|t| t.name).filter(|name| name.starts_with(&dotted)).collect();
+    Ok(BlockJob { block: index, prefix, linears, tensors, batches })
+}
+
+/// The statistics that the plugin asks for, by site.
+fn wants(made: &Made<'_>, job: &BlockJob, index: usize) -> Result<BTreeMap<Site, Wants>> {
+    let names: Vec<String> = SITES.iter().map(|kind| Site::in_block(index, *kind).to_string()).collect();
+    let mut kinds: BTreeMap<String, BTreeSet<_>> = BTreeMap::new();
+    for need in made.plugin.needs(&Work::Block(job.clone()))?.statistics {
+        let patterns = if need.sites.is_empty() { vec!["*".to_owned()] } else { need.sites };
+        for name in select(&patterns, &names)? {
+            kinds.entry(name.to_owned()).or_default().insert(need.kind);
+        }
+    }
+    let sites = SITES.iter().map(|kind| Site::in_block(index, *kind));
+    Ok(sites.filter_map(|site| Some((site, calib::wants(kinds.get(&site.to_string())?)))).collect())
+}
+
+/// Stores what the plugin put for a block.
+fn store(made: &mut Made<'_>, index: usize, mut output: Output) -> Result<()> {
+    let prefix = format!("model.layers.{index}.");
+    if let Some(stray) = output.tensors.keys().find(|name| !name.starts_with(&prefix)) {
+        return Err(Error::refused(format!("the plugin put `{stray}`, which is not of block {index}")));
+    }
+    for (name, tensor) in &output.tensors {
+        made.put_dense(name, tensor)?;
+    }
+    for kind in SITES {
+        let site = Site::in_block(index, kind);
+        let targets = made.targets.remove(&site).unwrap_or_default();
+        for target in &targets {
+            made.take(target, output.codes.remove(&target.info.name), None)?;
+        }
+        made.targets.insert(site, targets);
+    }
+    Ok(())
+}
+
+/// Gathers statistics.
+struct Statistics {
+    wants: BTreeMap<Site, Wants>,
+    found: BTreeMap<String, SiteStatistics>,
+}
+
+impl SiteWork for Statistics {
+    fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>> {
+        self.wants.get(&site).map(|wants| Look::new(site, features, *wants, &[])).transpose()
+    }
+
+    fn reached(&mut self, _: Site, _: Option<Seen>, _: Option<&mut Block>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Calibrates input scales of a block whose weights are quantized already.
+struct Inputs<'m, 'a> {
+    made: &'m mut Made<'a>,
+}
+
+impl SiteWork for Inputs<'_, '_> {
+    fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>> {
+        let grids = self.made.calibrated_inputs(site);
+        if grids.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Look::new(site, features, Wants::default(), &grids)?))
+    }
+
+    fn reached(&mut self, site: Site, seen: Option<Seen>, block: Option<&mut Block>) -> Result<()> {
+        let targets = self.made.targets.remove(&site).unwrap_or_default();
+        let scales = seen.map(|s| s.input_scales).unwrap_or_default();
+        self.made.set_inputs(site, &targets, &scales, block)?;
+        self.made.targets.insert(site, targets);
+        Ok(())
+    }
+}
+
+/// The model with what the plugin put in place of its tensors.
+struct Overlay<'a> {
+    base: &'a dyn WeightSource,
+    output: &'a Output,
+}
+
+impl WeightSource for Overlay<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.output.tensors.get(name).map(|(_, shape, _)| shape.clone()).or_else(|| self.base.shape(name))
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        if let Some((dtype, _, bytes)) = self.output.tensors.get(name) {
+            return Ok(widen(bytes, *dtype));
+        }
+        let coded = name.strip_suffix(".weight").and_then(|module| self.output.codes.get(module));
+        match (coded, self.base.shape(name).as_deref()) {
+            (Some(codes), Some(&[rows, columns])) => {
+                let mut values = vec![0.0; rows * columns];
+                let read = codes.grid.dequantize(&codes.codes, rows, columns, &codes.parameters, &mut values);
+                read.map_err(|e| candle_core::Error::Msg(format!("codes of `{name}`: {e}")))?;
+                Ok(values)
+            }
+            _ => self.base.values(name),
+        }
+    }
+}

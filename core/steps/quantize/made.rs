@@ -1,0 +1,276 @@
+//! What a quantization has made so far, and how the next linear is made.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use workbench_api::job::Job as Work;
+use workbench_model::{
+    Checkpoint, ModelError, Site, SiteKind,
+    decoder::{ActivationQuantizer, Block, GridQuantizer},
+    statistics::Wants,
+};
+use workbench_quant::{Dynamic, Grid, Parameters};
+
+use super::{
+    super::{
+        artifact::Artifact,
+        services::{Codes, Plugin, Services},
+    },
+    Resume, Target, linear,
+};
+use crate::{
+    calib::{self, InputScale, Look, Seen, SiteWork},
+    error::{Error, Result},
+    plugin::Scope,
+    store::Scratch,
+};
+
+/// The part of a record that grows with the blocks.
+///
+/// JSON is kept as text: reading a number from text may change its last bit, and a record must not tell whether its run was
+/// interrupted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Progress {
+    /// What the plugin reported, by module, in the order of its jobs.
+    pub reports: Vec<(String, String)>,
+    /// Ranges of calibrated inputs, by site.
+    pub ranges: Vec<(String, String)>,
+    /// Calibrated scales of inputs, by module.
+    pub scales: BTreeMap<String, StoredParameters>,
+}
+
+/// The JSON of texts by name.
+fn parsed(texts: Vec<(String, String)>) -> Result<Value> {
+    let parse = |(name, text): (String, String)| Ok((name, serde_json::from_str(&text)?));
+    let map: serde_json::Result<Map<String, Value>> = texts.into_iter().map(parse).collect();
+    Ok(Value::Object(map.map_err(|e| Error::internal("the progress cannot be read back").cause(e.to_string()))?))
+}
+
+/// [`Parameters`] with the bits of their scales.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StoredParameters {
+    scales: Vec<u32>,
+    zero_points: Option<Vec<i32>>,
+    global_scale: Option<u32>,
+    shape: [usize; 2],
+}
+
+impl From<&Parameters> for StoredParameters {
+    fn from(p: &Parameters) -> Self {
+        let scales = p.scales.iter().map(|s| s.to_bits()).collect();
+        let global_scale = p.global_scale.map(f32::to_bits);
+        Self { scales, zero_points: p.zero_points.clone(), global_scale, shape: p.shape }
+    }
+}
+
+impl From<&StoredParameters> for Parameters {
+    fn from(p: &StoredParameters) -> Self {
+        let scales = p.scales.iter().map(|s| f32::from_bits(*s)).collect();
+        let global_scale = p.global_scale.map(f32::from_bits);
+        Self { scales, zero_points: p.zero_points.clone(), global_scale, shape: p.shape }
+    }
+}
+
+/// A quantized model in the making.
+pub(super) struct Made<'a> {
+    pub plugin: Plugin<'a>,
+    pub services: Services<'a>,
+    pub checkpoint: &'a Checkpoint,
+    pub targets: BTreeMap<Site, Vec<Target>>,
+    wants: BTreeMap<Site, Wants>,
+    data_is_due: bool,
+    pub(super) artifact: Artifact,
+    progress: Progress,
+}
+
+impl<'a> Made<'a> {
+    /// Takes over what `resume` found.
+    pub(super) fn new(
+        checkpoint: &'a Checkpoint,
+        plugin: Plugin<'a>,
+        services: Services<'a>,
+        all: Vec<Target>,
+        resume: &mut Resume,
+    ) -> Result<Self> {
+        let (mut wants, mut data_is_due) = (BTreeMap::new(), false);
+        for target in all.iter().filter(|_| plugin.scope() == Scope::Linear) {
+            let needs = plugin.needs(&Work::Linear(linear(target, checkpoint)?))?;
+            let wanted = calib::wants(needs.statistics.iter().map(|need| &need.kind));
+            data_is_due |= needs.statistics.iter().any(|need| !need.optional) || target.calibrated_inputs().is_some();
+            let entry: &mut Wants = wants.entry(target.info.site).or_default();
+            (entry.channels, entry.gram) = (entry.channels | wanted.channels, entry.gram | wanted.gram);
+        }
+        let inputs = all.iter().filter_map(|t| Some((t.info.name.as_str(), t.inputs.as_ref()?))).collect();
+        let artifact = Artifact::resume(checkpoint, &inputs, resume)?;
+        let mut targets: BTreeMap<Site, Vec<Target>> = BTreeMap::new();
+        for target in all {
+            targets.entry(target.info.site).or_default().push(target);
+        }
+        let progress = resume.progress().clone();
+        let mut made = Self { plugin, services, checkpoint, targets, wants, data_is_due, artifact, progress };
+        for (module, stored) in made.progress.scales.clone() {
+            made.artifact.put_input_scale(&module, &Parameters::from(&stored))?;
+        }
+        Ok(made)
+    }
+
+    /// Whether anything has to be observed. Statistics that a plugin can do without are gathered where there is another
+    /// reason to pass the model.
+    pub(super) fn observes(&self) -> Result<bool> {
+        Ok(self.data_is_due)
+    }
+
+    /// The part of the record that a resumed run needs.
+    pub(super) fn record(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// The grids of a site's inputs whose scales are calibrated, each once.
+    pub(super) fn calibrated_inputs(&self, site: Site) -> Vec<Grid> {
+        let mut grids: Vec<Grid> = Vec::new();
+        for grid in self.targets.get(&site).into_iter().flatten().filter_map(Target::calibrated_inputs) {
+            if !grids.contains(grid) {
+                grids.push(grid.clone());
+            }
+        }
+        grids
+    }
+
+    /// Quantizes the linears that read a site, one after the other. What was made of them counts in `block`.
+    pub(super) fn quantize_site(
+        &mut self,
+        site: Site,
+        seen: Option<Seen>,
+        mut block: Option<&mut Block>,
+    ) -> Result<()> {
+        let scales = match seen {
+            Some(Seen { statistics, input_scales }) => {
+                self.services.statistics = BTreeMap::from([(site.to_string(), statistics)]);
+                input_scales
+            }
+            None => Vec::new(),
+        };
+        let targets = self.targets.remove(&site).unwrap_or_default();
+        for target in &targets {
+            let report = self.plugin.run(&Work::Linear(linear(target, self.checkpoint)?), &self.services)?;
+            let codes = self.services.output().codes.remove(&target.info.name);
+            self.take(target, codes, block.as_deref_mut())?;
+            self.report(&target.info.name, &report);
+        }
+        self.services.statistics.clear();
+        self.set_inputs(site, &targets, &scales, block)?;
+        self.targets.insert(site, targets);
+        Ok(())
+    }
+
+    /// Stores the codes of a linear, and lets the block compute with them.
+    pub(super) fn take(&mut self, target: &Target, codes: Option<Codes>, block: Option<&mut Block>) -> Result<()> {
+        let name = &target.info.name;
+        let codes = codes.ok_or_else(|| Error::internal(format!("no codes of `{name}` arrived")))?;
+        self.artifact.put_codes(name, &codes)?;
+        let Some(block) = block else { return Ok(()) };
+        let (rows, columns) = (target.info.out_features, target.info.in_features);
+        let mut values = vec![0.0; rows * columns];
+        codes
+            .grid
+            .dequantize(&codes.codes, rows, columns, &codes.parameters, &mut values)
+            .map_err(|e| Error::internal(format!("the codes of `{name}` cannot be read back")).cause(e.to_string()))?;
+        let weight = Tensor::from_vec(values, (rows, columns), &Device::Cpu).map_err(ModelError::from)?;
+        Ok(block.set_weight(name, weight)?)
+    }
+
+    /// Stores calibrated input scales, and switches the site's quantizers on in the block.
+    pub(super) fn set_inputs(
+        &mut self,
+        site: Site,
+        targets: &[Target],
+        scales: &[InputScale],
+        mut block: Option<&mut Block>,
+    ) -> Result<()> {
+        let mut shared: Vec<(&Grid, Arc<dyn ActivationQuantizer>)> = Vec::new();
+        for target in targets {
+            let Some(grid) = &target.inputs else { continue };
+            let scale = scales.iter().find(|s| s.grid == *grid);
+            if grid.args().dynamic != Dynamic::Yes {
+                let Some(InputScale { parameters, range, .. }) = scale else {
+                    return Err(Error::internal(format!("the input of `{}` was not observed", target.info.name)));
+                };
+                self.artifact.put_input_scale(&target.info.name, parameters)?;
+                self.progress.scales.insert(target.info.name.clone(), parameters.into());
+                let name = site.to_string();
+                if self.progress.ranges.last().is_none_or(|(last, _)| *last != name) {
+                    self.progress.ranges.push((name, range.to_string()));
+                }
+            }
+            let Some(block) = block.as_deref_mut() else { continue };
+            let quantizer = match shared.iter().find(|(known, _)| *known == grid) {
+                Some((_, quantizer)) => quantizer.clone(),
+                None => {
+                    let parameters = scale.map(|s| s.parameters.clone());
+                    let made = GridQuantizer::new(grid.clone(), parameters, target.info.in_features)?;
+                    let made: Arc<dyn ActivationQuantizer> = Arc::new(made);
+                    shared.push((grid, made.clone()));
+                    made
+                }
+            };
+            block.set_input_quantizer(&target.info.name, Some(quantizer))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a dense tensor of the block in place of the model's.
+    pub(super) fn put_dense(
+        &mut self,
+        name: &str,
+        (dtype, shape, bytes): &super::super::services::Dense,
+    ) -> Result<()> {
+        self.artifact.put_dense(name, *dtype, shape, bytes)
+    }
+
+    /// Notes what the plugin reported about a module or a block.
+    pub(super) fn report(&mut self, name: &str, report: &Value) {
+        if report.as_object().is_some_and(|r| !r.is_empty()) {
+            self.progress.reports.push((name.to_owned(), report.to_string()));
+        }
+    }
+
+    /// Copies whatever of the block is not quantized: its shard is then complete and on disk.
+    pub(super) fn finish_block(&mut self, index: usize) -> Result<()> {
+        self.artifact.copy_block(self.checkpoint, index)?;
+        self.checkpoint.drop_block_pages(index);
+        Ok(())
+    }
+
+    /// Finishes the folder and tells what is in it.
+    pub(super) fn finish(mut self, scratch: &Scratch, facts: &mut Map<String, Value>) -> Result<()> {
+        self.artifact.copy_rest(self.checkpoint)?;
+        facts.insert("written".into(), self.artifact.finish(scratch)?);
+        if !self.progress.ranges.is_empty() {
+            let mut grids = self.targets.values().flatten().filter_map(Target::calibrated_inputs);
+            let observer = grids.next().and_then(|g| g.args().observer.clone());
+            let observed = json!({ "mode": facts["observed"]["order"], "ranges": parsed(self.progress.ranges)? });
+            facts.insert("input_scales".into(), json!({ "observer": observer, "observed": observed }));
+        }
+        if !self.progress.reports.is_empty() {
+            facts.insert("plugin".into(), parsed(self.progress.reports)?);
+        }
+        Ok(())
+    }
+}
+
+impl SiteWork for Made<'_> {
+    fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>> {
+        let wants = self.wants.get(&site).copied().unwrap_or_default();
+        let inputs = self.calibrated_inputs(site);
+        if wants == Wants::default() && inputs.is_empty() || site.kind == SiteKind::HeadInput {
+            return Ok(None);
+        }
+        Ok(Some(Look::new(site, features, wants, &inputs)?))
+    }
+
+    fn reached(&mut self, site: Site, seen: Option<Seen>, block: Option<&mut Block>) -> Result<()> {
+        self.quantize_site(site, seen, block)
+    }
+}

@@ -1,0 +1,126 @@
+//! Continuing a quantization that was interrupted: behind the last finished block, to the same bytes.
+//!
+//! The shards of finished blocks lie in the folder of the model in the making. Beside them lie the hidden states behind one of
+//! those blocks, and what the record will say about the blocks before. A run continues from there; later shards are made
+//! again.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use workbench_model::Activations;
+
+use super::made::Progress;
+use crate::{
+    error::{Error, Result},
+    store::{Scratch, write_json},
+};
+
+const STATE: &str = "quantize.json";
+
+/// Saving takes at most this share of the time, apart from the first time.
+const SHARE: u32 = 10;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    blocks: usize,
+    /// Digests of the hidden states' files.
+    digests: Vec<String>,
+    progress: Progress,
+}
+
+/// What an interrupted run left, and where this one leaves the same.
+pub(in crate::steps) struct Resume {
+    folder: PathBuf,
+    state: State,
+    saved: Option<(Instant, Duration)>,
+}
+
+impl Resume {
+    /// Reads what is there.
+    pub(super) fn open(scratch: &Scratch) -> Result<Self> {
+        let folder = scratch.work_folder()?;
+        let state = match fs::read(folder.join(STATE)) {
+            // The file is written atomically: one that cannot be read belongs to another version, and its work is made anew.
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => State::default(),
+            Err(e) => return Err(Error::io("read", &folder.join(STATE), &e)),
+        };
+        Ok(Self { folder, state, saved: None })
+    }
+
+    /// Blocks that need not be made again.
+    pub(in crate::steps) fn blocks(&self) -> usize {
+        self.state.blocks
+    }
+
+    /// What the record says about them.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.state.progress
+    }
+
+    /// The folder of the model in the making.
+    pub(in crate::steps) fn model_folder(&self) -> PathBuf {
+        self.folder.join("model")
+    }
+
+    /// Forgets everything: the shards are not what they should be.
+    pub(in crate::steps) fn start_over(&mut self) -> Result<()> {
+        self.state = State::default();
+        for left in [self.folder.join(STATE), self.model_folder()] {
+            let removed = if left.is_dir() { fs::remove_dir_all(&left) } else { fs::remove_file(&left) };
+            match removed {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &left, &e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&self, blocks: usize, number: usize) -> PathBuf {
+        self.folder.join(format!("hidden-{blocks}-{number}"))
+    }
+
+    /// Loads the hidden states.
+    ///
+    /// # Errors
+    /// A file is not what was written.
+    pub(super) fn load(&self, into: &mut [&mut Activations]) -> Result<()> {
+        for (number, (activations, digest)) in into.iter_mut().zip(&self.state.digests).enumerate() {
+            let path = self.file(self.state.blocks, number);
+            if !activations.load(&path, digest)? {
+                return Err(damaged(&path));
+            }
+        }
+        if into.len() == self.state.digests.len() { Ok(()) } else { Err(damaged(&self.folder.join(STATE))) }
+    }
+
+    /// Leaves the state behind so many blocks, if that is worth its time. Without hidden states it always is.
+    pub(super) fn save(&mut self, blocks: usize, hidden: Option<&[&Activations]>, progress: &Progress) -> Result<()> {
+        let began = Instant::now();
+        if let (Some(_), Some((at, took))) = (hidden, self.saved)
+            && at.elapsed() < took * SHARE
+        {
+            return Ok(());
+        }
+        let mut digests = Vec::new();
+        for (number, activations) in hidden.unwrap_or_default().iter().enumerate() {
+            digests.push(activations.save(&self.file(blocks, number))?);
+        }
+        let before = std::mem::replace(&mut self.state, State { blocks, digests, progress: progress.clone() });
+        write_json(&self.folder.join(STATE), &self.state)?;
+        for number in 0..before.digests.len() {
+            let _ = fs::remove_file(self.file(before.blocks, number));
+        }
+        self.saved = Some((Instant::now(), began.elapsed()));
+        Ok(())
+    }
+}
+
+fn damaged(path: &Path) -> Error {
+    Error::refused(format!("`{}` is damaged: the run cannot continue from it", path.display()))
+        .hint("`workbench gc --yes` removes unfinished work; then start again")
+}

@@ -1,0 +1,321 @@
+//! The search over a model, block by block.
+//!
+//! A block needs its own weights and the hidden states of all tokens before it, nothing else. Statistics and scores are those
+//! of the model as it is: a rescaling leaves the function alone, so no mapping changes the input of another one's readers,
+//! and since readers are sources of later mappings at most (up, v), each is scored with the weights it came with.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor as Values};
+use serde_json::{Value, json};
+use workbench_api::job::Facts;
+use workbench_api::sdk::rescale::{Heads, Mapping, Rescaling};
+use workbench_api::sdk::{Context, Error, Host};
+use workbench_model::decoder::{Embedding, keep_pages};
+use workbench_model::{Block, Context as Positions, ModelConfig, ModelError, Site};
+use workbench_quant::{Grid, GridError, Matrix};
+
+use crate::algorithm::{Candidate, Span, candidates, scales, weight_means};
+use crate::observed::{Observed, squared_difference};
+use crate::parameters::{Parameters, with_hint};
+use crate::source::{HostWeights, model_error, sequences};
+
+/// Rescales the host's model.
+pub(crate) fn run(parameters: &Parameters, host: &Host<'_>) -> Result<Facts, Error> {
+    keep_pages();
+    // Results do not depend on it; the host's limit does.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(host.threads().max(1)).build()?;
+    pool.install(|| Search::new(parameters, host)?.model())
+}
+
+struct Search<'a, 'h> {
+    host: &'a Host<'h>,
+    config: ModelConfig,
+    heads: Heads,
+    grid: Grid,
+    span: Span,
+    candidates: Vec<Candidate>,
+    mappings: Vec<Mapping>,
+    /// Mappings that were asked for and are left alone, with the reason.
+    skipped: BTreeMap<&'static str, &'static str>,
+}
+
+/// The readers of a mapping: module, weight and its shape.
+struct Readers {
+    linears: Vec<(String, Vec<f32>, [usize; 2])>,
+    columns: usize,
+}
+
+/// What a search found.
+struct Found {
+    candidate: Candidate,
+    scales: Vec<f64>,
+    before: f64,
+    after: f64,
+}
+
+/// What the batches looked like on their way through half a block.
+type Seen = RefCell<BTreeMap<Mapping, Observed>>;
+
+impl<'a, 'h> Search<'a, 'h> {
+    fn new(parameters: &Parameters, host: &'a Host<'h>) -> Result<Self, Error> {
+        let json = host.config()?;
+        let config = ModelConfig::from_json(&json, Path::new("config.json")).map_err(model_error)?;
+        let heads = Heads::from_config(&json)?;
+        let grid = parameters.rounding()?;
+        let span = parameters.span(&grid)?;
+        let mut mappings = parameters.mappings.clone();
+        // The order in which they are named changes nothing.
+        mappings.sort_unstable();
+        mappings.dedup();
+        let mut skipped = BTreeMap::new();
+        if heads.are_grouped() && !parameters.grouped_v_to_o && mappings.contains(&Mapping::ValueToOutput) {
+            mappings.retain(|mapping| *mapping != Mapping::ValueToOutput);
+            skipped.insert(Mapping::ValueToOutput.name(), "query heads share KV heads, and `grouped_v_to_o` is off");
+        }
+        let candidates = candidates(parameters.grid, parameters.n_grid, parameters.duo_scaling);
+        let search = Self { host, config, heads, grid, span, candidates, mappings, skipped };
+        search.check_shapes()?;
+        Ok(search)
+    }
+
+    /// Refuses a group size that does not divide, before anything is computed.
+    fn check_shapes(&self) -> Result<(), Error> {
+        let readers: Vec<&str> = self.mappings.iter().flat_map(|mapping| mapping.readers()).copied().collect();
+        for linear in self.config.linears() {
+            if readers.iter().any(|reader| linear.name.ends_with(reader)) {
+                let shape = self.grid.parameters_shape(linear.out_features, linear.in_features);
+                shape.map_err(|e| grid_error(&e)).context(|| format!("rounding `{}.weight`", linear.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn model(&self) -> Result<Facts, Error> {
+        let weights = HostWeights(self.host);
+        let ids = sequences(self.host, self.config.vocab_size)?;
+        let tokens: usize = ids.iter().map(Values::elem_count).sum();
+        let embedding = Embedding::load(&self.config, &weights, &Device::Cpu).map_err(model_error)?;
+        let states: Result<Vec<Values>, ModelError> = ids.iter().map(|ids| embedding.forward(ids)).collect();
+        let mut states = states.map_err(model_error)?;
+        drop(embedding);
+        let mut blocks = Facts::new();
+        for index in 0..self.config.num_layers {
+            let name = format!("model.layers.{index}");
+            let (next, found) = self.block(index, &name, states).context(|| format!("scaling `{name}`"))?;
+            states = next;
+            blocks.insert(name, found);
+            self.host.progress(index as u64 + 1, self.config.num_layers as u64);
+        }
+        let facts = json!({
+            "scheme": self.grid.args().to_string(), "tokens": tokens, "sequences": ids.len(), "blocks": blocks,
+            "skipped": self.skipped,
+        });
+        Ok(facts.as_object().cloned().unwrap_or_default())
+    }
+
+    /// Searches one block and puts what changes of it; returns the hidden states behind it.
+    fn block(&self, index: usize, name: &str, states: Vec<Values>) -> Result<(Vec<Values>, Value), Error> {
+        let weights = HostWeights(self.host);
+        let mut block = Block::load(&self.config, &weights, index, &Device::Cpu).map_err(model_error)?;
+        let mut rescaling = Rescaling::default();
+        let mut facts = Facts::new();
+        let mut half = states;
+        for part in [Part::Attention, Part::Mlp] {
+            let (outputs, seen) = self.observe(part, &block, &half)?;
+            for (mapping, observed) in seen {
+                let found = self.mapping(mapping, name, &mut block, (part, &half, &outputs), &observed);
+                let found = found.context(|| mapping.name().to_owned())?;
+                rescaling.add(mapping, name, &found.scales, self.heads)?;
+                facts.insert(mapping.name().to_owned(), found.facts());
+            }
+            half = half.iter().zip(&outputs).map(|(x, y)| x + y).collect::<Result<_, _>>()?;
+        }
+        rescaling.put(self.host)?;
+        Ok((half, facts.into()))
+    }
+
+    /// Runs half of the block on all batches: its outputs, and what its mappings' sites saw.
+    fn observe(
+        &self,
+        part: Part,
+        block: &Block,
+        states: &[Values],
+    ) -> Result<(Vec<Values>, BTreeMap<Mapping, Observed>), Error> {
+        let of_part = self.mappings.iter().filter(|mapping| part.mappings().contains(mapping));
+        let seen: Seen = RefCell::new(of_part.map(|m| (*m, Observed::new(m.readers().len() == 1))).collect());
+        let mut failed = None;
+        let mut outputs = Vec::with_capacity(states.len());
+        for state in states {
+            let mut tap = |site: Site, x: &Values| -> Result<(), ModelError> {
+                let name = site.to_string();
+                let mut seen = seen.borrow_mut();
+                let observed = seen.iter_mut().find(|(mapping, _)| name.ends_with(&format!(".{}", mapping.site())));
+                if let Some((_, observed)) = observed.filter(|_| failed.is_none()) {
+                    failed = observed.add(x).err().map(|error| error.context(format!("at `{name}`")));
+                }
+                Ok(())
+            };
+            outputs.push(part.run(block, state, &mut tap)?);
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            self.host.check_cancelled()?;
+        }
+        Ok((outputs, seen.into_inner()))
+    }
+
+    /// Finds the scales of one mapping, one per channel of its source.
+    fn mapping(
+        &self,
+        mapping: Mapping,
+        name: &str,
+        block: &mut Block,
+        scene: (Part, &[Values], &[Values]),
+        observed: &Observed,
+    ) -> Result<Found, Error> {
+        let readers = self.readers(mapping, name)?;
+        let weights: Vec<&[f32]> = readers.linears.iter().map(|(_, values, _)| values.as_slice()).collect();
+        let (mut x, mut w) = (observed.mean_abs()?, weight_means(&weights, readers.columns, self.span));
+        if mapping == Mapping::ValueToOutput {
+            let group = (x.len() / self.heads.gather(&x, |a, _| a)?.len()) as f64;
+            let mean = |values: &[f64]| -> Result<Vec<f64>, Error> {
+                Ok(self.heads.gather(values, |a, b| a + b)?.iter().map(|sum| sum / group).collect())
+            };
+            (x, w) = (mean(&x)?, mean(&w)?);
+        }
+        let mut best: Option<Found> = None;
+        let mut before = f64::NAN;
+        for &candidate in &self.candidates {
+            self.host.check_cancelled()?;
+            let scales = scales(candidate, &x, &w);
+            let columns = if mapping == Mapping::ValueToOutput { self.heads.spread(&scales)? } else { scales.clone() };
+            let after = self.score(&readers, &columns, block, scene, observed)?;
+            if candidate == Candidate::Identity {
+                before = after;
+            }
+            if after.is_finite() && best.as_ref().is_none_or(|best| after < best.after) {
+                best = Some(Found { candidate, scales, before, after });
+            }
+        }
+        for (module, values, shape) in readers.linears {
+            block.set_weight(&module, Values::from_vec(values, &shape, &Device::Cpu)?).map_err(model_error)?;
+        }
+        best.filter(|found| found.before.is_finite()).ok_or_else(|| {
+            Error::numeric("no scales give a finite error")
+                .with_hint("weights or activations overflow: evaluate the model")
+        })
+    }
+
+    /// The mean squared error of the output that a mapping is scored on, with its readers rounded after scaling by `columns`:
+    /// that of the half block for q, k, v and for gate, up; that of the linear itself for o and down.
+    fn score(
+        &self,
+        readers: &Readers,
+        columns: &[f64],
+        block: &mut Block,
+        (part, states, outputs): (Part, &[Values], &[Values]),
+        observed: &Observed,
+    ) -> Result<f64, Error> {
+        for (module, values, shape) in &readers.linears {
+            let rounded = self.rounded(values, *shape, columns).context(|| format!("rounding `{module}.weight`"))?;
+            if readers.linears.len() == 1 {
+                let change: Vec<f32> = rounded.iter().zip(values).map(|(q, w)| q - w).collect();
+                return observed.output_error(&Values::from_vec(change, shape, &Device::Cpu)?);
+            }
+            block.set_weight(module, Values::from_vec(rounded, shape, &Device::Cpu)?).map_err(model_error)?;
+        }
+        let (mut sum, mut count) = (0.0, 0);
+        for (state, output) in states.iter().zip(outputs) {
+            let (error, values) =
+                squared_difference(output, &part.run(block, state, &mut |_: Site, _: &Values| Ok(()))?)?;
+            sum += error;
+            count += values;
+            self.host.check_cancelled()?;
+        }
+        Ok(sum / count.max(1) as f64)
+    }
+
+    fn readers(&self, mapping: Mapping, block: &str) -> Result<Readers, Error> {
+        let mut linears = Vec::new();
+        let mut columns = 0;
+        for reader in mapping.readers() {
+            let module = format!("{block}.{reader}");
+            let weight = self.host.tensor(&format!("{module}.weight"))?;
+            let shape = weight.matrix_shape()?;
+            columns = shape.1;
+            linears.push((module, weight.to_f32()?.into_owned(), shape.into()));
+        }
+        Ok(Readers { linears, columns })
+    }
+
+    /// `Q(W diag(s)) diag(1/s)`: what a weight becomes when it is rounded after scaling.
+    fn rounded(&self, weight: &[f32], [rows, columns]: [usize; 2], scales: &[f64]) -> Result<Vec<f32>, Error> {
+        let each = |values: &mut [f32], factor: &dyn Fn(f64) -> f64| {
+            for row in values.chunks_exact_mut(columns) {
+                row.iter_mut().zip(scales).for_each(|(v, s)| *v = (f64::from(*v) * factor(*s)) as f32);
+            }
+        };
+        let mut values = weight.to_vec();
+        each(&mut values, &|s| s);
+        let round = |values: &mut [f32]| -> Result<(), GridError> {
+            let parameters = self.grid.parameters(Matrix::new(values, rows, columns)?)?;
+            self.grid.fake_quantize(values, rows, columns, &parameters)
+        };
+        round(&mut values).map_err(|error| grid_error(&error))?;
+        each(&mut values, &|s| 1.0 / s);
+        Ok(values)
+    }
+}
+
+impl Found {
+    fn facts(&self) -> Value {
+        let (ratio, duo) = match self.candidate {
+            Candidate::Identity => (None, None),
+            Candidate::Ratio { ratio, duo } => (Some(ratio), Some(duo)),
+        };
+        json!({ "ratio": ratio, "duo_scaling": duo, "loss_before": self.before, "loss_after": self.after })
+    }
+}
+
+/// Half of a block: what is added to the hidden states at once.
+#[derive(Clone, Copy)]
+enum Part {
+    Attention,
+    Mlp,
+}
+
+impl Part {
+    fn mappings(self) -> [Mapping; 2] {
+        match self {
+            Self::Attention => [Mapping::NormToQkv, Mapping::ValueToOutput],
+            Self::Mlp => [Mapping::NormToGateUp, Mapping::UpToDown],
+        }
+    }
+
+    fn run(
+        self,
+        block: &Block,
+        state: &Values,
+        tap: &mut dyn FnMut(Site, &Values) -> Result<(), ModelError>,
+    ) -> Result<Values, Error> {
+        let (batch, len, _) = state.dims3()?;
+        let mut taps = |site: Site, x: &Values| tap(site, x);
+        match self {
+            Self::Attention => block.attention(state, &Positions::full(batch, len, None), &mut taps),
+            Self::Mlp => block.mlp(state, &mut taps),
+        }
+        .map_err(model_error)
+    }
+}
+
+fn grid_error(error: &GridError) -> Error {
+    let kind = match error {
+        GridError::NonFinite { .. } => Error::numeric(error.to_string()),
+        GridError::GroupSize { .. } => Error::parameters(error.to_string()),
+        _ => Error::input(error.to_string()),
+    };
+    with_hint(kind, error.hint())
+}

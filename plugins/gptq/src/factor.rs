@@ -1,0 +1,192 @@
+//! The factor of the inverse Hessian, which the linears of a site share.
+
+use faer::{
+    Mat, Par,
+    dyn_stack::{MemBuffer, MemStack},
+    linalg::{
+        cholesky::llt::factor::{LltParams, cholesky_in_place, cholesky_in_place_scratch},
+        triangular_inverse::invert_lower_triangular,
+    },
+};
+use workbench_api::sdk::{Error, ErrorKind};
+
+use crate::order::ActOrder;
+
+/// What the columns of a weight are rounded with: the order, and the upper triangular `U` with `UᵀU = (H + λI)⁻¹`, where
+/// `H = 2/n XᵀX` over `n` tokens, rows and columns in that order.
+pub struct Factor {
+    /// Column of the weight that is rounded at each position.
+    pub(crate) order: Vec<usize>,
+    /// `[columns, columns]` row by row.
+    pub(crate) upper: Vec<f32>,
+    /// Whether the input channel at a position was zero for all tokens.
+    pub(crate) dead: Vec<bool>,
+    /// λ over the mean of H's diagonal.
+    pub dampening: f64,
+    /// How often it had to be doubled before the matrix was positive definite.
+    pub raised: u32,
+}
+
+/// Dampening past which the Hessian decides nothing any more.
+const LARGEST_DAMPENING: f64 = 1.0;
+
+impl Factor {
+    /// Factors the Gram matrix `XᵀX` `[columns, columns]` of `tokens` tokens. Where the dampened matrix is not positive
+    /// definite, the dampening is doubled until it is.
+    ///
+    /// The product is computed in f64. With J the reversal of an axis, `J(H + λI)J = LLᵀ` makes `JLJ` an upper triangular
+    /// factor of `H + λI` and its inverse the `U` that is wanted: one factorization and one triangular inverse, where the
+    /// original takes a factorization, an inverse, and another factorization.
+    ///
+    /// # Errors
+    /// The matrix holds a value that is not finite, or is not positive definite even with [`LARGEST_DAMPENING`].
+    pub fn new(
+        gram: &[f32],
+        columns: usize,
+        tokens: f64,
+        dampening: f64,
+        order: ActOrder,
+        group: usize,
+    ) -> Result<Self, Error> {
+        if gram.len() != columns * columns || tokens < 1.0 {
+            return Err(Error::input(format!("{} values of {tokens} tokens for {columns} channels", gram.len())));
+        }
+        if let Some(bad) = gram.iter().position(|v| !v.is_finite()) {
+            let message = format!("the Hessian is not finite at channels {} and {}", bad / columns, bad % columns);
+            return Err(Error::new(ErrorKind::Numeric, message));
+        }
+        let energy: Vec<f64> = (0..columns).map(|i| f64::from(gram[i * (columns + 1)]) * 2.0 / tokens).collect();
+        let alive = energy.iter().filter(|e| **e > 0.0).count();
+        if alive == 0 {
+            return Err(Error::new(ErrorKind::Numeric, "all input channels are zero for every calibration token"));
+        }
+        let mean = energy.iter().sum::<f64>() / alive as f64;
+        let order = order.columns(&energy, group);
+        let dead: Vec<bool> = order.iter().map(|column| energy[*column] <= 0.0).collect();
+        let at = |i: usize, j: usize| f64::from(gram[order[i] * columns + order[j]]) * 2.0 / tokens;
+
+        let (mut share, mut raised) = (dampening, 0);
+        let factor = loop {
+            let reversed = Mat::from_fn(columns, columns, |i, j| {
+                let (i, j) = (columns - 1 - i, columns - 1 - j);
+                match i == j {
+                    // A dead channel has nothing to compensate and is compensated by nothing; any energy serves.
+                    true if dead[i] => mean,
+                    true => at(i, j) + share * mean,
+                    false => at(i, j),
+                }
+            });
+            match cholesky(reversed) {
+                Some(factor) => break factor,
+                None if share < LARGEST_DAMPENING => {
+                    share = (2.0 * share).max(1e-3).min(LARGEST_DAMPENING);
+                    raised += 1;
+                }
+                None => {
+                    let message = format!("the Hessian is not positive definite even with a dampening of {share}");
+                    return Err(Error::new(ErrorKind::Numeric, message)
+                        .with_hint("more calibration tokens, or a look at the activations, may help"));
+                }
+            }
+        };
+        let mut lower = Mat::zeros(columns, columns);
+        invert_lower_triangular(lower.as_mut(), factor.as_ref(), threads());
+        drop(factor);
+        let mut upper = vec![0.0; columns * columns];
+        for j in 0..columns {
+            for i in 0..=j {
+                upper[i * columns + j] = lower[(columns - 1 - i, columns - 1 - j)] as f32;
+            }
+        }
+        Ok(Self { order, upper, dead, dampening: share, raised })
+    }
+}
+
+fn threads() -> Par {
+    match rayon::current_num_threads() {
+        1 => Par::Seq,
+        n => Par::rayon(n),
+    }
+}
+
+/// The lower triangular factor; `None` for a matrix that is not positive definite.
+fn cholesky(mut matrix: Mat<f64>) -> Option<Mat<f64>> {
+    let n = matrix.nrows();
+    let parameters = faer::Spec::<LltParams, f64>::default();
+    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f64>(n, threads(), parameters));
+    let stack = MemStack::new(&mut memory);
+    cholesky_in_place(matrix.as_mut(), Default::default(), threads(), stack, parameters).ok()?;
+    Some(matrix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Gram matrix of `tokens` pseudo-random tokens with channels of unequal energy.
+    pub(crate) fn gram(tokens: usize, n: usize) -> Vec<f32> {
+        let mut state = 7_u32;
+        let mut draw = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f64::from(state >> 8) / f64::from(1 << 23) - 1.0
+        };
+        let x: Vec<Vec<f64>> =
+            (0..tokens).map(|_| (0..n).map(|j| draw() * (1.0 + (j * j % 7) as f64)).collect()).collect();
+        let product = |i: usize, j: usize| x.iter().map(|row| row[i] * row[j]).sum::<f64>() as f32;
+        (0..n * n).map(|k| product(k / n, k % n)).collect()
+    }
+
+    #[test]
+    fn the_factor_inverts_the_hessian() {
+        let (n, tokens) = (37, 90);
+        let gram = gram(tokens, n);
+        for order in [ActOrder::None, ActOrder::Static, ActOrder::GroupAware] {
+            let factor = Factor::new(&gram, n, tokens as f64, 0.01, order, 8).unwrap();
+            let h = |i: usize, j: usize| f64::from(gram[factor.order[i] * n + factor.order[j]]) * 2.0 / tokens as f64;
+            let mean = (0..n).map(|i| h(i, i)).sum::<f64>() / n as f64;
+            // (H + λI) UᵀU = I.
+            for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                let u = |r: usize, c: usize| f64::from(factor.upper[r * n + c]);
+                let inverse = |k: usize| (0..n).map(|r| u(r, k) * u(r, j)).sum::<f64>();
+                let dampened = |k: usize| h(i, k) + if i == k { 0.01 * mean } else { 0.0 };
+                let sum: f64 = (0..n).map(|k| dampened(k) * inverse(k)).sum();
+                assert!((sum - f64::from(u8::from(i == j))).abs() < 1e-4, "{order:?} {i} {j}: {sum}");
+            }
+            assert!((0..n).all(|i| (0..i).all(|j| factor.upper[i * n + j] == 0.0)));
+        }
+    }
+
+    #[test]
+    fn a_dead_channel_is_left_alone() {
+        let n = 12;
+        let mut gram = gram(40, n);
+        for k in 0..n {
+            (gram[5 * n + k], gram[k * n + 5]) = (0.0, 0.0);
+        }
+        let factor = Factor::new(&gram, n, 40.0, 0.01, ActOrder::Static, 4).unwrap();
+        let at = factor.order.iter().position(|column| *column == 5).unwrap();
+        assert!(factor.dead[at] && factor.dead.iter().filter(|dead| **dead).count() == 1);
+        assert_eq!(at, n - 1);
+    }
+
+    #[test]
+    fn dampening_is_raised_until_the_matrix_is_positive_definite() {
+        let n = 6;
+        // Correlations beyond 1, as rounding errors make them.
+        let mut gram: Vec<f32> = vec![1.05; n * n];
+        (0..n).for_each(|i| gram[i * (n + 1)] = 1.0);
+        let factor = Factor::new(&gram, n, 2.0, 0.01, ActOrder::None, n).unwrap();
+        assert!(factor.raised > 0 && factor.dampening > 0.05, "{} {}", factor.raised, factor.dampening);
+        let mut worse = vec![3.0; n * n];
+        (0..n).for_each(|i| worse[i * (n + 1)] = 1.0);
+        assert!(Factor::new(&worse, n, 2.0, 0.01, ActOrder::None, n).is_err());
+    }
+
+    #[test]
+    fn bad_matrices_are_refused() {
+        let nan = Factor::new(&[1.0, f32::NAN, 0.0, 1.0], 2, 3.0, 0.01, ActOrder::None, 2);
+        assert!(nan.err().unwrap().message.contains("channels 0 and 1"));
+        assert!(Factor::new(&[0.0; 4], 2, 3.0, 0.01, ActOrder::None, 2).is_err());
+        assert!(Factor::new(&[0.0; 3], 2, 3.0, 0.01, ActOrder::None, 2).is_err());
+    }
+}

@@ -1,0 +1,200 @@
+//! The quantizer `gptq`: rounds the columns of a weight one after the other and lets later columns make up for the errors of
+//! earlier ones, as the Gram matrix of the layer's inputs tells (Frantar et al. 2022, arXiv:2210.17323).
+
+mod columns;
+mod factor;
+mod order;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use workbench_api::sdk::*;
+use workbench_quant::{Conventions, GRID_VERSION, Grid, GridError, Matrix, QuantizationArgs, StorageDtype, Strategy};
+
+pub use columns::{Rounded, round_columns};
+pub use factor::Factor;
+pub use order::ActOrder;
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct Parameters {
+    /// Order in which columns are rounded; that of the scheme's `actorder` if not given, and else `static`.
+    act_order: Option<ActOrder>,
+    /// Share of the mean of the Hessian's diagonal that is added to the diagonal.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    dampening_fraction: f64,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self { act_order: None, dampening_fraction: 0.01 }
+    }
+}
+
+struct Gptq {
+    parameters: Parameters,
+    /// The factor of the last site: the linears that read it come one after the other.
+    last: Mutex<Option<(Key, Arc<Factor>)>>,
+}
+
+/// What a factor depends on.
+#[derive(Clone, PartialEq)]
+struct Key {
+    site: String,
+    order: ActOrder,
+    group: usize,
+}
+
+impl Plugin for Gptq {
+    type Parameters = Parameters;
+    const NAME: &'static str = "gptq";
+    const SUMMARY: &'static str = "GPTQ: later columns make up for the rounding errors of earlier ones";
+    const PAPER: Option<&'static str> = Some("Frantar et al. 2022, arXiv:2210.17323");
+    const GRID_VERSION: u32 = GRID_VERSION;
+
+    fn new(parameters: Parameters) -> Result<Self, Error> {
+        let share = parameters.dampening_fraction;
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Error::input(format!("`dampening_fraction` is {share}, not between 0 and 1")));
+        }
+        Ok(Self { parameters, last: Mutex::default() })
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::nothing().statistic(Statistic::Gram).statistic(Statistic::Count)
+    }
+
+    fn examples() -> Result<Vec<Example>, Error> {
+        let golden: Value = serde_json::from_str(include_str!("golden.json"))?;
+        golden["cases"].as_array().into_iter().flatten().map(|case| golden_example(&golden, case)).collect()
+    }
+}
+
+impl Quantizer for Gptq {
+    fn quantize(&self, linear: &Linear, host: &Host<'_>) -> Result<QuantizedLinear, Error> {
+        host.check_cancelled()?;
+        let grid: Grid = linear.grid()?;
+        let weight = host.tensor(&linear.weight)?;
+        let (rows, columns) = weight.matrix_shape()?;
+        let values = weight.to_f32()?;
+        // Scales come from the weight as it is, so that each group has its own whatever the order.
+        let wrong = |error: GridError| with_hint(&error).context(format!("rounding `{}`", linear.weight));
+        let parameters =
+            Matrix::new(&values, rows, columns).and_then(|matrix| grid.parameters(matrix)).map_err(wrong)?;
+        let rounder = grid.column_rounder(&parameters, rows, columns).map_err(wrong)?;
+        let (factor, tokens) = self.factor(linear, &grid, columns, host)?;
+        host.check_cancelled()?;
+        let rounded = round_columns(&values, &factor, &rounder);
+        if !rounded.loss.is_finite() {
+            return Err(Error::new(ErrorKind::Numeric, format!("the loss of `{}` is not finite", linear.module)));
+        }
+        let mut facts =
+            Facts::from_iter([("loss".to_owned(), json!(rounded.loss)), ("tokens".to_owned(), json!(tokens))]);
+        let dead = factor.dead.iter().filter(|dead| **dead).count();
+        if dead > 0 {
+            facts.insert("dead_channels".to_owned(), json!(dead));
+        }
+        if factor.raised > 0 {
+            let message = format!("`{}`: dampening raised to {}", linear.module, factor.dampening);
+            host.log(Level::Warn, &message);
+            facts.insert("dampening_raised_to".to_owned(), json!(factor.dampening));
+        }
+        Ok(QuantizedLinear {
+            codes: rounded.codes,
+            shape: [rows, columns],
+            scales: parameters.scales,
+            scale_shape: parameters.shape,
+            zero_points: parameters.zero_points,
+            global_scale: parameters.global_scale,
+            grid: linear.grid.clone(),
+            extra: Vec::new(),
+            facts,
+        })
+    }
+}
+
+impl Gptq {
+    /// The factor for a linear's site, and the number of tokens behind it.
+    fn factor(
+        &self,
+        linear: &Linear,
+        grid: &Grid,
+        columns: usize,
+        host: &Host<'_>,
+    ) -> Result<(Arc<Factor>, f64), Error> {
+        let site = linear.site.clone().ok_or_else(|| Error::input(format!("`{}` reads no site", linear.module)))?;
+        let tokens = host.required_statistics(&site, Statistic::Count)?.values::<f64>()?.first().copied();
+        let tokens = tokens.unwrap_or_default();
+        let chosen = grid.args().actorder.map(|_| ActOrder::Static);
+        let order = match (self.parameters.act_order, chosen) {
+            (Some(own), Some(scheme)) if own != scheme => {
+                return Err(Error::input(format!("`act_order` is {own:?}, but the scheme's `actorder` is static"))
+                    .with_hint("give one of them"));
+            }
+            (own, scheme) => own.or(scheme).unwrap_or_default(),
+        };
+        let group = grid.args().group_size.unwrap_or(columns);
+        let key = Key { site: site.clone(), order, group: if order == ActOrder::GroupAware { group } else { 0 } };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, factor)) = &*last
+            && *known == key
+        {
+            return Ok((factor.clone(), tokens));
+        }
+        *last = None;
+        let gram = host.required_statistics(&site, Statistic::Gram)?;
+        let factor = Factor::new(gram.values()?, columns, tokens, self.parameters.dampening_fraction, order, key.group)
+            .map_err(|e| e.context(format!("factoring the Hessian of {site}")))?;
+        let factor = Arc::new(factor);
+        *last = Some((key, factor.clone()));
+        Ok((factor, tokens))
+    }
+}
+
+fn with_hint(error: &GridError) -> Error {
+    let kind = if matches!(error, GridError::NonFinite { .. }) { ErrorKind::Numeric } else { ErrorKind::Input };
+    Error { hint: error.hint(), ..Error::new(kind, error.to_string()) }
+}
+
+/// A weight of 3 x 16 with groups of 8, whose codes an independent loop in f64 found.
+fn golden_example(golden: &Value, case: &Value) -> Result<Example, Error> {
+    let (module, site) = ("model.layers.0.mlp.down_proj", "model.layers.0.mlp.down_proj.input");
+    let weight = format!("{module}.weight");
+    let symmetric = case["symmetric"].as_bool().unwrap_or_default();
+    let args = QuantizationArgs {
+        num_bits: 4,
+        symmetric,
+        group_size: Some(8),
+        strategy: Strategy::Group,
+        ..QuantizationArgs::default()
+    };
+    let grid = Grid::new(&args, StorageDtype::F32, Conventions::default())?;
+    let mut model = ExampleModel::default();
+    let numbers = |value: &Value| serde_json::from_value::<Vec<f64>>(value.clone());
+    let tensor = |dtype, shape: &[usize], values| ExampleTensor { dtype, shape: shape.to_vec(), values };
+    model.tensors.insert(weight.clone(), tensor(Dtype::F32, &[3, 16], numbers(&golden["weight"])?));
+    let job = Job::Linear(Linear {
+        module: module.to_owned(),
+        weight,
+        bias: None,
+        site: Some(site.to_owned()),
+        grid: serde_json::to_value(&grid)?,
+    });
+    let order = case["act_order"].clone();
+    let title = format!("4 bits, groups of 8, symmetric: {symmetric}, act_order: {order}");
+    let mut example = Example::new(&title, job, model).parameter("act_order", order);
+    let statistics = [
+        ("gram".to_owned(), tensor(Dtype::F32, &[16, 16], numbers(&golden["gram"])?)),
+        ("count".to_owned(), tensor(Dtype::F64, &[1], vec![40.0])),
+    ];
+    example.statistics.insert(site.to_owned(), statistics.into_iter().collect());
+    example.expected.codes.insert(module.to_owned(), serde_json::from_value(case["codes"].clone())?);
+    example.expected.tolerance = 1e-5;
+    Ok(example)
+}
+
+workbench_api::export_quantizer!(Gptq);
