@@ -9,6 +9,7 @@ mod good_plugins;
 mod interrupt;
 mod killed;
 mod mixed_schemes;
+mod new_plugin;
 mod peer;
 mod project;
 mod rotate;
