@@ -65,7 +65,8 @@ impl QuantizationConfig {
         // A dense model with online transforms has no other place to name them.
         let transformed =
             json["transform_config"]["config_groups"].as_object().is_some_and(|groups| !groups.is_empty());
-        if transformed && json.get("config_groups").is_none_or(|groups| *groups == serde_json::json!({})) {
+        let groups = json.get("config_groups").filter(|groups| **groups != serde_json::json!({}));
+        if transformed && groups.is_none() && json["kv_cache_scheme"].is_null() {
             return Ok(None);
         }
         let Some(groups) = json["config_groups"].as_object() else {
@@ -179,5 +180,24 @@ fn refuse_unsupported(json: &Value, file: &Path) -> Result<(), ModelError> {
             let message = format!("`quantization_status` is {status}: the weights are not stored as codes");
             Err(ModelError::config(file, message, "save the model compressed"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn transforms_alone_quantize_nothing_but_a_cache_beside_them_counts() {
+        let read = |cache: Value| {
+            let config = json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "dense",
+                "quantization_status": "compressed", "config_groups": {}, "ignore": [], "kv_cache_scheme": cache,
+                "transform_config": {"config_groups": {"R3": {}}}}});
+            QuantizationConfig::from_config(&config, Path::new("config.json")).unwrap()
+        };
+        assert!(read(Value::Null).is_none());
+        assert_eq!(read(json!({"num_bits": 4})).unwrap().kv_cache().unwrap().num_bits, 4);
     }
 }
