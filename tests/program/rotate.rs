@@ -1,6 +1,7 @@
 //! The bundled transform `rotate`, run from scripts: on every architecture the function stays as it is.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use workbench_model::{Checkpoint, ModelConfig, WeightSource};
@@ -227,4 +228,29 @@ fn rotations_are_learned_on_the_calibration_data() {
     let outcome = project.run(&["run", "without.rhai"]).exits(4);
     let text = format!("{}{}", outcome.err, outcome.out);
     assert!(text.contains("calibration: dataset("), "{text}");
+}
+
+/// llm-compressor 0.14 with its centring of embeddings taken out, R1 and R2 of type `hadamard`: the same weights as ours.
+#[test]
+fn weights_are_those_of_llm_compressor() {
+    let root = std::env::var_os("WORKBENCH_FIXTURES")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    let (original, rotated) = (root.join("golden/tiny_trained"), root.join("golden/tiny_spin_r1r2_dense_nocenter"));
+    if !rotated.is_dir() {
+        eprintln!("skipped: weights_are_those_of_llm_compressor: {} is not there", rotated.display());
+        return;
+    }
+    let project = Project::new();
+    let original = original.canonicalize().unwrap();
+    let expression = format!("model({original:?}).transform(\"rotate\", #{{ kind: \"hadamard\" }})");
+    table(&project, "peer", &[("peer".to_owned(), expression)]);
+    let stored = project.stored("results", "transform", "rotate");
+    let made = Checkpoint::open(&stored[0].0.join("model")).unwrap();
+    let expected = Checkpoint::open(&rotated).unwrap();
+    for name in expected.names() {
+        let (a, b) = (made.values(&name).unwrap(), expected.values(&name).unwrap());
+        let scale = b.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+        let difference = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(a.len() == b.len() && difference < 2e-6 * scale, "{name}: {difference:e} of {scale:e}");
+    }
 }
