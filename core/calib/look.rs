@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 use serde_json::{Value, json};
 use workbench_model::{
-    ModelError, Site,
+    ModelError, Precision, Site,
+    activations::with_values,
     statistics::{SiteStatistics, Wants},
 };
 use workbench_quant::{Grid, GridError, Matrix, Parameters, observer, observer::RangeObserver};
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 /// Statistics and ranges of one site.
 pub struct Look {
     site: Site,
+    wants: Wants,
     statistics: SiteStatistics,
     observers: Vec<(Grid, Box<dyn RangeObserver>)>,
 }
@@ -43,7 +45,14 @@ impl Look {
             Ok::<_, Error>((grid.clone(), made))
         };
         let observers = inputs.iter().map(observe).collect::<Result<_>>()?;
-        Ok(Self { site, statistics: SiteStatistics::new(features, wants), observers })
+        Ok(Self { site, wants, statistics: SiteStatistics::new(features, wants), observers })
+    }
+
+    /// The same with products of another precision, before anything is seen.
+    pub(super) fn with_products(mut self, products: Precision) -> Self {
+        self.wants.products = products;
+        self.statistics = SiteStatistics::new(self.statistics.features(), self.wants);
+        self
     }
 
     /// Adds the activation `[batch, len, features]` of some sequences. To an observer each sequence is a batch of its own, as in
@@ -52,9 +61,12 @@ impl Look {
     /// # Errors
     /// A value is not finite.
     pub fn add(&mut self, x: &Tensor) -> Result<()> {
-        let read = || -> candle_core::Result<(usize, Vec<f32>)> { Ok((x.dim(0)?, x.flatten_all()?.to_vec1()?)) };
-        let (batch, values) = read().map_err(ModelError::from)?;
-        self.statistics.add(&values);
+        let batch = x.dim(0).map_err(ModelError::from)?;
+        with_values(x, |values| self.add_values(values, batch))?
+    }
+
+    fn add_values(&mut self, values: &[f32], batch: usize) -> Result<()> {
+        self.statistics.add(values);
         let features = self.statistics.features();
         for (_, observer) in &mut self.observers {
             for sequence in values.chunks(values.len() / batch.max(1)) {

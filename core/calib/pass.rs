@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use candle_core::{Device, Tensor};
 use workbench_model::{
-    Activations, Checkpoint, ModelConfig, ModelError, Precision, Site, SiteKind,
+    Activations, Checkpoint, ModelConfig, ModelError, Precision, Site, SiteKind, WeightSource,
     decoder::{Block, Context, Embedding, Head},
 };
 
@@ -31,6 +31,8 @@ pub trait SiteWork {
 #[derive(Clone, Debug)]
 pub struct Room {
     pub precision: Precision,
+    /// Of the factors of matrix products: those of linears and of Gram matrices. Sums are f32.
+    pub products: Precision,
     /// Bytes of memory that they may take; what is more lies in files.
     pub memory: u64,
     /// For the files.
@@ -60,13 +62,11 @@ impl Pass {
     /// A malformed checkpoint; a full disk.
     pub fn begin(checkpoint: &Checkpoint, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
         let mut pass = Self::empty(checkpoint.config(), sequences, room)?;
-        let embedding = Embedding::load(checkpoint.config(), checkpoint, &Device::Cpu)?;
         let mut rest = sequences;
         for index in 0..pass.len() {
-            let [batch, len] = pass.shapes[index];
+            let [batch, _] = pass.shapes[index];
             let (now, later) = rest.split_at(batch);
-            let ids = Tensor::from_vec(now.concat(), (batch, len), &Device::Cpu).map_err(ModelError::from)?;
-            pass.hidden.set(index, &embedding.forward(&ids)?)?;
+            pass.hidden.set(index, &Embedding::look_up(checkpoint.config(), checkpoint, &now.concat(), batch)?)?;
             rest = later;
         }
         checkpoint.drop_pages(["model.embed_tokens.weight"]);
@@ -78,7 +78,7 @@ impl Pass {
     /// # Errors
     /// A full disk.
     pub fn empty(config: &ModelConfig, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
-        let shapes = batches(sequences);
+        let shapes = batches(sequences, batch_tokens(room.products));
         let attention = config.num_heads * config.head_dim;
         let cached = config.num_kv_heads * config.head_dim;
         let widest = attention.max(config.intermediate_size);
@@ -133,6 +133,32 @@ impl Pass {
         Ok(wide)
     }
 
+    /// Makes a block that multiplies as this pass does.
+    ///
+    /// # Errors
+    /// A malformed checkpoint.
+    pub fn block(&self, config: &ModelConfig, source: &dyn WeightSource, index: usize) -> Result<Block> {
+        let mut block = Block::load(config, source, index, &Device::Cpu)?;
+        if self.room.products == Precision::Bf16 {
+            block.multiply_in_bf16()?;
+        }
+        Ok(block)
+    }
+
+    /// Loads a block of a checkpoint, whose pages are not needed while all tokens pass.
+    ///
+    /// # Errors
+    /// A malformed checkpoint.
+    pub fn load(&self, checkpoint: &Checkpoint, index: usize) -> Result<Block> {
+        let block = self.block(checkpoint.config(), checkpoint, index)?;
+        checkpoint.drop_block_pages(index);
+        Ok(block)
+    }
+
+    fn look(&self, work: &mut dyn SiteWork, site: Site, features: usize) -> Result<Option<Look>> {
+        Ok(work.look(site, features)?.map(|look| look.with_products(self.room.products)))
+    }
+
     /// Passes a block in true sequential order.
     ///
     /// # Errors
@@ -140,7 +166,7 @@ impl Pass {
     pub fn sequential(&mut self, index: usize, block: &mut Block, work: &mut dyn SiteWork) -> Result<()> {
         let site = |kind| Site::in_block(index, kind);
         let narrow = |x: &Self, work: &mut dyn SiteWork, block: &mut Block, kind| -> Result<()> {
-            let Some(mut look) = work.look(site(kind), x.hidden_size)? else {
+            let Some(mut look) = x.look(work, site(kind), x.hidden_size)? else {
                 return work.reached(site(kind), None, Some(block));
             };
             for i in 0..x.len() {
@@ -161,7 +187,7 @@ impl Pass {
 
     /// Makes the input of a wide site for all tokens, lets the work see it, and ends the piece with what it left.
     fn piece(&mut self, site: Site, block: &mut Block, work: &mut dyn SiteWork, piece: Piece) -> Result<()> {
-        let Some(mut look) = work.look(site, piece.width)? else {
+        let Some(mut look) = self.look(work, site, piece.width)? else {
             work.reached(site, None, Some(block))?;
             for i in 0..self.len() {
                 let hidden = self.hidden.get(i)?;
@@ -223,7 +249,7 @@ impl Pass {
     ) -> Result<BTreeMap<Site, Seen>> {
         let mut looks = BTreeMap::new();
         for (kind, width) in self.sites() {
-            if let Some(look) = work.look(Site::in_block(index, kind), width)? {
+            if let Some(look) = self.look(work, Site::in_block(index, kind), width)? {
                 looks.insert(Site::in_block(index, kind), look);
             }
         }
@@ -268,7 +294,7 @@ impl Pass {
     /// Whatever the work runs into.
     pub fn head(&self, checkpoint: &Checkpoint, work: &mut dyn SiteWork) -> Result<()> {
         let site = Site::head();
-        let Some(mut look) = work.look(site, self.hidden_size)? else {
+        let Some(mut look) = self.look(work, site, self.hidden_size)? else {
             return work.reached(site, None, None);
         };
         let head = Head::load(checkpoint.config(), checkpoint, &Device::Cpu)?;
@@ -304,15 +330,21 @@ fn down(block: &Block, hidden: &Tensor, inner: &Tensor) -> Result<Tensor, ModelE
     block.mlp_output(hidden, inner)
 }
 
-/// Tokens of a batch, unless one sequence has more. A weight is brought into the order of a matrix product once for each.
-const BATCH: usize = 1024;
+/// Tokens of a batch, unless one sequence has more. A weight in f32 is brought into the order of a matrix product once for each
+/// batch, one in bfloat16 once for all; more tokens take more memory.
+fn batch_tokens(products: Precision) -> usize {
+    match products {
+        Precision::F32 => 1024,
+        Precision::Bf16 => 512,
+    }
+}
 
 /// Neighbouring sequences of equal length in batches: how many, and how long.
-fn batches(sequences: &[Vec<u32>]) -> Vec<[usize; 2]> {
+fn batches(sequences: &[Vec<u32>], tokens: usize) -> Vec<[usize; 2]> {
     let mut shapes: Vec<[usize; 2]> = Vec::new();
     for ids in sequences {
         match shapes.last_mut() {
-            Some([batch, len]) if *len == ids.len() && (*batch + 1) * *len <= BATCH => *batch += 1,
+            Some([batch, len]) if *len == ids.len() && (*batch + 1) * *len <= tokens => *batch += 1,
             _ => shapes.push([1, ids.len()]),
         }
     }

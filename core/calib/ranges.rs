@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Device;
 use workbench_model::{Checkpoint, Site, decoder::Block, statistics::Wants};
 use workbench_quant::Grid;
 
@@ -27,9 +26,8 @@ pub fn scales(
     let mut observer = Observer { sites, found: BTreeMap::new() };
     let mut pass = Pass::begin(checkpoint, sequences, room)?;
     for index in 0..config.num_layers {
-        let mut block = Block::load(config, checkpoint, index, &Device::Cpu)?;
+        let mut block = pass.load(checkpoint, index)?;
         pass.at_once(index, &mut block, false, &mut observer)?;
-        checkpoint.drop_block_pages(index);
         reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
     }
     match sites.keys().find(|site| !observer.found.contains_key(site)) {

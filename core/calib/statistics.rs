@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::Device;
 use workbench_api::job::Statistic;
 use workbench_model::{
     Checkpoint, Site,
@@ -43,9 +42,8 @@ pub fn statistics(
     let mut gatherer = Gatherer { wanted, found: BTreeMap::new() };
     let mut pass = Pass::begin(checkpoint, sequences, room)?;
     for index in 0..config.num_layers {
-        let mut block = Block::load(config, checkpoint, index, &Device::Cpu)?;
+        let mut block = pass.load(checkpoint, index)?;
         pass.at_once(index, &mut block, false, &mut gatherer)?;
-        checkpoint.drop_block_pages(index);
         reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
     }
     pass.head(checkpoint, &mut gatherer)?;

@@ -15,7 +15,7 @@ pub use driver::{Context, Options, Outcome, run};
 pub use event::{End, Event, NodeEvent};
 pub use job::Job;
 pub use local::LocalExecutor;
-pub use machine::{available_memory, cpu_model, peak_memory, total_memory};
+pub use machine::{available_memory, cpu_model, peak_memory, return_freed_memory, total_memory};
 pub use reporter::NodeReporter;
 
 use std::time::Duration;

@@ -5,11 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use half::{bf16, f16};
 use serde_json::{Value, json};
 use workbench_model::{
     Checkpoint, WeightSource,
-    checkpoint::{CheckpointWriter, Dtype},
+    checkpoint::{CheckpointWriter, Dtype, narrow},
 };
 use workbench_quant::{Grid, Parameters};
 
@@ -145,7 +144,7 @@ impl Artifact {
                 self.put_dense(&tensor.name, raw.dtype, &tensor.shape, &raw.bytes)?;
             } else {
                 let values = source.values(&tensor.name)?;
-                self.put_dense(&tensor.name, Dtype::F32, &tensor.shape, &cast(&values, Dtype::F32))?;
+                self.put_dense(&tensor.name, Dtype::F32, &tensor.shape, &narrow(&values, Dtype::F32))?;
             }
         }
         Ok(())
@@ -191,9 +190,17 @@ impl Artifact {
     }
 }
 
+/// Codes that are hashed at once: few enough to stay in the first cache.
+const PIECE: usize = 1 << 14;
+
 fn digest(codes: &[i8], parameters: &Parameters) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&codes.iter().map(|c| c.to_le_bytes()[0]).collect::<Vec<u8>>());
+    let mut piece = Vec::with_capacity(PIECE);
+    for codes in codes.chunks(PIECE) {
+        piece.clear();
+        piece.extend(codes.iter().map(|code| code.cast_unsigned()));
+        hasher.update(&piece);
+    }
     for scale in &parameters.scales {
         hasher.update(&scale.to_bits().to_le_bytes());
     }
@@ -202,22 +209,4 @@ fn digest(codes: &[i8], parameters: &Parameters) -> blake3::Hash {
     }
     hasher.update(&parameters.global_scale.unwrap_or(0.0).to_bits().to_le_bytes());
     hasher.finalize()
-}
-
-/// Values as the little-endian bytes of a dtype, rounded to nearest even.
-pub(super) fn cast(values: &[f32], dtype: Dtype) -> Vec<u8> {
-    match dtype {
-        Dtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-        Dtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-    }
-}
-
-/// Little-endian bytes of a dtype as values.
-pub(super) fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
-    match dtype {
-        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-        _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-    }
 }

@@ -3,11 +3,14 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::job::{Job as Work, Model, Stream};
-use workbench_model::{ChatTemplate, Checkpoint, ModelConfig, Tokenizer, WeightSource, checkpoint::Dtype};
+use workbench_model::{
+    ChatTemplate, Checkpoint, ModelConfig, Tokenizer, WeightSource,
+    checkpoint::{Dtype, narrow, widened},
+};
 
 use super::{
     Finding,
-    artifact::{Artifact, cast, widen},
+    artifact::Artifact,
     services::{Output, Plugin, Services, patched},
     streams::SequenceStream,
     transform::{dtype, linears, with_dtype},
@@ -165,7 +168,7 @@ fn write(scratch: &Scratch, start: &Start, params: &Params, output: &Output) -> 
                         tensor.name, tensor.shape
                     )));
                 }
-                (widen(bytes, *dtype), *dtype)
+                (widened(bytes, *dtype), *dtype)
             }
             (None, Start::Weights(checkpoint)) => (
                 checkpoint.values(&tensor.name)?,
@@ -185,7 +188,7 @@ fn write(scratch: &Scratch, start: &Start, params: &Params, output: &Output) -> 
             Start::Blank(_) => stored,
         };
         let dtype = wanted.unwrap_or(kept);
-        artifact.put_dense(&tensor.name, dtype, &tensor.shape, &cast(&values, dtype))?;
+        artifact.put_dense(&tensor.name, dtype, &tensor.shape, &narrow(&values, dtype))?;
     }
     artifact.finish(scratch)
 }

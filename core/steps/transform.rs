@@ -6,12 +6,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::job::{Job as Work, Linear, Model, Stream};
 use workbench_model::{
-    ChatTemplate, Checkpoint, ModelConfig, ModelError, Precision, Tokenizer, WeightSource, checkpoint::Dtype,
+    ChatTemplate, Checkpoint, ModelConfig, ModelError, Precision, Tokenizer, WeightSource,
+    checkpoint::{Dtype, narrow, widened},
 };
 
 use super::{
     Finding,
-    artifact::{Artifact, cast},
+    artifact::Artifact,
     equivalence, room,
     services::{Output, Plugin, Services, patched},
     streams::SequenceStream,
@@ -56,7 +57,8 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         services.statistics = if wanted.is_empty() {
             BTreeMap::new()
         } else {
-            calib::statistics(&checkpoint, &wanted, &found.ids, room(job, scratch, Precision::F32)?, reporter)?
+            let room = room(job, scratch, Precision::F32, Precision::F32)?;
+            calib::statistics(&checkpoint, &wanted, &found.ids, room, reporter)?
         };
         tokens = found.ids.first().cloned();
         let stream = SequenceStream::new(found);
@@ -67,19 +69,16 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let output = std::mem::take(&mut *services.output());
     let config_json = patched(checkpoint.config_json(), &output.config_patch);
     let made = Made::new(&checkpoint, &output, &config_json)?;
-    facts.insert(
-        "equivalence".into(),
-        equivalence::check(&checkpoint, &made, &made.config, tokens.as_deref(), &job.method)?,
-    );
+    let found = equivalence::check(&checkpoint, (&made, &made.config), dtype, tokens.as_deref(), &job.method)?;
+    facts.insert("equivalence".into(), found.exact);
+    facts.insert("divergence_as_written".into(), found.as_written);
 
     let mut artifact = Artifact::create(scratch, &checkpoint, &with_dtype(&config_json, &params.dtype))?;
     for tensor in made.config.tensors() {
         let values = made.values(&tensor.name)?;
-        artifact.put_dense(&tensor.name, dtype, &tensor.shape, &cast(&values, dtype))?;
+        artifact.put_dense(&tensor.name, dtype, &tensor.shape, &narrow(&values, dtype))?;
     }
     facts.insert("written".into(), artifact.finish(scratch)?);
-    let written = Checkpoint::open(&scratch.model_path())?;
-    facts.insert("divergence_as_written".into(), equivalence::divergence(&checkpoint, &written, tokens.as_deref())?);
     facts.insert("changed_tensors".into(), output.tensors.len().into());
     if report.as_object().is_some_and(|r| !r.is_empty()) {
         facts.insert("plugin".into(), report);
@@ -171,7 +170,7 @@ impl WeightSource for Made<'_> {
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         match self.output.tensors.get(name) {
-            Some((dtype, _, bytes)) => Ok(super::artifact::widen(bytes, *dtype)),
+            Some((dtype, _, bytes)) => Ok(widened(bytes, *dtype)),
             None => self.original.values(name),
         }
     }

@@ -5,15 +5,16 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
-use half::bf16;
-
 use crate::ModelError;
+use crate::checkpoint::dtype::{Dtype, narrow_into, widened};
+use crate::decoder::ops::View;
+use candle_core::{Device, Tensor};
 
 /// How a number is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// As it was computed.
+    #[default]
     F32,
     /// Rounded to bfloat16, as a model in bfloat16 has it: half the memory.
     Bf16,
@@ -107,11 +108,11 @@ impl Activations {
     pub fn get(&self, index: usize) -> Result<Tensor, ModelError> {
         let range = self.range(index);
         let values = match &self.backing {
-            Backing::Memory(bytes) => widen(&bytes[range], self.precision),
+            Backing::Memory(bytes) => widened(&bytes[range], dtype(self.precision)),
             Backing::File(file) => {
                 let mut bytes = vec![0; range.len()];
                 file.read_exact_at(&mut bytes, range.start as u64).map_err(|e| spill("read", &e))?;
-                widen(&bytes, self.precision)
+                widened(&bytes, dtype(self.precision))
             }
         };
         let [batch, len] = self.shapes[index];
@@ -128,17 +129,19 @@ impl Activations {
             let message = format!("an activation of shape {:?} where [{batch}, {len}, {width}] is kept", x.dims());
             return Err(candle_core::Error::Msg(message).into());
         }
-        let values: Vec<f32> = x.flatten_all()?.to_vec1()?;
-        let range = self.range(index);
+        let x = x.contiguous()?;
+        let view = View::new(&x)?;
+        let (values, range) = (view.values(), self.range(index));
         match &mut self.backing {
-            Backing::Memory(bytes) => narrow(&values, self.precision, &mut bytes[range]),
+            Backing::Memory(bytes) => narrow_into(values, dtype(self.precision), &mut bytes[range]),
             Backing::File(file) => {
                 let mut bytes = vec![0; range.len()];
-                narrow(&values, self.precision, &mut bytes);
+                narrow_into(values, dtype(self.precision), &mut bytes);
                 file.write_all_at(&bytes, range.start as u64).map_err(|e| spill("written", &e))?;
             }
         }
-        if self.precision == Precision::F32 { Ok(x.clone()) } else { self.get(index) }
+        drop(view);
+        if self.precision == Precision::F32 { Ok(x) } else { self.get(index) }
     }
 
     /// Writes everything to a file and returns its digest.
@@ -191,6 +194,16 @@ impl Activations {
     }
 }
 
+/// Lends the values of an activation in f32 on the CPU, without a copy where they lie one after the other.
+///
+/// # Errors
+/// It is of another dtype, or elsewhere.
+pub fn with_values<T>(x: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T, ModelError> {
+    let x = x.contiguous()?;
+    let view = View::new(&x)?;
+    Ok(read(view.values()))
+}
+
 fn tokens(shapes: &[[usize; 2]]) -> usize {
     shapes.iter().map(|[batch, len]| batch * len).sum()
 }
@@ -203,26 +216,17 @@ fn spill(what: &str, error: &std::io::Error) -> ModelError {
     candle_core::Error::Msg(format!("spilled activations cannot be {what}: {error}")).into()
 }
 
-fn widen(bytes: &[u8], precision: Precision) -> Vec<f32> {
+fn dtype(precision: Precision) -> Dtype {
     match precision {
-        Precision::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Precision::Bf16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-    }
-}
-
-fn narrow(values: &[f32], precision: Precision, bytes: &mut [u8]) {
-    match precision {
-        Precision::F32 => {
-            bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(b, v)| *b = v.to_le_bytes());
-        }
-        Precision::Bf16 => {
-            bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(b, v)| *b = bf16::from_f32(*v).to_le_bytes());
-        }
+        Precision::F32 => Dtype::F32,
+        Precision::Bf16 => Dtype::BF16,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     fn tensor([batch, len]: [usize; 2], width: usize) -> Tensor {

@@ -1,11 +1,13 @@
 //! Checkpoints, tokenizers and the decoder.
 
 pub mod activations;
+mod bf16;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
 pub mod error;
 pub mod generate;
+mod pieces;
 pub mod site;
 pub mod source;
 pub mod statistics;

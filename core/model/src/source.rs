@@ -9,4 +9,21 @@ pub trait WeightSource {
 
     /// The tensor's values in row-major order, dequantized where it is stored as codes.
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+
+    /// Some rows of a matrix, one after the other. For the embeddings of a few tokens nobody should widen the whole table.
+    fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let columns = self.shape(name).and_then(|shape| shape.last().copied()).unwrap_or(1);
+        let values = self.values(name)?;
+        let mut found = Vec::with_capacity(rows.len() * columns);
+        for row in rows {
+            let start = *row as usize * columns;
+            let values = values.get(start..start + columns).ok_or_else(|| no_row(name, *row))?;
+            found.extend_from_slice(values);
+        }
+        Ok(found)
+    }
+}
+
+pub(crate) fn no_row(name: &str, row: u32) -> ModelError {
+    candle_core::Error::Msg(format!("`{name}` has no row {row}")).into()
 }

@@ -228,12 +228,8 @@ impl Made {
 fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> Result<Made> {
     let assigned = groups::read(options, &model.signature)?;
     let observe = options.word("observe", &Order::NAMES, "sequential")?;
-    let hidden_states = options.text("hidden_states")?;
-    if let Some(dtype) = hidden_states.as_deref().filter(|d| !["float32", "bfloat16"].contains(d)) {
-        return Err(Error::usage(format!("hidden states cannot be kept as `{dtype}`"))
-            .at(dtype)
-            .hint("float32 and bfloat16 can be chosen; without a choice it is what the model has"));
-    }
+    let hidden_states = precision(options, "hidden_states")?;
+    let compute_dtype = precision(options, "compute_dtype")?;
     let calibration = options.handle::<DatasetHandle>("calibration", "a dataset")?;
     let mut made = Made {
         params: json!({ "groups": assigned.groups, "dtype": options.text("dtype")? }),
@@ -262,8 +258,20 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
     };
     made.params["observe"] = observe.into();
     made.params["hidden_states"] = hidden_states.into();
+    made.params["compute_dtype"] = compute_dtype.into();
     made.read("calibration", &data, default_tokens(128));
     Ok(made)
+}
+
+/// A dtype of calibration; none for that of the model.
+fn precision(options: &mut Options, key: &'static str) -> Result<Option<String>> {
+    let dtype = options.text(key)?;
+    match dtype.as_deref() {
+        None | Some("float32" | "bfloat16") => Ok(dtype),
+        Some(other) => Err(Error::usage(format!("`{key}` cannot be `{other}`"))
+            .at(other)
+            .hint("float32 and bfloat16 can be chosen; without a choice it is what the model has")),
+    }
 }
 
 fn transform(plugin: &PluginInfo, options: &mut Options) -> Result<Made> {

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::Device;
 use workbench_api::job::{Block as BlockJob, Job as Work, Linear};
 use workbench_model::{
     ModelError, Site, WeightSource,
+    checkpoint::widened,
     decoder::Block,
     statistics::{SiteStatistics, Wants},
 };
 
 use super::{
-    super::{artifact::widen, services::Output, streams::BlockInputs},
+    super::{services::Output, streams::BlockInputs},
     Resume, SITES, Walk, linear,
     made::Made,
 };
@@ -30,8 +30,7 @@ pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &
     let config = walk.checkpoint.config();
     let (mut full, mut quantized) = begin(walk, &room, resume)?;
     for index in resume.blocks()..config.num_layers {
-        let load = |source: &dyn WeightSource| Block::load(config, source, index, &Device::Cpu);
-        let original = load(walk.checkpoint)?;
+        let original = full.load(walk.checkpoint, index)?;
         let job = job(&made, index, full.len())?;
         let mut gatherer = Statistics { wants: wants(&made, &job, index)?, found: BTreeMap::new() };
         for (site, seen) in quantized.gather(index, &original, false, &mut gatherer)? {
@@ -49,7 +48,7 @@ pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &
         made.report(&format!("model.layers.{index}"), &report);
 
         let output = std::mem::take(&mut *made.services.output());
-        let mut block = load(&Overlay { base: walk.checkpoint, output: &output })?;
+        let mut block = full.block(config, &Overlay { base: walk.checkpoint, output: &output }, index)?;
         store(&mut made, index, output)?;
         quantized.sequential(index, &mut block, &mut Inputs { made: &mut made })?;
         full.forward(&original)?;
@@ -188,7 +187,7 @@ impl WeightSource for Overlay<'_> {
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         if let Some((dtype, _, bytes)) = self.output.tensors.get(name) {
-            return Ok(widen(bytes, *dtype));
+            return Ok(widened(bytes, *dtype));
         }
         let coded = name.strip_suffix(".weight").and_then(|module| self.output.codes.get(module));
         match (coded, self.base.shape(name).as_deref()) {

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     calib::{self, InputScale, Look, Seen, SiteWork},
     error::{Error, Result},
+    exec::return_freed_memory,
     plugin::Scope,
     store::Scratch,
 };
@@ -158,10 +159,14 @@ impl<'a> Made<'a> {
             None => Vec::new(),
         };
         let targets = self.targets.remove(&site).unwrap_or_default();
+        if !self.services.statistics.is_empty() {
+            return_freed_memory();
+        }
         for target in &targets {
             let report = self.plugin.run(&Work::Linear(linear(target, self.checkpoint)?), &self.services)?;
             let codes = self.services.output().codes.remove(&target.info.name);
             self.take(target, codes, block.as_deref_mut())?;
+            self.checkpoint.drop_pages([format!("{}.weight", target.info.name).as_str()]);
             self.report(&target.info.name, &report);
         }
         self.services.statistics.clear();

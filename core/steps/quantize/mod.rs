@@ -6,13 +6,12 @@ mod resume;
 
 use std::collections::BTreeMap;
 
-use candle_core::Device;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::job::Linear;
 use workbench_model::{
     ChatTemplate, Checkpoint, Precision, Site, SiteKind, Tokenizer, WeightSource, checkpoint::Dtype,
-    config::LinearInfo, decoder::Block,
+    config::LinearInfo, decoder::keep_pages,
 };
 use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Scheme, StorageDtype};
 
@@ -25,7 +24,7 @@ use super::{
     services::{Plugin, Services},
 };
 use crate::{
-    calib::{Order, Pass},
+    calib::{Order, Pass, Room},
     data::{TokenOptions, sequences},
     error::{Error, Result},
     exec::{Job, NodeReporter},
@@ -44,9 +43,26 @@ struct Params {
     calibration: Option<TokenOptions>,
     #[serde(default)]
     observe: Order,
-    /// Dtype in which activations are kept between the pieces of a block; that of the model if not given.
+    #[serde(flatten)]
+    dtypes: Dtypes,
+}
+
+/// Dtypes of a calibration; that of the model where none is given.
+#[derive(Debug, Deserialize)]
+struct Dtypes {
+    /// In which activations are kept between the pieces of a block.
     #[serde(default)]
     hidden_states: Option<String>,
+    /// Of the factors of matrix products, whose sums are f32.
+    #[serde(default)]
+    compute_dtype: Option<String>,
+}
+
+impl Dtypes {
+    fn room(&self, job: &Job, scratch: &Scratch, checkpoint: &Checkpoint) -> Result<Room> {
+        let kept = precision(self.hidden_states.as_deref(), checkpoint)?;
+        room(job, scratch, kept, precision(self.compute_dtype.as_deref(), checkpoint)?)
+    }
 }
 
 /// Modules with one scheme.
@@ -98,20 +114,20 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
                 .hint("pass calibration: dataset(…).tokens(#{ … })"));
         }
         (Some(sequences), true) => {
-            let precision = precision(&params, &checkpoint)?;
-            facts.insert(
-                "observed".into(),
-                json!({ "order": params.observe, "hidden_states": format!("{precision:?}").to_lowercase() }),
-            );
+            let room = params.dtypes.room(job, scratch, &checkpoint)?;
+            let name = |precision: Precision| format!("{precision:?}").to_lowercase();
+            let (hidden_states, compute) = (name(room.precision), name(room.products));
+            let observed = json!({ "order": params.observe, "hidden_states": hidden_states, "compute_dtype": compute });
+            facts.insert("observed".into(), observed);
             let walk = Walk { checkpoint: &checkpoint, sequences, order: params.observe, reporter };
-            walk.run(job, scratch, precision, made, &mut resume)?
+            walk.run(room, made, &mut resume)?
         }
         (_, false) => without_data(&checkpoint, made, &mut resume, reporter)?,
     };
     if let Some(cache) = &params.kv_cache {
         let stored = scales_of(cache.args(), storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight"));
         let calibration =
-            sequences.as_deref().map(|s| Ok::<_, Error>((s, room(job, scratch, precision(&params, &checkpoint)?)?)));
+            sequences.as_deref().map(|s| Ok::<_, Error>((s, params.dtypes.room(job, scratch, &checkpoint)?)));
         kv_cache::put(made.artifact(), cache, stored, &checkpoint, calibration.transpose()?, reporter, &mut facts)?;
     }
     let warnings = warnings(&params.groups);
@@ -132,6 +148,8 @@ fn without_data<'a>(
     resume: &mut Resume,
     reporter: &NodeReporter,
 ) -> Result<Made<'a>> {
+    // For the plugin: the host has an allocator of its own. Where data are passed, memory matters more than page faults.
+    keep_pages();
     let blocks = checkpoint.config().num_layers;
     for index in resume.blocks()..blocks {
         for kind in SITES {
@@ -153,16 +171,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn run<'m>(
-        &self,
-        job: &Job,
-        scratch: &Scratch,
-        precision: Precision,
-        mut made: Made<'m>,
-        resume: &mut Resume,
-    ) -> Result<Made<'m>> {
+    fn run<'m>(&self, room: Room, mut made: Made<'m>, resume: &mut Resume) -> Result<Made<'m>> {
         let config = self.checkpoint.config();
-        let room = room(job, scratch, precision)?;
         if made.plugin.scope() == Scope::Block {
             return block::run(self, room, made, resume);
         }
@@ -175,7 +185,7 @@ impl Walk<'_> {
             }
         };
         for index in resume.blocks()..config.num_layers {
-            let mut block = Block::load(config, self.checkpoint, index, &Device::Cpu)?;
+            let mut block = pass.load(self.checkpoint, index)?;
             match self.order {
                 Order::Sequential => pass.sequential(index, &mut block, &mut made)?,
                 Order::Block => pass.at_once(index, &mut block, true, &mut made)?,
@@ -189,12 +199,12 @@ impl Walk<'_> {
     }
 }
 
-/// How activations are kept: in bfloat16 for a model that has no more than that.
-fn precision(params: &Params, checkpoint: &Checkpoint) -> Result<Precision> {
-    match params.hidden_states.as_deref() {
+/// The precision that was asked for: bfloat16 for a model that has no more than that.
+fn precision(asked: Option<&str>, checkpoint: &Checkpoint) -> Result<Precision> {
+    match asked {
         Some("float32") => Ok(Precision::F32),
         Some("bfloat16") => Ok(Precision::Bf16),
-        Some(other) => Err(Error::refused(format!("activations cannot be kept as `{other}`"))),
+        Some(other) => Err(Error::refused(format!("calibration knows no `{other}`"))),
         None if checkpoint.dtype("model.embed_tokens.weight") == Some(Dtype::BF16) => Ok(Precision::Bf16),
         None => Ok(Precision::F32),
     }

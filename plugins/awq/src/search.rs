@@ -97,10 +97,10 @@ impl<'a, 'h> Search<'a, 'h> {
         let weights = HostWeights(self.host);
         let ids = sequences(self.host, self.config.vocab_size)?;
         let tokens: usize = ids.iter().map(Values::elem_count).sum();
-        let embedding = Embedding::load(&self.config, &weights, &Device::Cpu).map_err(model_error)?;
-        let states: Result<Vec<Values>, ModelError> = ids.iter().map(|ids| embedding.forward(ids)).collect();
-        let mut states = states.map_err(model_error)?;
-        drop(embedding);
+        let embed = |ids: &Values| -> Result<Values, ModelError> {
+            Embedding::look_up(&self.config, &weights, &ids.flatten_all()?.to_vec1()?, ids.dim(0)?)
+        };
+        let mut states = ids.iter().map(embed).collect::<Result<Vec<_>, _>>().map_err(model_error)?;
         let mut blocks = Facts::new();
         for index in 0..self.config.num_layers {
             let name = format!("model.layers.{index}");

@@ -5,6 +5,8 @@ use std::fmt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::pieces::by_pieces;
+
 /// How the elements of a stored tensor are encoded, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
@@ -111,6 +113,48 @@ pub(crate) fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Option<usize
             first_non_finite(out).map(|index| piece * PIECE + index)
         })
         .min()
+}
+
+/// Values as the little-endian bytes of F32, F16 or BF16, rounded to nearest even.
+pub fn narrow(values: &[f32], dtype: Dtype) -> Vec<u8> {
+    by_pieces(values.len() * dtype.size(), PIECE * dtype.size(), |piece, bytes| {
+        let start = piece * PIECE;
+        narrow_piece(&values[start..start + bytes.len() / dtype.size()], dtype, bytes);
+    })
+}
+
+/// As [`narrow`], into a slice of exactly that size.
+pub(crate) fn narrow_into(values: &[f32], dtype: Dtype, bytes: &mut [u8]) {
+    debug_assert!(bytes.len() == values.len() * dtype.size());
+    let pieces = bytes.par_chunks_mut(PIECE * dtype.size()).zip(values.par_chunks(PIECE));
+    pieces.for_each(|(bytes, values)| narrow_piece(values, dtype, bytes));
+}
+
+fn narrow_piece(values: &[f32], dtype: Dtype, bytes: &mut [u8]) {
+    match dtype {
+        Dtype::F16 => fill(bytes, values.iter().map(|v| f16::from_f32(*v).to_le_bytes())),
+        Dtype::BF16 => fill(bytes, values.iter().map(|v| crate::bf16::narrow(*v).to_le_bytes())),
+        _ => fill(bytes, values.iter().map(|v| v.to_le_bytes())),
+    }
+}
+
+/// Little-endian bytes of F32, F16 or BF16 as values.
+pub fn widened(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    by_pieces(bytes.len() / dtype.size(), PIECE, |piece, values| {
+        let start = piece * PIECE * dtype.size();
+        widen_piece(dtype, &bytes[start..start + values.len() * dtype.size()], values);
+    })
+}
+
+/// The bytes of elements one after the other. Collecting a flattened iterator would do the same ten times slower.
+pub(crate) fn bytes_of<const SIZE: usize>(elements: impl ExactSizeIterator<Item = [u8; SIZE]>) -> Vec<u8> {
+    let mut bytes = vec![0; elements.len() * SIZE];
+    fill(&mut bytes, elements);
+    bytes
+}
+
+fn fill<const SIZE: usize>(bytes: &mut [u8], elements: impl Iterator<Item = [u8; SIZE]>) {
+    bytes.as_chunks_mut().0.iter_mut().zip(elements).for_each(|(slot, element)| *slot = element);
 }
 
 /// The index and value of the first element that is not finite, without a copy of the whole tensor.

@@ -5,7 +5,7 @@
 //! can therefore be trusted by whoever reads weights later, minutes into a run.
 
 mod compressed;
-mod dtype;
+pub(crate) mod dtype;
 mod folder;
 mod gguf;
 mod kv_cache;
@@ -26,7 +26,7 @@ use serde_json::Value;
 use workbench_quant::Grid;
 
 pub use self::compressed::{InputQuantizer, QuantizedLinear};
-pub use self::dtype::Dtype;
+pub use self::dtype::{Dtype, narrow, widened};
 use self::gguf::Meta;
 use self::gguf::vocabulary::Vocabulary;
 pub use self::kv_cache::KvQuantizer;
@@ -307,6 +307,10 @@ impl WeightSource for Checkpoint {
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         self.stored(name)?.values(name)
+    }
+
+    fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
+        self.stored(name)?.rows(name, rows)
     }
 }
 

@@ -122,17 +122,23 @@ impl Block {
         self.linear_mut(module)?.set_weight(weight)
     }
 
+    /// Multiplies in bfloat16 from here on: weights, also those that are set later, and inputs of linears are rounded, sums are
+    /// f32. What lies between the linears stays f32.
+    pub fn multiply_in_bf16(&mut self) -> Result<(), ModelError> {
+        self.linears().into_iter().try_for_each(Linear::round)
+    }
+
+    fn linears(&mut self) -> [&mut Linear; 7] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+    }
+
     fn linear_mut(&mut self, module: &str) -> Result<&mut Linear, ModelError> {
         let prefix = format!("model.layers.{}.", self.index);
-        let linears =
-            [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down];
-        linears
+        let index = self.index;
+        self.linears()
             .into_iter()
             .find(|linear| linear.name == module || linear.name.strip_prefix(&prefix) == Some(module))
-            .ok_or_else(|| {
-                let message = format!("block {} has no linear `{module}`", self.index);
-                candle_core::Error::Msg(message).into()
-            })
+            .ok_or_else(|| candle_core::Error::Msg(format!("block {index} has no linear `{module}`")).into())
     }
 
     /// The block's output for `hidden` `[batch, len, hidden]`.

@@ -9,12 +9,35 @@ use super::ops::{self, View};
 use super::parameters::{Loading, TensorSource};
 use super::quantizer::ActivationQuantizer;
 use super::taps::Taps;
-use crate::{ModelConfig, ModelError, Site, WeightSource};
+use crate::{ModelConfig, ModelError, Site, WeightSource, bf16};
+
+/// How a linear holds its weight `[outputs, inputs]`.
+enum Weight {
+    /// With a backward pass.
+    F32(Tensor),
+    /// Rounded, and so are the inputs of its products.
+    Bf16(bf16::Weight),
+}
+
+impl Weight {
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::F32(weight) => weight.dims(),
+            Self::Bf16(weight) => weight.shape(),
+        }
+    }
+
+    fn round(weight: &Tensor) -> Result<Self, ModelError> {
+        let (outputs, inputs) = weight.dims2()?;
+        let weight = weight.to_device(&Device::Cpu)?.contiguous()?;
+        Ok(Self::Bf16(bf16::Weight::new(View::new(&weight)?.values(), outputs, inputs)))
+    }
+}
 
 /// A linear with an optional quantizer on its input.
 pub(super) struct Linear {
     pub(super) name: String,
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     quantizer: Option<Arc<dyn ActivationQuantizer>>,
 }
@@ -29,7 +52,7 @@ impl Linear {
     ) -> Result<Self, ModelError> {
         let weight = source.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = if bias { Some(source.tensor(&format!("{name}.bias"), &[outputs])?) } else { None };
-        Ok(Self { name, weight, bias, quantizer: None })
+        Ok(Self { name, weight: Weight::F32(weight), bias, quantizer: None })
     }
 
     pub(super) fn set_quantizer(&mut self, quantizer: Option<Arc<dyn ActivationQuantizer>>) {
@@ -37,11 +60,22 @@ impl Linear {
     }
 
     pub(super) fn set_weight(&mut self, weight: Tensor) -> Result<(), ModelError> {
-        if weight.shape() != self.weight.shape() {
+        if weight.dims() != self.weight.shape() {
             let message = format!("`{}` is of shape {:?}, not {:?}", self.name, self.weight.shape(), weight.shape());
             return Err(candle_core::Error::Msg(message).into());
         }
-        self.weight = weight;
+        self.weight = match self.weight {
+            Weight::F32(_) => Weight::F32(weight),
+            Weight::Bf16(_) => Weight::round(&weight)?,
+        };
+        Ok(())
+    }
+
+    /// Multiplies in bfloat16 from here on: weight and inputs are rounded, sums are f32.
+    pub(super) fn round(&mut self) -> Result<(), ModelError> {
+        if let Weight::F32(weight) = &self.weight {
+            self.weight = Weight::round(weight)?;
+        }
         Ok(())
     }
 
@@ -57,7 +91,10 @@ impl Linear {
     }
 
     fn multiply(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(ops::linear(x, &self.weight, self.bias.as_ref())?)
+        match &self.weight {
+            Weight::F32(weight) => Ok(ops::linear(x, weight, self.bias.as_ref())?),
+            Weight::Bf16(weight) => Ok(ops::linear_in_bf16(x, weight, self.bias.as_ref())?),
+        }
     }
 
     /// Runs linears that read the same input. Where they share a quantizer, it works once.
@@ -108,9 +145,18 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// Loads the embedding alone.
-    pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> Result<Self, ModelError> {
-        Self::new(config, &Loading { source, device })
+    /// Hidden states `[batch, len, hidden]` of `ids`, `batch` sequences one after the other, without loading the table.
+    ///
+    /// # Errors
+    /// A token outside of the vocabulary; a malformed source.
+    pub fn look_up(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        ids: &[u32],
+        batch: usize,
+    ) -> Result<Tensor, ModelError> {
+        let rows = source.rows("model.embed_tokens.weight", ids)?;
+        Ok(Tensor::from_vec(rows, (batch, ids.len() / batch.max(1), config.hidden_size), &Device::Cpu)?)
     }
 
     pub(super) fn new(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
@@ -144,7 +190,8 @@ impl Head {
         let shape = [config.vocab_size, config.hidden_size];
         let name = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
         let weight = source.tensor(&format!("{name}.weight"), &shape)?;
-        Ok(Self { norm, linear: Linear { name: "lm_head".into(), weight, bias: None, quantizer: None } })
+        let linear = Linear { name: "lm_head".into(), weight: Weight::F32(weight), bias: None, quantizer: None };
+        Ok(Self { norm, linear })
     }
 
     pub(super) fn linear_mut(&mut self) -> &mut Linear {
@@ -167,7 +214,7 @@ impl Head {
     /// logits of a large vocabulary never exist as a whole.
     pub fn score(&self, hidden: &Tensor, targets: &[u32], chunk: usize) -> Result<Vec<TokenScore>, ModelError> {
         let hidden = hidden.flatten_to(hidden.rank().saturating_sub(2))?;
-        let (rows, vocabulary) = (hidden.dim(0)?, self.linear.weight.dim(0)?);
+        let (rows, vocabulary) = (hidden.dim(0)?, self.linear.weight.shape()[0]);
         let wrong = targets.iter().find(|target| **target as usize >= vocabulary);
         if targets.len() != rows || wrong.is_some() || chunk == 0 {
             let message = format!(
@@ -191,6 +238,9 @@ impl Head {
     pub fn loss(&self, hidden: &Tensor, targets: &super::Targets, chunk: usize) -> Result<Tensor, ModelError> {
         let normed = self.linear.quantize(&self.norm.forward(hidden)?)?;
         let normed = normed.flatten_to(normed.rank().saturating_sub(2))?;
-        Ok(ops::cross_entropy(&normed, &self.linear.weight, &targets.ids, &targets.weights, chunk)?)
+        match &self.linear.weight {
+            Weight::F32(weight) => Ok(ops::cross_entropy(&normed, weight, &targets.ids, &targets.weights, chunk)?),
+            Weight::Bf16(_) => Err(candle_core::Error::Msg("a loss needs weights in f32".into()).into()),
+        }
     }
 }

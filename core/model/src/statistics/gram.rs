@@ -3,6 +3,8 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use crate::{Precision, bf16};
+
 /// Rows of the result that one task computes. The block on the diagonal is computed whole, so that of `n` columns a share
 /// of `ROWS / n` is wasted; fewer rows make slower products.
 const ROWS: usize = 128;
@@ -20,17 +22,19 @@ pub(super) struct Gram {
     /// `[features, features]`; below the diagonal only the blocks that it crosses mean anything.
     upper: Vec<f32>,
     waiting: Vec<f32>,
+    products: Precision,
 }
 
 impl Gram {
-    pub(super) fn new(features: usize) -> Self {
-        Self { features, upper: vec![0.0; features * features], waiting: Vec::new() }
+    /// Nothing seen yet. With products of [`Precision::Bf16`] the tokens are rounded; sums are f32 in any case.
+    pub(super) fn new(features: usize, products: Precision) -> Self {
+        Self { features, upper: vec![0.0; features * features], waiting: Vec::new(), products }
     }
 
     /// Adds tokens, `[tokens, features]`.
     pub(super) fn add(&mut self, tokens: &[f32]) {
         if self.waiting.is_empty() && tokens.len() >= TOKENS * self.features {
-            add_product(&mut self.upper, tokens, self.features);
+            self.multiply(tokens);
             return;
         }
         self.waiting.extend_from_slice(tokens);
@@ -40,8 +44,18 @@ impl Gram {
     }
 
     fn flush(&mut self) {
-        add_product(&mut self.upper, &self.waiting, self.features);
-        self.waiting.clear();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        self.multiply(&waiting);
+        waiting.clear();
+        self.waiting = waiting;
+    }
+
+    fn multiply(&mut self, tokens: &[f32]) {
+        match self.products {
+            Precision::F32 => add_product(&mut self.upper, tokens, self.features),
+            Precision::Bf16 if bf16::supported() => bf16::add_gram(&mut self.upper, tokens, self.features),
+            Precision::Bf16 => add_product(&mut self.upper, &bf16::rounded(tokens), self.features),
+        }
     }
 
     /// The matrix with both halves filled.
@@ -118,7 +132,7 @@ mod tests {
                 (state >> 8) as f32 / (1 << 23) as f32 - 1.0
             };
             let x: Vec<f32> = (0..tokens * n).map(|_| draw()).collect();
-            let mut gram = Gram::new(n);
+            let mut gram = Gram::new(n, Precision::F32);
             x.chunks(piece * n).for_each(|tokens| gram.add(tokens));
             let found = gram.finish();
             let unit = f64::from(f32::EPSILON) / 2.0 * tokens as f64;
@@ -138,7 +152,7 @@ mod tests {
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let mut gram = Gram::new(300);
+                let mut gram = Gram::new(300, Precision::F32);
                 gram.add(&x);
                 gram.finish()
             })

@@ -1,6 +1,7 @@
 //! Statistics of the activation at one site, over all tokens that pass it.
 
 use super::gram::Gram;
+use crate::Precision;
 
 /// What is to be gathered at a site beside the number of tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub struct Wants {
     pub channels: bool,
     /// The Gram matrix.
     pub gram: bool,
+    /// Of the factors whose products the Gram matrix sums.
+    pub products: Precision,
 }
 
 /// What was seen at one site.
@@ -49,7 +52,7 @@ impl SiteStatistics {
             max: vec![f32::NEG_INFINITY; features],
             sum_abs: vec![0.0; features],
         });
-        Self { features, count: 0, channels, gram: wants.gram.then(|| Gram::new(features)), full: None }
+        Self { features, count: 0, channels, gram: wants.gram.then(|| Gram::new(features, wants.products)), full: None }
     }
 
     /// Features of a token.
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn statistics_of_a_small_matrix() {
         let x = [1.0_f32, -2.0, 3.0, 0.0, 4.0, -1.0];
-        let mut site = SiteStatistics::new(3, Wants { channels: true, gram: true });
+        let mut site = SiteStatistics::new(3, Wants { channels: true, gram: true, ..Wants::default() });
         site.add(&x[..3]);
         site.add(&x[3..]);
         assert_eq!(site.finish(), None);
@@ -134,7 +137,8 @@ mod tests {
 
     #[test]
     fn a_value_that_is_not_finite_is_noticed() {
-        for wants in [Wants { channels: true, gram: false }, Wants { channels: false, gram: true }] {
+        for (channels, products) in [(true, Precision::F32), (false, Precision::F32), (false, Precision::Bf16)] {
+            let wants = Wants { channels, gram: !channels, products };
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut site = SiteStatistics::new(3, wants);
                 site.add(&[0.0, 1.0, bad]);

@@ -77,7 +77,7 @@ fn parts_standing_alone_make_the_whole() {
     let decoder = Decoder::load(&config, &weights, &Device::Cpu).unwrap();
     let ids = random_ids(&config, 30, 5);
     let context = Context::full(1, 30, None);
-    let mut hidden = Embedding::load(&config, &weights, &Device::Cpu).unwrap().forward(&row(&ids)).unwrap();
+    let mut hidden = Embedding::look_up(&config, &weights, &ids, 1).unwrap();
     for index in 0..config.num_layers {
         let block = Block::load(&config, &weights, index, &Device::Cpu).unwrap();
         hidden = block.forward(&hidden, &context, &mut ()).unwrap();

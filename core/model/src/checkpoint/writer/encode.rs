@@ -7,6 +7,7 @@ use workbench_quant::{Dynamic, Format, Grid, Parameters, ScaleDtype, Strategy, p
 use super::shard::PendingTensor;
 use crate::checkpoint::Dtype;
 use crate::checkpoint::compressed::Coding;
+use crate::checkpoint::dtype::bytes_of;
 use crate::checkpoint::kv_cache;
 
 /// The parts of a quantized weight by suffix, such as `weight_scale`. Errors are messages without a place.
@@ -29,7 +30,7 @@ pub(crate) fn encode_weight(
         Coding::Bytes => codes.iter().map(|code| *code as u8).collect(),
         Coding::Words => {
             let words = pack::pack_rows(codes, rows, columns, args.num_bits).map_err(|error| error.to_string())?;
-            words.iter().flat_map(|word| word.to_le_bytes()).collect()
+            bytes_of(words.iter().map(|word| word.to_le_bytes()))
         }
         Coding::Fp4 => pack::pack_fp4(codes, rows, columns).map_err(|error| error.to_string())?,
     };
@@ -139,16 +140,16 @@ fn stored_shape(strategy: Strategy, [down, across]: [usize; 2]) -> Vec<usize> {
 fn scale_tensor(grid: &Grid, parameters: &Parameters, shape: Vec<usize>) -> Result<PendingTensor, String> {
     let scales = &parameters.scales;
     let (dtype, bytes, exact): (Dtype, Vec<u8>, bool) = match grid.scale_dtype() {
-        ScaleDtype::F32 => (Dtype::F32, scales.iter().flat_map(|scale| scale.to_le_bytes()).collect(), true),
+        ScaleDtype::F32 => (Dtype::F32, bytes_of(scales.iter().map(|scale| scale.to_le_bytes())), true),
         ScaleDtype::F16 => {
             let halves = scales.iter().map(|scale| f16::from_f32(*scale)).collect::<Vec<_>>();
             let exact = halves.iter().zip(scales).all(|(half, scale)| half.to_f32() == *scale);
-            (Dtype::F16, halves.into_iter().flat_map(f16::to_le_bytes).collect(), exact)
+            (Dtype::F16, bytes_of(halves.into_iter().map(f16::to_le_bytes)), exact)
         }
         ScaleDtype::Bf16 => {
             let halves = scales.iter().map(|scale| bf16::from_f32(*scale)).collect::<Vec<_>>();
             let exact = halves.iter().zip(scales).all(|(half, scale)| half.to_f32() == *scale);
-            (Dtype::BF16, halves.into_iter().flat_map(bf16::to_le_bytes).collect(), exact)
+            (Dtype::BF16, bytes_of(halves.into_iter().map(bf16::to_le_bytes)), exact)
         }
         ScaleDtype::F8E4M3 => {
             let codes = scales.iter().map(|scale| f8e4m3::encode(*scale)).collect::<Vec<_>>();
@@ -182,6 +183,6 @@ fn points_tensor(points: &[i32], shape: Vec<usize>) -> Result<PendingTensor, Str
 }
 
 fn words_tensor(shape: Vec<usize>, words: &[i32]) -> PendingTensor {
-    let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let bytes = bytes_of(words.iter().map(|word| word.to_le_bytes()));
     PendingTensor { dtype: Dtype::I32, shape, bytes }
 }

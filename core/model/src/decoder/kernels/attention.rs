@@ -8,9 +8,10 @@ use std::cell::RefCell;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::Shared;
 use super::matmul::{Operand, product};
 use super::vector::{exp, max, sum, vectorized};
+use super::{PARALLEL, Shared};
+use crate::pieces::by_pieces;
 
 /// Queries per chunk.
 const QUERIES: usize = 64;
@@ -110,57 +111,72 @@ vectorized! {
 }
 
 thread_local! {
-    /// Scores of one chunk; kept, because fresh pages cost more than the arithmetic.
+    /// Scores of one chunk, and other numbers of its rows; kept, because fresh pages cost more than the arithmetic.
     static SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-fn with_scratch(len: usize, both: bool, f: impl FnOnce(&mut [f32], &mut [f32])) {
-    SCRATCH.with_borrow_mut(|(first, second)| {
-        let grow = |buffer: &mut Vec<f32>| {
+fn with_scratch(first: usize, second: usize, f: impl FnOnce(&mut [f32], &mut [f32])) {
+    SCRATCH.with_borrow_mut(|(a, b)| {
+        for (buffer, len) in [(&mut *a, first), (&mut *b, second)] {
             if buffer.len() < len {
                 buffer.resize(len, 0.0);
             }
-        };
-        grow(first);
-        if both {
-            grow(second);
-            f(&mut first[..len], &mut second[..len]);
-        } else {
-            f(&mut first[..len], &mut []);
         }
+        f(&mut a[..first], &mut b[..second]);
     });
 }
 
 /// softmax(scale q k^T) v, of the shape of `q`.
+///
+/// The query heads that share a kv head are taken together: a product then brings the keys into its own order once for all of
+/// them, which costs as much as the product itself where only a few rows use them.
 pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], problem: Problem<'_>) -> Vec<f32> {
     problem.check(q, k, v);
-    let mut out = vec![0.0; q.len()];
+    let mut out = by_pieces(q.len(), PARALLEL, |_, _| {});
     let to = Shared(out.as_mut_ptr());
     let tasks: Vec<(usize, usize, usize)> = (0..problem.past.len())
         .flat_map(|sequence| {
             let firsts = (0..problem.lens[sequence]).step_by(QUERIES);
-            firsts.flat_map(move |first| (0..problem.heads).map(move |head| (sequence, head, first)))
+            firsts.flat_map(move |first| (0..problem.kv_heads).map(move |head| (sequence, head, first)))
         })
         .collect();
-    tasks.into_par_iter().for_each(|(sequence, head, first)| {
-        let chunk = problem.chunk(sequence, head, first);
-        with_scratch(chunk.rows * chunk.keys, false, |scores, _| {
-            // SAFETY: `check` has held the slices against the problem's shapes, so the chunk's rows lie inside of them;
-            // each task writes the output rows of its own sequence, head and chunk.
+    tasks.into_par_iter().for_each(|(sequence, kv_head, first)| {
+        let (group, dim) = (problem.group(), problem.dim);
+        let chunk = problem.chunk(sequence, kv_head * group, first);
+        let rows = group * chunk.rows;
+        with_scratch(rows * chunk.keys, rows * dim, |scores, heads| {
+            // [group, rows, dim]
+            for (row, to) in heads.chunks_exact_mut(dim).enumerate() {
+                let from = chunk.query_start + row % chunk.rows * problem.row() + row / chunk.rows * dim;
+                to.copy_from_slice(&q[from..from + dim]);
+            }
+            // SAFETY: `check` has held the slices against the problem's shapes, so the keys and values of the chunk lie inside
+            // of them; scratch has room for `rows` rows of `keys` and of `dim` values.
             #[allow(unsafe_code)]
             unsafe {
-                probabilities(q, k, &problem, &chunk, scores);
-                let values = Operand::new(v.as_ptr().add(chunk.key_start), problem.kv_row());
-                product(
-                    (chunk.rows, problem.dim, chunk.keys),
-                    to.get().add(chunk.query_start),
-                    problem.row(),
-                    Operand::new(scores.as_ptr(), chunk.keys),
-                    values,
-                    1.0,
-                    false,
-                    Parallelism::None,
-                );
+                let key = Operand::new(k.as_ptr().add(chunk.key_start), problem.kv_row()).transposed();
+                let query = Operand::new(heads.as_ptr(), dim);
+                let shape = (rows, chunk.keys, dim);
+                product(shape, scores.as_mut_ptr(), chunk.keys, query, key, problem.scale, false, Parallelism::None);
+            }
+            for scores in scores.chunks_exact_mut(chunk.rows * chunk.keys) {
+                causal_softmax(scores, chunk.keys, chunk.visible);
+            }
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            unsafe {
+                let value = Operand::new(v.as_ptr().add(chunk.key_start), problem.kv_row());
+                let probability = Operand::new(scores.as_ptr(), chunk.keys);
+                let shape = (rows, dim, chunk.keys);
+                product(shape, heads.as_mut_ptr(), dim, probability, value, 1.0, false, Parallelism::None);
+            }
+            for (row, from) in heads.chunks_exact(dim).enumerate() {
+                let start = chunk.query_start + row % chunk.rows * problem.row() + row / chunk.rows * dim;
+                // SAFETY: each task writes the rows of its own sequence, chunk and heads, which lie inside of `out`.
+                #[allow(unsafe_code)]
+                unsafe {
+                    std::ptr::copy_nonoverlapping(from.as_ptr(), to.get().add(start), dim);
+                }
             }
         });
     });
@@ -206,7 +222,7 @@ pub(crate) fn backward(
         for head in kv_head * problem.group()..(kv_head + 1) * problem.group() {
             for first in (0..problem.lens[sequence]).step_by(QUERIES) {
                 let chunk = problem.chunk(sequence, head, first);
-                with_scratch(chunk.rows * chunk.keys, true, |p, dp| {
+                with_scratch(chunk.rows * chunk.keys, chunk.rows * chunk.keys, |p, dp| {
                     // SAFETY: as in `forward`; tasks differ in sequence or kv head, so their rows are disjoint.
                     #[allow(unsafe_code)]
                     unsafe {

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::PARALLEL;
 use super::vector::{exp, vectorized};
+use crate::pieces::by_pieces;
 
 vectorized! {
     fn forward_chunk(gate: &[f32], up: &[f32], out: &mut [f32]) {
@@ -26,10 +27,10 @@ vectorized! {
 
 /// See the module.
 pub(crate) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let mut out = vec![0.0; gate.len()];
-    let chunks = out.par_chunks_mut(PARALLEL).zip(gate.par_chunks(PARALLEL)).zip(up.par_chunks(PARALLEL));
-    chunks.for_each(|((out, gate), up)| forward_chunk(gate, up, out));
-    out
+    by_pieces(gate.len(), PARALLEL, |piece, out| {
+        let range = piece * PARALLEL..piece * PARALLEL + out.len();
+        forward_chunk(&gate[range.clone()], &up[range], out);
+    })
 }
 
 /// The gradients by gate and up, given `g`, the gradient by the output.

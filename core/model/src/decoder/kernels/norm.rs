@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::PARALLEL;
 use super::vector::{sum, vectorized};
+use crate::pieces::by_pieces;
 
 /// Rows per task. The partial sums of the weight's gradient are taken over these, hence fixed.
 const ROWS: usize = 256;
@@ -43,14 +44,9 @@ vectorized! {
 
 /// Rows of `w.len()` elements each; see the module.
 pub(crate) fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
-    if x.len() < PARALLEL {
-        forward_rows(x, w, eps, &mut out);
-    } else {
-        let chunk = ROWS * w.len();
-        out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| forward_rows(x, w, eps, out));
-    }
-    out
+    // A small input is one piece: to share it out would cost more than it is.
+    let chunk = if x.len() < PARALLEL { x.len() } else { ROWS * w.len() };
+    by_pieces(x.len(), chunk, |piece, out| forward_rows(&x[piece * chunk..][..out.len()], w, eps, out))
 }
 
 /// The gradients by input and weight, given `g`, the gradient by the output.

@@ -1,9 +1,8 @@
 //! Rotary position embedding: the pair (x_i, x_{i + d/2}) of each head is turned by the angle `position * frequency_i`.
 
-use rayon::prelude::*;
-
 use super::PARALLEL;
 use super::vector::vectorized;
+use crate::pieces::by_pieces;
 
 /// Where the tokens of a batch stand: sequence `b`'s tokens are at `past[b]..past[b] + len`.
 #[derive(Clone, Copy)]
@@ -32,21 +31,17 @@ vectorized! {
 /// `sign` is 1 forward; the gradient goes through the inverse rotation, -1.
 pub(crate) fn rotate(x: &[f32], rows: Rows<'_>, cos: &[f32], sin: &[f32], half: usize, sign: f32) -> Vec<f32> {
     let tokens = rows.past.len() * rows.len;
-    let mut out = vec![0.0; x.len()];
     if tokens == 0 {
-        return out;
+        return Vec::new();
     }
     let width = x.len() / tokens;
-    let token = |(index, (x, out)): (usize, (&[f32], &mut [f32]))| {
-        let position = rows.past[index / rows.len] + index % rows.len;
-        let angles = position * half..(position + 1) * half;
-        rotate_token(x, &cos[angles.clone()], &sin[angles], sign, out);
-    };
-    if x.len() < PARALLEL {
-        x.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate().for_each(token);
-    } else {
-        let pairs = x.par_chunks_exact(width).zip(out.par_chunks_exact_mut(width));
-        pairs.enumerate().with_min_len(PARALLEL.div_ceil(width)).for_each(token);
-    }
-    out
+    let together = PARALLEL.div_ceil(width);
+    by_pieces(x.len(), together * width, |piece, out| {
+        let first = piece * together;
+        for (index, out) in (first..).zip(out.chunks_exact_mut(width)) {
+            let position = rows.past[index / rows.len] + index % rows.len;
+            let angles = position * half..(position + 1) * half;
+            rotate_token(&x[index * width..][..width], &cos[angles.clone()], &sin[angles], sign, out);
+        }
+    })
 }

@@ -2,6 +2,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 
 use super::super::kernels::matmul;
 use super::{View, composed, gradient, matrix, on_cpu, output, values};
+use crate::bf16;
 
 /// `x[.., i] w[o, i]^T + b[o]`.
 pub(in super::super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -12,6 +13,33 @@ pub(in super::super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor
     match bias {
         None => x.apply_op2(&weight, Linear),
         Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
+    }
+}
+
+/// The same with a weight in bfloat16. There is no backward pass.
+pub(in super::super) fn linear_in_bf16(x: &Tensor, weight: &bf16::Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+    if x.track_op() {
+        bail!("a product in bfloat16 has no backward pass")
+    }
+    let x = x.contiguous()?;
+    let ([outputs, inputs], (rows, width)) = (*weight.shape(), matrix(x.shape())?);
+    if width != inputs {
+        bail!("a linear of {inputs} inputs got a tensor of shape {:?}", x.shape())
+    }
+    let mut y = weight.product(View::new(&x)?.values(), rows);
+    if let Some(bias) = bias {
+        let bias = bias.contiguous()?;
+        add_bias(&mut y, View::new(&bias)?.values());
+    }
+    let mut dims = x.dims().to_vec();
+    dims.pop();
+    dims.push(outputs);
+    Tensor::from_vec(y, dims, x.device())
+}
+
+fn add_bias(y: &mut [f32], bias: &[f32]) {
+    for row in y.chunks_exact_mut(bias.len().max(1)) {
+        row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
     }
 }
 
@@ -83,11 +111,7 @@ impl CustomOp3 for Linear {
             bail!("a linear of {outputs} outputs has a bias of {}", bias.len())
         }
         let mut y = matmul::linear(values(x, xl)?, values(w, wl)?, rows, inputs, outputs);
-        for row in y.chunks_exact_mut(outputs) {
-            for (y, bias) in row.iter_mut().zip(bias) {
-                *y += bias;
-            }
-        }
+        add_bias(&mut y, bias);
         output(y, shape)
     }
 

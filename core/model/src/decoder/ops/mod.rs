@@ -23,7 +23,7 @@ pub(super) use cross_entropy::cross_entropy;
 pub(super) use embedding::embedding;
 pub(super) use gating::silu_times;
 pub(super) use hadamard::hadamard;
-pub(super) use linear::linear;
+pub(super) use linear::{linear, linear_in_bf16};
 pub(super) use norm::rms_norm;
 pub(super) use rotary::rotate;
 
@@ -46,14 +46,14 @@ fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shap
 }
 
 /// A tensor's values, borrowed for as long as the view lives.
-pub(super) struct View<'a> {
+pub(crate) struct View<'a> {
     storage: StorageRef<'a>,
     range: Range<usize>,
 }
 
 impl<'a> View<'a> {
     /// The tensor must be contiguous, on the CPU and of f32.
-    pub(super) fn new(x: &'a Tensor) -> Result<Self> {
+    pub(crate) fn new(x: &'a Tensor) -> Result<Self> {
         let (storage, layout) = x.storage_and_layout();
         let Some((start, end)) = layout.contiguous_offsets() else { bail!("expected a contiguous tensor") };
         if !matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))) {
@@ -62,7 +62,7 @@ impl<'a> View<'a> {
         Ok(Self { storage, range: start..end })
     }
 
-    pub(super) fn values(&self) -> &[f32] {
+    pub(crate) fn values(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
             // `new` has refused everything else.
