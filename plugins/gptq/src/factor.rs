@@ -5,7 +5,7 @@ use faer::{
     dyn_stack::{MemBuffer, MemStack},
     linalg::{
         cholesky::llt::factor::{LltParams, cholesky_in_place, cholesky_in_place_scratch},
-        triangular_inverse::invert_lower_triangular,
+        triangular_solve::solve_lower_triangular_in_place,
     },
 };
 use workbench_api::sdk::{Error, ErrorKind};
@@ -63,7 +63,8 @@ impl Factor {
         let mean = energy.iter().sum::<f64>() / alive as f64;
         let order = order.columns(&energy, group);
         let dead: Vec<bool> = order.iter().map(|column| energy[*column] <= 0.0).collect();
-        let at = |i: usize, j: usize| f64::from(gram[order[i] * columns + order[j]]) * 2.0 / tokens;
+        // The matrix is symmetric and faer goes down its columns: this way round a column is read from one row of the Gram matrix.
+        let at = |i: usize, j: usize| f64::from(gram[order[j] * columns + order[i]]) * 2.0 / tokens;
 
         let (mut share, mut raised) = (dampening, 0);
         let factor = loop {
@@ -89,17 +90,31 @@ impl Factor {
                 }
             }
         };
-        let mut lower = Mat::zeros(columns, columns);
-        invert_lower_triangular(lower.as_mut(), factor.as_ref(), threads());
-        drop(factor);
-        let mut upper = vec![0.0; columns * columns];
-        for j in 0..columns {
-            for i in 0..=j {
-                upper[i * columns + j] = lower[(columns - 1 - i, columns - 1 - j)] as f32;
+        Ok(Self { order, upper: reversed_inverse(&factor), dead, dampening: share, raised })
+    }
+}
+
+/// Columns of the inverse that are computed together: no second matrix in f64 has to exist.
+const SOLVED: usize = 128;
+
+/// `J L⁻¹ J` row by row, in f32.
+fn reversed_inverse(lower: &Mat<f64>) -> Vec<f32> {
+    let n = lower.nrows();
+    let mut upper = vec![0.0; n * n];
+    for start in (0..n).step_by(SOLVED) {
+        // Above its diagonal a column of the inverse is zero, so that the rows from `start` on are a system of their own.
+        let width = SOLVED.min(n - start);
+        let mut columns = Mat::from_fn(n - start, width, |i, j| if i == j { 1.0 } else { 0.0 });
+        let system = lower.as_ref().submatrix(start, start, n - start, n - start);
+        solve_lower_triangular_in_place(system, columns.as_mut(), threads());
+        for i in 0..n - start {
+            let row = &mut upper[(n - 1 - start - i) * n..][..n];
+            for j in 0..width.min(i + 1) {
+                row[n - 1 - start - j] = columns[(i, j)] as f32;
             }
         }
-        Ok(Self { order, upper, dead, dampening: share, raised })
     }
+    upper
 }
 
 fn threads() -> Par {
