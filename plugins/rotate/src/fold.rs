@@ -14,6 +14,7 @@
 //! centred: that would only be right for norms that subtract a mean. (Ashkboos et al. 2024, QuaRot, arXiv:2404.00456; Liu et
 //! al. 2024, SpinQuant, arXiv:2405.16406.)
 
+use rayon::prelude::*;
 use workbench_api::sdk::Error;
 use workbench_model::config::LinearInfo;
 use workbench_model::{ModelConfig, WeightSource};
@@ -42,6 +43,9 @@ pub(crate) fn fold(
 ) -> Result<(), Error> {
     Fold { source, config, rotations, sink }.run()
 }
+
+/// Rows of an embedding that are rotated together.
+const TABLE_ROWS: usize = 64;
 
 /// A model's tensors on their way through the fold.
 struct Fold<'a> {
@@ -147,21 +151,33 @@ impl Fold<'_> {
 
     /// The embedding, the last norm and the head, which gets a weight of its own.
     fn ends(&mut self) -> Result<(), Error> {
-        let Some(rotation) = &self.rotations.hidden else { return Ok(()) };
-        let mut embedding = self.get("model.embed_tokens.weight")?;
-        let mut head = match self.config.tie_word_embeddings {
-            true => Values {
-                name: "lm_head.weight".into(),
-                shape: embedding.shape.clone(),
-                values: embedding.values.clone(),
-            },
-            false => self.get("lm_head.weight")?,
-        };
-        embedding.inputs(rotation)?;
-        self.put(embedding)?;
+        if self.rotations.hidden.is_none() {
+            return Ok(());
+        }
+        let (embedding, head) = ("model.embed_tokens.weight", "lm_head.weight");
+        self.table(embedding, embedding, None)?;
         let gain = self.take_gain("model.norm.weight")?;
-        self.reads_hidden(&mut head, gain.as_deref())?;
-        self.put(head)
+        let source = if self.config.tie_word_embeddings { embedding } else { head };
+        self.table(source, head, gain.as_deref())
+    }
+
+    /// Rotates the rows of the largest matrices, of which no whole copy in f64 should exist.
+    fn table(&mut self, source: &str, name: &str, gain: Option<&[f64]>) -> Result<(), Error> {
+        let Some(rotation) = &self.rotations.hidden else { return Ok(()) };
+        let mut values = self.source.values(source).map_err(model_error)?;
+        let columns = rotation.size();
+        let shape = self.source.shape(source).unwrap_or_else(|| vec![values.len() / columns, columns]);
+        values.par_chunks_mut(TABLE_ROWS * columns).try_for_each_init(Vec::new, |wide, rows| {
+            wide.clear();
+            wide.extend(rows.iter().map(|value| f64::from(*value)));
+            for row in wide.chunks_exact_mut(columns) {
+                row.iter_mut().zip(gain.into_iter().flatten()).for_each(|(value, gain)| *value *= gain);
+            }
+            rotation.rows(wide).map_err(|error| Error::input(format!("`{name}`: {error}")))?;
+            rows.iter_mut().zip(wide).for_each(|(value, wide)| *value = *wide as f32);
+            Ok::<_, Error>(())
+        })?;
+        self.sink.put(name, &shape, values)
     }
 
     /// Folds the gain of the norm before it and R1 into a linear; returns whether there is an R1.
@@ -189,11 +205,11 @@ impl Fold<'_> {
     fn get(&self, name: &str) -> Result<Values, Error> {
         let values = self.source.values(name).map_err(model_error)?;
         let shape = self.source.shape(name).unwrap_or_else(|| vec![values.len()]);
-        Ok(Values { name: name.to_owned(), shape, values: values.into_iter().map(f64::from).collect() })
+        Ok(Values { name: name.to_owned(), shape, values: values.into_par_iter().map(f64::from).collect() })
     }
 
     fn put(&mut self, tensor: Values) -> Result<(), Error> {
-        let values = tensor.values.iter().map(|value| *value as f32).collect();
+        let values = tensor.values.par_iter().map(|value| *value as f32).collect();
         self.sink.put(&tensor.name, &tensor.shape, values)
     }
 }
