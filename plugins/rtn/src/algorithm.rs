@@ -1,5 +1,6 @@
 //! Round-to-nearest: each weight to the nearest point of its grid, without looking at data.
 
+use rayon::prelude::*;
 use workbench_quant::{Grid, GridError, Matrix, Parameters};
 
 /// Codes of a weight `[out_features, in_features]` and what the rounding cost.
@@ -39,12 +40,23 @@ pub(crate) fn round_to_nearest(weight: Matrix<'_>, grid: &Grid) -> Result<Rounde
 
 /// `|a - b|² / |a|²`; 0 where both are zero.
 fn relative_error(a: &[f32], b: &[f32]) -> f64 {
-    let (mut lost, mut energy) = (0.0, 0.0);
-    for (a, b) in a.iter().zip(b) {
-        let (a, b) = (f64::from(*a), f64::from(*b));
-        lost += (a - b) * (a - b);
-        energy += a * a;
-    }
+    /// Partial sums, so that one addition need not wait for the one before.
+    const LANES: usize = 8;
+    /// Values of a task. Their sums are added up in order: threads must not change the result.
+    const PIECE: usize = 1 << 16;
+    let sums = |(a, b): (&[f32], &[f32])| {
+        let (mut lost, mut energy) = ([0.0; LANES], [0.0; LANES]);
+        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+            for (((a, b), lost), energy) in a.iter().zip(b).zip(&mut lost).zip(&mut energy) {
+                let (a, b) = (f64::from(*a), f64::from(*b));
+                *lost += (a - b) * (a - b);
+                *energy += a * a;
+            }
+        }
+        (lost.iter().sum::<f64>(), energy.iter().sum::<f64>())
+    };
+    let pieces: Vec<(f64, f64)> = a.par_chunks(PIECE).zip(b.par_chunks(PIECE)).map(sums).collect();
+    let (lost, energy) = pieces.into_iter().fold((0.0, 0.0), |(l, e), (lost, energy)| (l + lost, e + energy));
     if energy > 0.0 { lost / energy } else { 0.0 }
 }
 
