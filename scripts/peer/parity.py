@@ -251,10 +251,12 @@ def compare(program, model, dtype, given, work):
     folders = {f"{side} {recipe}": out / side / recipe for recipe in chosen for side in ("theirs", "ours")}
     losses = {recipe for recipe, (method, _, _) in chosen.items() if method != "rtn"}
     models = {key: path for key, path in folders.items() if key.split(" ")[1] in losses}
-    texts = dict(text=(given.text, given.blocks), calibration=(given.calibration, given.samples))
+    # Some of the calibration data are enough to see that they are the same tokens.
+    some = min(given.blocks, given.samples)
+    texts = dict(text=(given.text, given.blocks), calibration=(given.calibration, some))
     nats = measure(program, {"model": folder}, texts, given, out)
     apart = {f"model on the {text}": abs(nats["model"][text] - measure_with_transformers(folder, rows))
-             for text, rows in (("text", held_out), ("calibration", ids))}  # fmt: skip
+             for text, rows in (("text", held_out), ("calibration", ids[:some]))}  # fmt: skip
     failed = []
     if models:
         nats.update(measure(program, models, dict(text=texts["text"]), given, out))

@@ -10,6 +10,7 @@ mod interrupt;
 mod killed;
 mod mixed_schemes;
 mod new_plugin;
+mod parity;
 mod peer;
 mod project;
 mod rotate;

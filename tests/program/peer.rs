@@ -84,7 +84,7 @@ fn recipes() -> Vec<(&'static str, Value)> {
 }
 
 /// The Python to use, if one is named and has the package; otherwise the reason stands on standard error.
-fn python(test: &str, package: &str) -> Option<PathBuf> {
+pub(crate) fn python(test: &str, package: &str) -> Option<PathBuf> {
     let Some(python) = std::env::var_os("WORKBENCH_PEER_PYTHON").map(PathBuf::from) else {
         eprintln!("skipped: {test}: WORKBENCH_PEER_PYTHON names no Python (scripts/peer/install.sh makes one)");
         return None;
