@@ -26,6 +26,8 @@ pub struct Table {
     /// Comparisons that the script declared; where there are any they replace the comparison with the baseline as the
     /// family of tests.
     pub contrasts: Vec<Contrast>,
+    /// Pictures of the rows over two of their labels, for the HTML page.
+    pub heat_maps: Vec<HeatMap>,
     /// Facts about the run for the end of the page, in order: commit, engine, CPU, threads, seed, command line, ...
     pub provenance: Vec<(String, String)>,
     /// Sentences that belong under the table whatever its values, e.g. the observer or a method's fallbacks.
@@ -136,6 +138,15 @@ pub struct Contrast {
     pub left: Labels,
     /// Labels of the rows they are compared with.
     pub right: Labels,
+}
+
+/// A picture of the rows that have two labels: one metric over both.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeatMap {
+    /// Name of the label whose values are the rows of the picture.
+    pub rows: String,
+    /// Name of the label whose values are its columns. The value `all` stands apart, in rows as in columns.
+    pub columns: String,
 }
 
 /// The run's graph, reduced to what a picture needs.

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use super::{
     Analysis, CsvColumns, CsvWriter, ReportError, Terminal,
     input::{
-        Contrast, GraphNode, GraphPicture, Item, Metric, MetricKind, ModelFacts, Row, RowState, Table, TaskResult,
+        Contrast, GraphNode, GraphPicture, HeatMap, Item, Metric, MetricKind, ModelFacts, Row, RowState, Table,
+        TaskResult,
     },
     markdown, terminal,
 };
@@ -96,7 +97,7 @@ impl<'a> Tables<'a> {
             .collect();
         let whole = json!({
             "report": env!("WORKBENCH_ENGINE_report"), "name": spec.name, "script": self.script, "baseline": spec.baseline,
-            "rows": rows, "contrasts": spec.contrasts, "settings": self.builder.settings.pairs(),
+            "rows": rows, "contrasts": spec.contrasts, "heat_maps": spec.heat_maps, "settings": self.builder.settings.pairs(),
         });
         Key::of(&whole).to_string()
     }
@@ -253,6 +254,7 @@ fn table(
         baseline: spec.baseline,
         rows,
         contrasts,
+        heat_maps: spec.heat_maps.iter().cloned().map(|(rows, columns)| HeatMap { rows, columns }).collect(),
         provenance,
         remarks: remarks(&closure, &builder.graph, keys, store),
         graph: picture(&closure, &builder.graph, keys, store, outcome),

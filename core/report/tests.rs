@@ -8,6 +8,7 @@ use super::input::*;
 use super::*;
 
 mod files;
+mod heat;
 mod numbers;
 mod page;
 mod statistics;

@@ -32,6 +32,8 @@ pub struct ReportSpec {
     pub rows: Vec<RowSpec>,
     /// Pairs of label sets to compare.
     pub contrasts: Vec<(Labels, Labels)>,
+    /// Pairs of labels to draw against each other: rows and columns of a heat map.
+    pub heat_maps: Vec<(String, String)>,
     /// Whether the script asked for it to be written.
     pub written: bool,
     pub origin: Origin,
@@ -92,12 +94,20 @@ impl Builder {
                 baseline: None,
                 rows: Vec::new(),
                 contrasts: Vec::new(),
+                heat_maps: Vec::new(),
                 written: false,
                 origin,
             });
         }
         self.opened.push(index);
         Some(index)
+    }
+
+    /// Notes what looks wrong, once.
+    pub(crate) fn warn(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 
     /// The evaluation nodes of every written table, and the nodes to save: what a run is for.

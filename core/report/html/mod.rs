@@ -1,6 +1,7 @@
 //! One page that says everything: no scripts, nothing loaded from anywhere, light and dark, fit to be mailed.
 
 mod graph;
+mod heat;
 mod plot;
 
 use super::analysis::Analysis;
@@ -28,6 +29,13 @@ pub fn html(analysis: &Analysis<'_>) -> Result<String, ReportError> {
     })?;
     if let Some(contrasts) = sheet::contrasts(analysis, Intervals::Ends)? {
         section(&mut page, "Contrasts", |page| sheet_table(page, &contrasts, None))?;
+    }
+    let heat_maps = heat::maps(analysis);
+    if !heat_maps.is_empty() {
+        section(&mut page, "Heat maps", |page| {
+            *page += &format!("<div class=\"heats\">\n{heat_maps}</div>\n");
+            Ok(())
+        })?;
     }
     let plots = plot::plots(analysis);
     if !plots.is_empty() {

@@ -26,7 +26,7 @@ fn assert_well_formed(page: &str) {
 
 #[test]
 fn pages_are_well_formed() {
-    let mut tables = vec![ablation(), contrasted(), seeded(), showcase(), Table::default()];
+    let mut tables = vec![ablation(), contrasted(), seeded(), showcase(), sensitivity(), Table::default()];
     tables.push(Table { rows: ablation().rows[..1].to_vec(), ..Table::default() });
     tables.push(Table { rows: ablation().rows[5..].to_vec(), baseline: Some(0), ..Table::default() });
     for table in tables {
@@ -105,7 +105,13 @@ fn wide_ranges_get_a_logarithmic_axis() {
 #[test]
 fn pages_to_look_at() {
     let Some(folder) = std::env::var_os("WORKBENCH_REPORT_PAGES") else { return };
-    for (name, table) in [("showcase", showcase()), ("seeds", seeded()), ("large", large()), ("ablation", ablation())] {
+    for (name, table) in [
+        ("showcase", showcase()),
+        ("seeds", seeded()),
+        ("large", large()),
+        ("ablation", ablation()),
+        ("sensitivity", sensitivity()),
+    ] {
         std::fs::write(std::path::Path::new(&folder).join(format!("{name}.html")), page(&table)).unwrap();
     }
 }

@@ -115,6 +115,7 @@ pub(super) fn ablation() -> Table {
         baseline: Some(0),
         rows,
         contrasts: Vec::new(),
+        heat_maps: Vec::new(),
         provenance: vec![("commit".into(), "0123abc".into()), ("cpu".into(), "AMD EPYC <Zen 5> & co".into())],
         remarks: vec!["Static scales: running minmax over 4,096 calibration tokens, full-precision pass.".into()],
         graph: GraphPicture::default(),
@@ -211,4 +212,22 @@ pub(super) fn large() -> Table {
         row
     });
     Table { name: "forty rows & <long> labels".into(), baseline: Some(0), rows: rows.collect(), ..Table::default() }
+}
+
+/// Two kinds of linears in three blocks, one of which hurts, with rows that take in all.
+pub(super) fn sensitivity() -> Table {
+    let mut rows = vec![row(0, json!({"kind": "none", "block": "none"}), 0.0, 0.0)];
+    let mut add = |kind: &str, block: Value, damage: f64| {
+        rows.push(row(rows.len() as u64, json!({"kind": kind, "block": block}), damage, 0.02));
+    };
+    add("all", json!("all"), 0.6);
+    for kind in ["q_proj", "down_proj"] {
+        add(kind, json!("all"), 0.3);
+        for block in 0..3 {
+            let hurts = kind == "down_proj" && block == 2;
+            add(kind, json!(block), if hurts { 0.25 } else { 0.0 });
+        }
+    }
+    let heat_maps = vec![HeatMap { rows: "kind".into(), columns: "block".into() }];
+    Table { name: "sensitivity".into(), baseline: Some(0), rows, heat_maps, ..Table::default() }
 }

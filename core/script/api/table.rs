@@ -66,6 +66,15 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
               -> Called<ReportHandle> { placed(&context, contrast(&s, report, left, right)) },
     );
     let s = host.shared.clone();
+    engine.register_fn(
+        "heat_map",
+        move |context: NativeCallContext<'_>,
+              report: &mut ReportHandle,
+              rows: &str,
+              columns: &str|
+              -> Called<ReportHandle> { placed(&context, heat_map(&s, report, rows, columns)) },
+    );
+    let s = host.shared.clone();
     engine.register_fn("write", move |context: NativeCallContext<'_>, report: &mut ReportHandle| -> Called<()> {
         placed(&context, write(&mut lock(&s), report.index))
     });
@@ -151,6 +160,19 @@ fn contrast(shared: &Shared, report: &ReportHandle, left: Map, right: Map) -> Re
     Ok(report.clone())
 }
 
+fn heat_map(shared: &Shared, report: &ReportHandle, rows: &str, columns: &str) -> Result<ReportHandle> {
+    if rows == columns {
+        return Err(Error::usage("a heat map needs two labels").at(rows));
+    }
+    let pair = (rows.to_owned(), columns.to_owned());
+    let mut builder = lock(shared);
+    let heat_maps = &mut builder.reports[report.index].heat_maps;
+    if !heat_maps.contains(&pair) {
+        heat_maps.push(pair);
+    }
+    Ok(report.clone())
+}
+
 fn write(builder: &mut Builder, index: usize) -> Result<()> {
     let report = &mut builder.reports[index];
     if report.rows.is_empty() {
@@ -163,6 +185,16 @@ fn write(builder: &mut Builder, index: usize) -> Result<()> {
                 return Err(Error::usage(format!("no row of report `{}` has the labels {shown}", report.name))
                     .hint("the sides of a contrast name labels of rows"));
             }
+        }
+    }
+    for (rows, columns) in &report.heat_maps {
+        let has = |row: &RowSpec, name: &str| row.labels.iter().any(|(key, _)| key == name);
+        if !report.rows.iter().any(|row| has(row, rows) && has(row, columns)) {
+            return Err(Error::usage(format!(
+                "no row of report `{}` has the labels {rows} and {columns}",
+                report.name
+            ))
+            .hint("a heat map draws one label of rows against another"));
         }
     }
     report.written = true;
