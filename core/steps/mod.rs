@@ -8,6 +8,7 @@ mod evaluate;
 mod global_scales;
 mod kv_cache;
 mod quantize;
+mod recipe;
 mod services;
 mod streams;
 mod train;
@@ -42,6 +43,7 @@ pub fn run(job: &Job, reporter: &NodeReporter) -> Result<Commit> {
     let store = Store::new(&job.results);
     let Some(scratch) = store.scratch(&job.key)? else { return Ok(Commit::Existed) };
     let finding = step(job, &scratch, reporter)?;
+    recipe::write(job, &scratch)?;
     let record = Record {
         version: Record::VERSION,
         identity: job.identity.clone(),

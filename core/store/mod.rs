@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! results/
-//!   store/v1/objects/ab/<key>/   record.json, provenance.json, items.jsonl, artifact files
+//!   store/v1/objects/ab/<key>/   record.json, provenance.json, items.jsonl, model/ with its recipe.json
 //!   store/v1/shards/<name>       hard links to weight shards, named by their digest, so that equal shards are stored once
 //!   store/v1/scratch/<key>/      work in progress; survives a kill
 //!   store/v1/locks/<key>         held with flock while a process works on the key
@@ -25,7 +25,7 @@ mod scratch;
 pub use collect::{Garbage, Unreachable};
 pub use files::{write_atomic, write_json};
 pub use lock::KeyLock;
-pub use object::{Object, Record};
+pub use object::{Object, RECIPE, Record};
 pub use run::{EventLog, RunFolder, RunNode, RunSummary};
 pub use scratch::{Commit, Scratch};
 

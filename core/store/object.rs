@@ -19,6 +19,8 @@ pub(super) const RECORD: &str = "record.json";
 pub(super) const PROVENANCE: &str = "provenance.json";
 /// The folder of a model artifact within an object.
 pub(super) const ARTIFACT: &str = "model";
+/// In a model artifact: every stage that led to the model.
+pub const RECIPE: &str = "recipe.json";
 /// One line per evaluated item.
 pub(super) const ITEMS: &str = "items.jsonl";
 

@@ -98,7 +98,10 @@ fn with_weights(name: &str, path: &Path) -> Result<(Arc<Signature>, Vec<PathBuf>
         bytes: checkpoint.bytes_on_disk(),
         ..signature(name, checkpoint.config())
     };
-    Ok((Arc::new(signature), checkpoint.files()))
+    let mut files = checkpoint.files();
+    // What is made of a model repeats the recipe that it came with.
+    files.extend(Some(path.join(crate::store::RECIPE)).filter(|recipe| recipe.is_file()));
+    Ok((Arc::new(signature), files))
 }
 
 /// Files of a folder that describe a model and its tokenizer.
@@ -135,7 +138,7 @@ fn signature(name: &str, config: &ModelConfig) -> Signature {
 }
 
 /// A node that makes a model of a model.
-fn apply(
+pub(super) fn apply(
     host: &Host,
     kind: NodeKind,
     model: &ModelHandle,
@@ -199,11 +202,7 @@ fn apply(
 /// Notes what looks wrong about a node, once.
 fn warn(host: &Host, label: &str, warnings: &[String]) {
     let mut builder = lock(&host.shared);
-    for warning in warnings.iter().map(|warning| format!("{label}: {warning}")) {
-        if !builder.warnings.contains(&warning) {
-            builder.warnings.push(warning);
-        }
-    }
+    warnings.iter().for_each(|warning| builder.warn(format!("{label}: {warning}")));
 }
 
 /// The host's half of a node: everything but the plugin's own parameters.
@@ -308,7 +307,7 @@ fn train(model: &ModelHandle, options: &mut Options) -> Result<Made> {
     Ok(made)
 }
 
-fn default_tokens(samples: u64) -> Value {
+pub(super) fn default_tokens(samples: u64) -> Value {
     let mut tokens = default_tokens_all();
     tokens["num_calibration_samples"] = samples.into();
     tokens
