@@ -14,6 +14,11 @@ pub fn stack(module: &str) -> Option<(&str, usize)> {
     FUSED.iter().position(|parts| parts.contains(&part)).map(|index| (parent, index))
 }
 
+/// The last parts of the names in a stack, by its index.
+pub fn parts(index: usize) -> &'static [&'static str] {
+    FUSED.get(index).copied().unwrap_or_default()
+}
+
 /// One sentence for every way in which a choice of schemes splits a stack. `schemes` holds the quantized linears alone.
 pub fn splits<S: PartialEq>(schemes: &BTreeMap<&str, S>) -> Vec<String> {
     let mut found: BTreeMap<String, usize> = BTreeMap::new();

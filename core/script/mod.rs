@@ -7,11 +7,13 @@
 
 mod api;
 mod builder;
+mod files;
 mod handle;
 mod options;
 mod place;
 mod resolver;
 mod settings;
+mod stages;
 
 pub use builder::{Builder, Labels, ReportSpec, RowSpec, SaveSpec};
 pub use handle::{DatasetHandle, EvaluationHandle, ModelHandle, Signature, TaskHandle};

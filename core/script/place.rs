@@ -92,6 +92,11 @@ fn finish(
             needle: ours.needle.clone(),
         },
     };
+    if !place.source.is_empty() {
+        // A place in a file of data, which brought its text along.
+        ours.location = Some(Box::new(place));
+        return ours;
+    }
     let source = sources.get(&place.file).cloned().unwrap_or_default();
     let file = if sources.contains_key(&place.file) && !place.file.ends_with(".rhai") {
         format!("{}.rhai", place.file)

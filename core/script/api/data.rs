@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use rhai::{Engine, Map, NativeCallContext};
+use rhai::{Dynamic, Engine, Map, NativeCallContext};
 use serde_json::{Value, json};
 
 use super::{Called, Host, placed};
 use crate::{
     error::{Error, Result, did_you_mean},
     graph::node::DataSource,
-    script::{DatasetHandle, lock, options::Options},
+    script::{DatasetHandle, files::DataFile, lock, options::Options},
 };
 
 pub(super) fn register(engine: &mut Engine, host: &Host) {
@@ -17,6 +17,10 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
     let root = host.root.clone();
     engine.register_fn("dataset", move |context: NativeCallContext<'_>, name: &str| -> Called<DatasetHandle> {
         placed(&context, dataset(&root, name))
+    });
+    let root = host.root.clone();
+    engine.register_fn("read", move |context: NativeCallContext<'_>, name: &str| -> Called<Dynamic> {
+        placed(&context, read(&root, name))
     });
     let shared = host.shared.clone();
     engine.register_fn(
@@ -29,7 +33,7 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
 }
 
 /// A file, or a text of the demo as `demo:stories/train`.
-fn dataset(root: &Path, name: &str) -> Result<DatasetHandle> {
+pub(super) fn dataset(root: &Path, name: &str) -> Result<DatasetHandle> {
     let source = match name.strip_prefix("demo:") {
         Some(text) => {
             let known = crate::demo::names();
@@ -46,7 +50,7 @@ fn dataset(root: &Path, name: &str) -> Result<DatasetHandle> {
 }
 
 /// A path as the user gave it: from the current folder, or else from the project's root.
-pub(super) fn file(root: &Path, name: &str) -> Result<PathBuf> {
+pub(in crate::script) fn file(root: &Path, name: &str) -> Result<PathBuf> {
     let direct = PathBuf::from(name);
     let found = [direct.clone(), root.join(&direct)].into_iter().find(|p| p.exists());
     found.ok_or_else(|| {
@@ -57,6 +61,13 @@ pub(super) fn file(root: &Path, name: &str) -> Result<PathBuf> {
             false => error.hint(format!("paths are taken from the current folder, then from `{}`", root.display())),
         }
     })
+}
+
+/// What a file holds, as a script's own value.
+fn read(root: &Path, name: &str) -> Result<Dynamic> {
+    let value = DataFile::read(&file(root, name)?, name)?.value;
+    rhai::serde::to_dynamic(value)
+        .map_err(|e| Error::usage(format!("`{name}` cannot be read")).cause(e.to_string()).at(name))
 }
 
 /// Options of `.tokens(…)`, complete. They are part of the key of whatever reads the data.

@@ -2,10 +2,14 @@
 
 mod data;
 mod groups;
+mod layers;
 mod model;
 mod scheme;
+mod stage;
 mod table;
 mod task;
+
+pub(super) use data::file;
 
 use std::sync::Arc;
 
@@ -47,6 +51,8 @@ pub(super) fn register(engine: &mut Engine, shared: &Shared, surroundings: &Surr
         },
     );
     data::register(engine, &host);
+    stage::register(engine, &host);
+    layers::register(engine, &host);
     model::register(engine, &host);
     task::register(engine, &host);
     table::register(engine, &host);

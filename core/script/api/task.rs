@@ -60,7 +60,7 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
 }
 
 /// Loss, or divergence from a reference, over running text.
-fn running_text(method: &'static str, reference: Option<ModelHandle>, map: Map) -> Result<TaskHandle> {
+pub(super) fn running_text(method: &'static str, reference: Option<ModelHandle>, map: Map) -> Result<TaskHandle> {
     let mut o = Options::new(if method == "kl" { "`kl`" } else { "`perplexity`" }, map);
     let Some(text) = o.handle::<DatasetHandle>("text", "a dataset")? else {
         return Err(Error::usage(format!("`{method}` needs a text")).hint("pass text: dataset(…)"));
@@ -86,7 +86,7 @@ fn running_text(method: &'static str, reference: Option<ModelHandle>, map: Map) 
 }
 
 /// A task of a TOML file. The whole file is checked here, so that nothing of it can fail after an hour.
-fn from_file(host: &Host, path: &str, map: Map) -> Result<TaskHandle> {
+pub(super) fn from_file(host: &Host, path: &str, map: Map) -> Result<TaskHandle> {
     let path = file(&host.root, path)?;
     let failed = |e: crate::eval::task::TaskError| Error::usage(e.to_string()).maybe_hint(e.hint);
     let Task { file: task, files, .. } = Task::load(&path).map_err(failed)?;
@@ -143,10 +143,7 @@ fn warn_of_overlap(host: &Host, model: &ModelHandle, task: &TaskHandle) {
         };
         let warning =
             format!("`{}` is measured on `{name}`, which {} has seen before", task.name, model.history.join(" > "));
-        let mut builder = lock(&host.shared);
-        if !builder.warnings.contains(&warning) {
-            builder.warnings.push(warning);
-        }
+        lock(&host.shared).warn(warning);
     }
 }
 

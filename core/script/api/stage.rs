@@ -1,0 +1,158 @@
+//! `stages`, `tasks`, and what can be done with a stage.
+
+use std::sync::Arc;
+
+use rhai::{Array, Dynamic, Engine, Map, NativeCallContext};
+
+use super::{
+    Called, Host,
+    data::{self, file},
+    model, placed, task,
+};
+use crate::{
+    error::{Error, Result},
+    eval::task::Task,
+    graph::node::Origin,
+    script::{
+        DatasetHandle, ModelHandle, TaskHandle,
+        files::{DataFile, matching},
+        lock,
+        options::Options,
+        place::origin,
+        stages::{self, Stage, Subject, as_map, measures},
+    },
+};
+
+/// Nothing but a stage file that was read: it makes no node by itself.
+#[derive(Clone, Debug)]
+struct StageHandle(Arc<Stage>);
+
+pub(super) fn register(engine: &mut Engine, host: &Host) {
+    engine.register_type_with_name::<StageHandle>("Stage");
+    let h = host.clone();
+    engine.register_fn("stages", move |context: NativeCallContext<'_>, pattern: &str| -> Called<Array> {
+        placed(&context, read(&h, pattern))
+    });
+    engine.register_fn("name", |stage: &mut StageHandle| stage.0.name.clone());
+    engine.register_fn("suffix", |stage: &mut StageHandle| stage.0.suffix.clone().unwrap_or_default());
+    engine.register_fn("input_model", |stage: &mut StageHandle| stage.0.input_model.clone().unwrap_or_default());
+    let h = host.clone();
+    engine.register_fn(
+        "apply",
+        move |context: NativeCallContext<'_>,
+              model: &mut ModelHandle,
+              stage: StageHandle,
+              options: Map|
+              -> Called<ModelHandle> {
+            placed(&context, apply(&h, model, &stage.0, options, &origin(&context)))
+        },
+    );
+    let h = host.clone();
+    engine.register_fn(
+        "tasks",
+        move |context: NativeCallContext<'_>, pattern: &str, reference: ModelHandle, folder: &str| -> Called<Array> {
+            placed(&context, tasks(&h, pattern, &reference, folder))
+        },
+    );
+}
+
+/// The stages of the files that a pattern names, in the order of the files.
+fn read(host: &Host, pattern: &str) -> Result<Array> {
+    let files = matching(&host.root, pattern)?;
+    let stages =
+        files.iter().map(|(path, name)| Stage::read(path, name, &host.registry)).collect::<Result<Vec<_>>>()?;
+    stages::distinct(&stages)?;
+    Ok(stages.into_iter().map(|stage| Dynamic::from(StageHandle(Arc::new(stage)))).collect())
+}
+
+/// The model that a stage makes of a model: a node for each of its modifiers, or the model itself.
+fn apply(host: &Host, model: &ModelHandle, stage: &Stage, options: Map, origin: &Origin) -> Result<ModelHandle> {
+    let mut o = Options::new("`apply`", options);
+    let calibration = o.handle::<DatasetHandle>("calibration", "a dataset")?;
+    o.finish()?;
+    let calibration = own_data(host, stage, calibration).map_err(|error| stage.locate(error, None))?;
+    let mut made = model.clone();
+    for step in &stage.steps {
+        let mut options = as_map(step.options.clone()).map_err(|error| stage.locate(error, Some(step)))?;
+        if let Some(data) = calibration.as_ref().filter(|_| step.calibrated) {
+            options.insert("calibration".into(), Dynamic::from(data.clone()));
+        }
+        made = model::apply(host, step.kind, &made, &step.method, options, origin.clone())
+            .map_err(|error| stage.locate(error, Some(step)))?;
+    }
+    Ok(made)
+}
+
+/// The script's calibration data, with what the stage says of it.
+fn own_data(host: &Host, stage: &Stage, given: Option<DatasetHandle>) -> Result<Option<DatasetHandle>> {
+    let mut data = match &stage.dataset {
+        None => given,
+        Some(name) => {
+            let tokens = given.and_then(|given| given.tokens);
+            Some(DatasetHandle { tokens, ..data::dataset(&host.root, name)? })
+        }
+    };
+    match &mut data {
+        Some(data) => {
+            let tokens = data.tokens.get_or_insert_with(|| model::default_tokens(128));
+            for (key, value) in &stage.tokens {
+                tokens[*key] = (*value).into();
+            }
+        }
+        None => {
+            if let Some((key, _)) = stage.tokens.first() {
+                return Err(Error::usage(format!("`{key}` is about calibration data, and there is none"))
+                    .at(*key)
+                    .hint("name it in the file, dataset = \"…\", or pass calibration: to `apply`"));
+            }
+        }
+    }
+    Ok(data)
+}
+
+/// What the evaluation files of a pattern measure, each name once. Task files without a path lie in `folder`.
+fn tasks(host: &Host, pattern: &str, reference: &ModelHandle, folder: &str) -> Result<Array> {
+    let mut found: Vec<(TaskHandle, String)> = Vec::new();
+    for (path, name) in matching(&host.root, pattern)? {
+        let stage = DataFile::read(&path, &name)?;
+        let (wanted, warnings) = measures(&stage)?;
+        warnings.into_iter().for_each(|warning| lock(&host.shared).warn(warning));
+        for measure in wanted {
+            let located = |error| stage.locate(error, Some(&measure.name));
+            let task = match measure.subject {
+                Subject::Text { method, text, mut options } => data::dataset(&host.root, &text).and_then(|text| {
+                    options.insert("text".into(), Dynamic::from(text));
+                    options.insert("name".into(), measure.name.clone().into());
+                    task::running_text(method, (method == "kl").then(|| reference.clone()), options)
+                }),
+                Subject::File { file, few_shot, options } => {
+                    let path =
+                        file.unwrap_or_else(|| format!("{}/{}.toml", folder.trim_end_matches('/'), measure.name));
+                    task_file(host, &path, few_shot, options)
+                }
+            };
+            let task = task.map_err(located)?;
+            if let Some((_, other)) = found.iter().find(|(other, _)| other.name == task.name) {
+                let message = format!("`{other}` and `{name}` both measure `{}`", task.name);
+                return Err(located(Error::usage(message).hint("choose one of the files, or rename a dataset")));
+            }
+            found.push((task, name.clone()));
+        }
+    }
+    Ok(found.into_iter().map(|(task, _)| Dynamic::from(task)).collect())
+}
+
+/// A task file, which says itself how many examples stand before a question.
+fn task_file(host: &Host, path: &str, few_shot: Option<u64>, options: Map) -> Result<TaskHandle> {
+    let task = task::from_file(host, path, options)?;
+    let shots = Task::load(&file(&host.root, path)?).map(|task| task.file.few_shot as u64).unwrap_or_default();
+    match few_shot.filter(|wanted| *wanted != shots) {
+        Some(wanted) => {
+            let message = format!("`{}` has {shots} examples before a question, not {wanted}", task.name);
+            Err(Error::usage(message)
+                .at("few_shot_num")
+                .hint(format!("set few_shot in `{path}`, or name another task file")))
+        }
+        None => Ok(task),
+    }
+}

@@ -1,0 +1,143 @@
+//! Stage files: what a pipeline does to a model, and what it measures, written down without a script.
+//!
+//! A stage is a file of one of three folders (`1-trans`, `2-quant`, `3-eval`), in TOML or YAML. Its keys are those of the
+//! pipelines that people build around llm-compressor: a `name`, an `output_suffix` that names the model it makes, and
+//! `quant_modifiers` in the shapes of that package's recipes. Reading one yields the calls that a script would make, so that
+//! everything behind them (defaults, checks, keys) is the same for both.
+
+mod fields;
+mod measures;
+mod modifiers;
+
+use std::{path::Path, sync::Arc};
+
+use rhai::Map;
+use serde_json::Value;
+
+pub(super) use fields::as_map;
+pub(super) use measures::{Subject, measures};
+
+use super::{files::DataFile, options::Options};
+use crate::{
+    error::{Error, Result},
+    graph::NodeKind,
+    plugin::Registry,
+};
+
+/// One call of `transform` or `quantize`.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub kind: NodeKind,
+    /// The plugin.
+    pub method: String,
+    /// As the file names it.
+    pub modifier: String,
+    pub options: serde_json::Map<String, Value>,
+    /// Whether the pipeline's calibration data is for it. Data that is passed is part of a key, read or not.
+    pub calibrated: bool,
+}
+
+/// A stage that makes a model of a model.
+#[derive(Clone, Debug)]
+pub(super) struct Stage {
+    pub file: Arc<DataFile>,
+    pub name: String,
+    /// What it adds to the name of the model; `None`: it leaves the model as it is.
+    pub suffix: Option<String>,
+    /// The model that the pipeline begins with, where the file names one.
+    pub input_model: Option<String>,
+    pub steps: Vec<Step>,
+    /// Calibration data of its own.
+    pub dataset: Option<String>,
+    /// Options of that data's tokens which the file sets.
+    pub tokens: Vec<(&'static str, u64)>,
+}
+
+impl Stage {
+    /// Reads and checks a stage file.
+    pub(super) fn read(path: &Path, name: &str, registry: &Registry) -> Result<Self> {
+        let file = DataFile::read(path, name)?;
+        Self::from_file(&file, registry).map_err(|error| file.locate(error, None))
+    }
+
+    fn from_file(file: &DataFile, registry: &Registry) -> Result<Self> {
+        let (modifiers, rest) = split(file, "quant_modifiers")?;
+        let mut o = Options::new("a stage", rest);
+        let name =
+            o.text("name")?.ok_or_else(|| Error::usage("the stage has no `name`").hint("name it: name = \"…\""))?;
+        let suffix = o.text("output_suffix")?;
+        let input_model = o.text("input_model")?;
+        if !o.flag("save_compressed", true)? {
+            return Err(Error::usage("models are always saved compressed").at("save_compressed"));
+        }
+        let dataset = o.text("dataset")?;
+        let mut tokens = Vec::new();
+        for (key, least) in [("num_calibration_samples", 1), ("max_seq_length", 2)] {
+            tokens.extend(o.count(key, least)?.map(|n| (key, n)));
+        }
+        o.finish()?;
+        let steps = match modifiers {
+            None => Vec::new(),
+            Some(given) => {
+                modifiers::steps(&given, registry).map_err(|(modifier, e)| file.locate(e, modifier.as_deref()))?
+            }
+        };
+        match (&suffix, steps.first()) {
+            (None, Some(step)) => Err(Error::usage(format!("stage `{name}` makes a model and has no `output_suffix`"))
+                .at(step.modifier.as_str())
+                .hint("the suffix is added to the model's name: output_suffix = \"-gptq-W4\"")),
+            (Some(suffix), None) => {
+                let error = Error::usage(format!("stage `{name}` has the suffix `{suffix}` and no `quant_modifiers`"));
+                Err(error
+                    .at("output_suffix")
+                    .hint("without one, and without modifiers, a stage leaves the model as it is"))
+            }
+            (Some(suffix), _) if suffix.is_empty() || suffix.contains(['/', '\\']) => {
+                Err(Error::usage(format!("`{suffix}` cannot be a part of a folder's name")).at("output_suffix"))
+            }
+            _ => Ok(Self { file: Arc::new(file.clone()), name, suffix, input_model, steps, dataset, tokens }),
+        }
+    }
+
+    /// An error of one of its steps, with its place in the file.
+    pub(super) fn locate(&self, error: Error, step: Option<&Step>) -> Error {
+        self.file.locate(error, step.map(|step| step.modifier.as_str()))
+    }
+}
+
+/// A file's keys: one taken out as JSON, whose order counts, and the others for [`Options`]. Null means not given.
+fn split(file: &DataFile, key: &str) -> Result<(Option<Value>, Map)> {
+    let Value::Object(mut keys) = file.value.clone() else {
+        return Err(Error::usage(format!("`{}` is no stage: a map of keys is wanted", file.name)));
+    };
+    let taken = keys.shift_remove(key).filter(|value| !value.is_null());
+    keys.retain(|_, value| !value.is_null());
+    Ok((taken, as_map(keys)?))
+}
+
+/// An error where two files claim the same name or suffix: their rows, or their models, could not be told apart.
+pub(super) fn distinct(stages: &[Stage]) -> Result<()> {
+    for (index, stage) in stages.iter().enumerate() {
+        for other in &stages[..index] {
+            let same = [
+                ("name", Some(&stage.name), Some(&other.name)),
+                ("output_suffix", stage.suffix.as_ref(), other.suffix.as_ref()),
+            ];
+            for (key, one, two) in same {
+                if let Some(value) = one.filter(|_| one == two) {
+                    let error = Error::usage(format!(
+                        "`{}` and `{}` have the same `{key}`: `{value}`",
+                        other.file.name, stage.file.name
+                    ))
+                    .at(key)
+                    .hint("give one of them another, or choose fewer files");
+                    return Err(stage.file.locate(error, None));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! Stage files against the calls that they stand for.
+
+use serde_json::json;
+
+use super::*;
+
+fn file(name: &str, text: &str) -> DataFile {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    DataFile::read(&path, name).unwrap()
+}
+
+/// A stage without any plugin at hand.
+fn stage(text: &str) -> Result<Stage> {
+    let file = file("s.yaml", text);
+    Stage::from_file(&file, &Registry::default()).map_err(|error| file.locate(error, None))
+}
+
+/// The calls of a stage with these modifiers.
+fn calls(modifiers: Value) -> Vec<(String, Value)> {
+    let steps = modifiers::steps(&modifiers, &Registry::default()).map_err(|(_, error)| error).unwrap();
+    steps.into_iter().map(|step| (format!("{} {}", step.kind, step.method), Value::Object(step.options))).collect()
+}
+
+fn refused(modifiers: Value) -> Error {
+    modifiers::steps(&modifiers, &Registry::default()).unwrap_err().1
+}
+
+fn call(name: &str, options: Value) -> (String, Value) {
+    (name.to_owned(), options)
+}
+
+#[test]
+fn the_reference_pipelines_own_stages() {
+    let original = stage("name: original\ninput_model: ./data/models/Qwen/Qwen3-8B\noutput_suffix: null\n").unwrap();
+    assert_eq!((original.suffix, original.steps.len()), (None, 0));
+    assert_eq!(original.input_model.as_deref(), Some("./data/models/Qwen/Qwen3-8B"));
+    let rotated = "name: spinquant-r1r2\noutput_suffix: -r1r2\nquant_modifiers:\n  SpinQuantModifier:\n    rotations: [\"R1\", \"R2\"]\n    transform_type: random-hadamard\n";
+    let rotated = stage(rotated).unwrap();
+    assert_eq!(rotated.suffix.as_deref(), Some("-r1r2"));
+    assert_eq!(
+        Value::Object(rotated.steps[0].options.clone()),
+        json!({ "rotations": ["R1", "R2"], "kind": "random-hadamard" })
+    );
+    let dynamic = json!({ "QuantizationModifier": { "config_groups": { "group_0": {
+        "weights": { "num_bits": 8, "type": "int", "symmetric": true, "strategy": "channel" },
+        "input_activations": { "num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true },
+    } } } });
+    let group = dynamic["QuantizationModifier"]["config_groups"]["group_0"].clone();
+    assert_eq!(calls(dynamic), [call("quantize rtn", json!({ "scheme": group }))]);
+}
+
+#[test]
+fn a_modifier_brings_the_defaults_of_its_own_package() {
+    assert_eq!(calls(json!({ "SpinQuantModifier": null })), [call("transform rotate", json!({ "kind": "hadamard" }))]);
+    let random = json!({ "SpinQuantModifier": { "transform_type": "random-matrix", "transform_block_size": 64, "randomize": false } });
+    assert_eq!(calls(random), [call("transform rotate", json!({ "kind": "random-orthogonal", "block_size": 64 }))]);
+    let gptq = json!({ "GPTQModifier": { "scheme": "W4A16", "targets": "Linear", "ignore": ["lm_head"], "dampening_frac": 0.05, "block_size": 128 } });
+    let expected = json!({ "scheme": "W4A16", "ignore": ["lm_head"], "dampening_fraction": 0.05 });
+    assert_eq!(calls(gptq), [call("quantize gptq", expected)]);
+    let orders = [(json!(null), "none"), (json!("weight"), "static"), (json!("static"), "static")];
+    for (given, meant) in orders {
+        let calls = calls(json!({ "GPTQModifier": { "scheme": "W4A16", "actorder": given } }));
+        assert_eq!(calls[0].1["act_order"], meant);
+    }
+    assert!(
+        refused(json!({ "GPTQModifier": { "scheme": "W4A16", "actorder": "group" } })).message.contains("actorder")
+    );
+}
+
+#[test]
+fn groups_for_every_linear_are_the_scheme_of_the_rest() {
+    let given = json!({ "QuantizationModifier": { "config_groups": {
+        "down": { "targets": ["re:.*down_proj"], "weights": { "num_bits": 8 } },
+        "rest": { "targets": ["Linear"], "weights": { "num_bits": 4 }, "input_activations": null },
+    } } });
+    let expected = json!({
+        "scheme": { "weights": { "num_bits": 4 } },
+        "config_groups": { "down": { "targets": ["re:.*down_proj"], "weights": { "num_bits": 8 } } },
+    });
+    assert_eq!(calls(given), [call("quantize rtn", expected)]);
+    let presets = json!({ "QuantizationModifier": { "scheme": { "W4A16": ["Linear"], "W8A16": ["re:.*down_proj"] } } });
+    let expected = json!({ "scheme": "W4A16", "config_groups": { "W8A16": ["re:.*down_proj"] } });
+    assert_eq!(calls(presets), [call("quantize rtn", expected)]);
+    let both = json!({ "QuantizationModifier": { "scheme": "W4A16", "config_groups": { "g": { "weights": { "num_bits": 8 } } } } });
+    assert!(refused(both).message.contains("second scheme for every linear"));
+}
+
+#[test]
+fn modifiers_act_in_the_order_of_the_file() {
+    let smooth = json!({ "smoothing_strength": 0.8, "mappings": [
+        [["re:.*q_proj", "re:.*k_proj", "re:.*v_proj"], "re:.*input_layernorm"],
+        { "smooth_layer": "re:.*up_proj$", "balance_layers": ["re:.*down_proj$"] },
+        "v->o",
+    ] });
+    let given = json!({ "SmoothQuantModifier": smooth, "SpinQuantModifier": {}, "GPTQModifier": { "scheme": "W8A8" } });
+    let calls = calls(given);
+    let names: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["transform smoothquant", "transform rotate", "quantize gptq"]);
+    assert_eq!(calls[0].1, json!({ "smoothing_strength": 0.8, "mappings": ["norm->qkv", "up->down", "v->o"] }));
+
+    let late = json!({ "GPTQModifier": { "scheme": "W8A8" }, "SpinQuantModifier": {} });
+    assert!(refused(late).message.contains("comes after `GPTQModifier`"));
+    let twice = json!({ "GPTQModifier": { "scheme": "W8A8" }, "QuantizationModifier": { "scheme": "W8A8" } });
+    assert!(refused(twice).message.contains("both quantize the model"));
+    let unknown = json!({ "SmoothQuantModifier": { "mappings": [[["re:.*fc1"], "re:.*final_layer_norm"]] } });
+    assert!(refused(unknown).hints[0].contains("norm->qkv"));
+}
+
+#[test]
+fn awq_searches_for_what_the_stage_rounds_to() {
+    let weights = json!({ "num_bits": 4, "type": "int", "symmetric": false, "strategy": "group", "group_size": 64 });
+    let own = calls(
+        json!({ "AWQModifier": { "duo_scaling": false, "config_groups": { "group_0": { "weights": weights } } } }),
+    );
+    assert_eq!((own[0].0.as_str(), own[1].0.as_str()), ("transform awq", "quantize rtn"));
+    for key in ["num_bits", "symmetric", "group_size"] {
+        assert_eq!(own[0].1["scheme"][key], weights[key], "{key}");
+    }
+    assert_eq!(own[0].1["duo_scaling"], false);
+    let behind = calls(json!({ "AWQModifier": null, "GPTQModifier": { "scheme": "W4A16_ASYM" } }));
+    assert_eq!(behind[0].1["scheme"]["group_size"], 128);
+    assert_eq!(behind[1].0, "quantize gptq");
+    assert!(refused(json!({ "AWQModifier": {} })).message.contains("nothing of this stage rounds"));
+    let several = json!({ "AWQModifier": { "scheme": "W4A16", "config_groups": { "W8A16": ["re:.*down_proj"] } } });
+    assert!(refused(several).message.contains("have several"));
+}
+
+#[test]
+fn what_is_not_understood_is_named_with_its_line() {
+    for (text, line, message, hint) in [
+        ("name: a\nouput_suffix: -a\n", 2, "a stage has no option `ouput_suffix`", "did you mean `output_suffix`?"),
+        ("output_suffix: null\n", 1, "the stage has no `name`", "name it"),
+        (
+            "name: a\noutput_suffix: -a\nquant_modifiers:\n  SpinQuantModifer: {}\n",
+            4,
+            "there is no modifier `SpinQuantModifer`",
+            "did you mean `SpinQuantModifier`?",
+        ),
+        (
+            "name: a # rotation\noutput_suffix: -a\nquant_modifiers:\n  SpinQuantModifier:\n    rotation: [R1]\n",
+            5,
+            "`SpinQuantModifier` has no option `rotation`",
+            "did you mean `rotations`?",
+        ),
+        (
+            "name: a\noutput_suffix: -a\nquant_modifiers:\n  SpinQuantModifier:\n    learnable: true\n",
+            5,
+            "`learnable` of `SpinQuantModifier` is true, and only false is supported",
+            "`rotate` with `learn`",
+        ),
+        ("name: a\nquant_modifiers:\n  SpinQuantModifier: {}\n", 3, "has no `output_suffix`", "output_suffix ="),
+        ("name: a\noutput_suffix: -a\n", 2, "and no `quant_modifiers`", "leaves the model as it is"),
+        ("name: a\noutput_suffix: /a\nquant_modifiers: {SpinQuantModifier: }\n", 2, "folder's name", ""),
+        ("name: a\nsave_compressed: False\n", 2, "always saved compressed", ""),
+        ("- name: a\n", 1, "`s.yaml` is no stage", ""),
+        ("name: a\noutput_suffix: -a\nquant_modifiers: [SpinQuantModifier]\n", 3, "a map of modifiers by name", ""),
+    ] {
+        let error = stage(text).unwrap_err();
+        assert!(error.message.contains(message), "{error}");
+        let place = error.location.as_ref().unwrap();
+        assert_eq!((place.file.as_str(), place.line), ("s.yaml", line), "{text}");
+        assert!(hint.is_empty() || error.hints.iter().any(|h| h.contains(hint)), "{:?}", error.hints);
+    }
+}
+
+#[test]
+fn stages_have_names_and_suffixes_of_their_own() {
+    let read = |text: &str| stage(text).unwrap();
+    let rotation = "quant_modifiers: {SpinQuantModifier: }\n";
+    let a = read("name: a\n");
+    let b = read("name: b\n");
+    distinct(&[a.clone(), b]).unwrap();
+    assert!(distinct(&[a.clone(), a]).unwrap_err().message.contains("have the same `name`: `a`"));
+    let [c, d] = ["c", "d"].map(|name| read(&format!("name: {name}\noutput_suffix: -r\n{rotation}")));
+    assert!(distinct(&[c, d]).unwrap_err().message.contains("have the same `output_suffix`: `-r`"));
+}
+
+#[test]
+fn samples_are_shared_out_by_weight() {
+    let text = "dataset_name: all\ndatasets:\n  - {name: mmlu, weight: 3, task_type: exam, tags: [en], few_shot_num: 0}\n  - {name: gsm8k, weight: 1, limit: 7}\n  - {name: math}\n  - {name: text, task_type: perplexity, text: a.txt, blocks: 4}\nsampling: {total_samples: 20}\ngpu_resources: {devices: [0, 1]}\n";
+    let (found, warnings) = measures(&file("e.yaml", text)).unwrap();
+    assert_eq!(warnings, ["e.yaml: `gpu_resources` has no effect here"]);
+    let limit = |index: usize| match &found[index].subject {
+        Subject::File { options, .. } => options.get("limit").and_then(|limit| limit.as_int().ok()),
+        Subject::Text { .. } => None,
+    };
+    assert_eq!([limit(0), limit(1), limit(2), limit(3)], [Some(12), Some(7), Some(4), None]);
+    assert!(matches!(&found[3].subject, Subject::Text { method: "perplexity", text, .. } if text == "a.txt"));
+
+    for (text, message) in [
+        ("datasets: [{name: a, fewshot: 1}]\n", "`datasets` has no option `fewshot`"),
+        ("datasets: [{name: a, weight: 0}]\n", "`weight` of `datasets` must be a positive number"),
+        ("datasets: [{file: a.toml}]\n", "has no `name`"),
+        ("name: x\n", "lists no `datasets`"),
+        ("datasets: [{name: a}]\nsampling: {total: 3}\n", "`sampling` has no option `total`"),
+    ] {
+        let error = measures(&file("e.yaml", text)).unwrap_err();
+        assert!(error.message.contains(message), "{error}");
+        assert!(error.location.is_some());
+    }
+}
