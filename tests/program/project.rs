@@ -68,7 +68,7 @@ impl Project {
         assert!(bundled.is_file(), "{} is missing: cargo build --workspace", bundled.display());
         let project = Self { folder: tempfile::tempdir().unwrap() };
         project.write("workbench.toml", "");
-        for script in ["schemes.rhai", "tasks.rhai"] {
+        for script in ["allocation.rhai", "schemes.rhai", "tasks.rhai"] {
             project.write(
                 &format!("scripts/{script}"),
                 &fs::read_to_string(sources().join("scripts").join(script)).unwrap(),
@@ -93,6 +93,11 @@ impl Project {
     pub(crate) fn read(&self, name: &str) -> String {
         let path = self.path().join(name);
         fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    }
+
+    /// Copies a file of this project's sources to the same place.
+    pub(crate) fn add_source(&self, name: &str) {
+        self.write(name, &fs::read_to_string(sources().join(name)).unwrap());
     }
 
     /// Puts test plugins into `plugins`, which the program searches.
