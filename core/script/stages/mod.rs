@@ -79,7 +79,7 @@ impl Stage {
         let steps = match modifiers {
             None => Vec::new(),
             Some(given) => {
-                modifiers::steps(&given, registry).map_err(|(modifier, e)| file.locate(e, modifier.as_deref()))?
+                modifiers::steps(&given, registry).map_err(|fault| file.locate(fault.1, fault.0.as_deref()))?
             }
         };
         match (&suffix, steps.first()) {

@@ -19,15 +19,22 @@ use crate::{
 const MODIFIERS: [&str; 5] =
     ["SpinQuantModifier", "SmoothQuantModifier", "AWQModifier", "QuantizationModifier", "GPTQModifier"];
 
-/// The calls of a stage in the order of its file. An error comes with the modifier that it is about.
-pub(super) fn steps(given: &Value, registry: &Registry) -> Result<Vec<Step>, (Option<String>, Error)> {
+/// What is wrong, and the modifier that it is about.
+pub(super) type Fault = Box<(Option<String>, Error)>;
+
+fn fault(modifier: &str, error: Error) -> Fault {
+    Box::new((Some(modifier.to_owned()), error))
+}
+
+/// The calls of a stage in the order of its file.
+pub(super) fn steps(given: &Value, registry: &Registry) -> Result<Vec<Step>, Fault> {
     let Value::Object(modifiers) = given else {
         let error = Error::usage(format!("`quant_modifiers` is a map of modifiers by name, not {given}"));
-        return Err((None, error.at("quant_modifiers")));
+        return Err(Box::new((None, error.at("quant_modifiers"))));
     };
     let mut steps: Vec<Step> = Vec::new();
     for (name, options) in modifiers {
-        let read = read(name, options, registry).map_err(|error| (Some(name.clone()), error))?;
+        let read = read(name, options, registry).map_err(|error| fault(name, error))?;
         for step in read {
             if let Some(before) = steps.iter().find(|before| before.kind == NodeKind::Quantize) {
                 let message = match step.kind {
@@ -36,12 +43,12 @@ pub(super) fn steps(given: &Value, registry: &Registry) -> Result<Vec<Step>, (Op
                 };
                 let error =
                     Error::usage(message).at(name.as_str()).hint("transforms come first, and one modifier quantizes");
-                return Err((Some(name.clone()), error));
+                return Err(fault(name, error));
             }
             steps.push(step);
         }
     }
-    complete_searches(&mut steps).map_err(|(modifier, error)| (Some(modifier), error))?;
+    complete_searches(&mut steps)?;
     Ok(steps)
 }
 
@@ -263,7 +270,7 @@ fn mapping(balanced: &[String], smooth: &str) -> Option<&'static str> {
 }
 
 /// Tells AWQ's search what the weights will be rounded to, which the modifier behind it knows.
-fn complete_searches(steps: &mut [Step]) -> Result<(), (String, Error)> {
+fn complete_searches(steps: &mut [Step]) -> Result<(), Fault> {
     let rounding = steps.iter().find(|step| step.kind == NodeKind::Quantize).cloned();
     for step in steps.iter_mut().filter(|step| step.modifier == "AWQModifier" && step.kind == NodeKind::Transform) {
         let weights = match &rounding {
@@ -274,7 +281,7 @@ fn complete_searches(steps: &mut [Step]) -> Result<(), (String, Error)> {
             .hint("give AWQModifier a scheme, or put the modifier that quantizes into the same stage")),
         };
         step.options
-            .insert("scheme".to_owned(), weights.map_err(|e| (step.modifier.clone(), e.at(step.modifier.as_str())))?);
+            .insert("scheme".to_owned(), weights.map_err(|e| fault(&step.modifier, e.at(step.modifier.as_str())))?);
     }
     Ok(())
 }

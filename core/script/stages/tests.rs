@@ -19,7 +19,7 @@ fn stage(text: &str) -> Result<Stage> {
 
 /// The calls of a stage with these modifiers.
 fn calls(modifiers: Value) -> Vec<(String, Value)> {
-    let steps = modifiers::steps(&modifiers, &Registry::default()).map_err(|(_, error)| error).unwrap();
+    let steps = modifiers::steps(&modifiers, &Registry::default()).map_err(|fault| fault.1).unwrap();
     steps.into_iter().map(|step| (format!("{} {}", step.kind, step.method), Value::Object(step.options))).collect()
 }
 
