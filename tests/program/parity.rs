@@ -28,7 +28,7 @@ fn quantized_models_are_as_good_as_those_of_llm_compressor() {
         }
     }
     let mut command = Command::new(python);
-    command.arg(sources().join("scripts/peer/parity.py")).args(["--samples", "32", "--blocks", "48"]);
+    command.arg(sources().join("scripts/peer/parity.py")).args(["--samples", "16", "--blocks", "16"]);
     for (option, path) in [("--model", &model), ("--calibration", &calibration), ("--text", &text)] {
         command.arg(option).arg(path);
     }
