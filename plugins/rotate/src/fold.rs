@@ -165,8 +165,8 @@ impl Fold<'_> {
     fn table(&mut self, source: &str, name: &str, gain: Option<&[f64]>) -> Result<(), Error> {
         let Some(rotation) = &self.rotations.hidden else { return Ok(()) };
         let mut values = self.source.values(source).map_err(model_error)?;
-        let columns = rotation.size();
-        let shape = self.source.shape(source).unwrap_or_else(|| vec![values.len() / columns, columns]);
+        let columns = self.config.hidden_size;
+        let shape = [values.len() / columns, columns];
         values.par_chunks_mut(TABLE_ROWS * columns).try_for_each_init(Vec::new, |wide, rows| {
             wide.clear();
             wide.extend(rows.iter().map(|value| f64::from(*value)));
