@@ -11,7 +11,8 @@ use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use workbench_model::config::{Architecture, RopeScaling};
 use workbench_model::decoder::{Parameters, keep_pages};
-use workbench_model::{Block, Context, ModelConfig};
+use workbench_model::statistics::{SiteStatistics, Wants};
+use workbench_model::{Block, Context, ModelConfig, Precision};
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -72,10 +73,43 @@ fn product_rate(config: &ModelConfig, tokens: usize) -> f64 {
     2.0 * (tokens * linears) as f64 / seconds
 }
 
+/// What calibration adds to a forward pass, and the same pass with products of bfloat16 factors.
+fn calibration(config: &ModelConfig, parameters: &Parameters) {
+    let tokens = 512;
+    let rate = product_rate(config, tokens);
+    let share = |operations: f64, seconds: f64| {
+        let found = operations / seconds / 1e9;
+        format!(
+            "{found:.1} GFLOP/s, {:.0} % of the {:.1} GFLOP/s of matrix products in f32",
+            1e11 * found / rate,
+            rate / 1e9
+        )
+    };
+    let values = |features: usize| -> Vec<f32> {
+        (0..tokens * features).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect()
+    };
+    for products in [Precision::F32, Precision::Bf16] {
+        for features in [config.hidden_size, config.intermediate_size] {
+            let x = values(features);
+            let mut site = SiteStatistics::new(features, Wants { gram: true, products, ..Wants::default() });
+            // One half is computed: n (n + 1) / 2 sums of a product and an addition for each token.
+            let operations = (tokens * features * (features + 1)) as f64;
+            println!("gram {features} {products:?}: {}", share(operations, fastest(|| site.add(&x))));
+        }
+    }
+    let mut block = Block::over(config, parameters, 0).unwrap();
+    block.multiply_in_bf16().unwrap();
+    let hidden = Tensor::from_vec(values(1024), (1, tokens, 1024), &Device::Cpu).unwrap();
+    let context = Context::full(1, tokens, None);
+    let seconds = fastest(|| drop(block.forward(&hidden, &context, &mut ()).unwrap()));
+    println!("1x{tokens} forward Bf16: {}", share(operations(config, 1, tokens), seconds));
+}
+
 fn benches(criterion: &mut Criterion) {
     keep_pages();
     let config = config();
     let parameters = Parameters::random(&config, 0.02, 1, &Device::Cpu).unwrap();
+    calibration(&config, &parameters);
     let block = Block::over(&config, &parameters, 0).unwrap();
     let mut group = criterion.benchmark_group("qwen3-0.6b block");
     group.sample_size(10).measurement_time(Duration::from_secs(5));

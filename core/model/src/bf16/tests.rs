@@ -1,3 +1,5 @@
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+
 use super::*;
 
 fn values(count: usize, seed: u32) -> Vec<f32> {
@@ -43,7 +45,7 @@ fn a_linear_is_the_sum_of_its_products() {
 #[test]
 fn the_gram_matrix_is_the_sum_of_its_products() {
     if !supported() {
-        println!("skipped: the_gram_matrix_is_the_sum_of_its_products (no AVX512_BF16)");
+        eprintln!("skipped: the_gram_matrix_is_the_sum_of_its_products (no AVX512_BF16)");
         return;
     }
     for (tokens, n) in [(1, 1), (7, 5), (64, 96), (121, 131), (1300, 70)] {
@@ -78,10 +80,10 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn rounding_is_that_of_half() {
     let edge = [0.0, -0.0, 1.0, f32::MAX, f32::MIN_POSITIVE, 1e-45, f32::INFINITY, f32::NEG_INFINITY, 1.003_906_2];
     for value in edge.into_iter().chain(values(1000, 4)) {
-        assert_eq!(pack::narrow(value), half::bf16::from_f32(value).to_bits(), "{value}");
+        assert_eq!(narrow(value), half::bf16::from_f32(value).to_bits(), "{value}");
     }
     for bits in [0x7fff_ffff, 0xffff_ffff, 0x7f80_0001] {
-        assert!(pack::widen(pack::narrow(f32::from_bits(bits))).is_nan());
+        assert!(pack::widen(narrow(f32::from_bits(bits))).is_nan());
     }
 }
 
