@@ -8,12 +8,10 @@
 
 mod look;
 mod pass;
-mod ranges;
 mod statistics;
 
 pub use look::{InputScale, Look, Seen};
 pub use pass::{Pass, Room, SiteWork};
-pub use ranges::scales;
 pub use statistics::{Wanted, statistics, wants};
 
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use candle_core::{Device, Tensor};
 use workbench_model::{
-    Activations, Checkpoint, ModelConfig, ModelError, Precision, Site, SiteKind, WeightSource,
+    Activations, Checkpoint, ModelConfig, ModelError, Precision, Site, SiteKind, Taps, WeightSource,
     decoder::{Block, Context, Embedding, Head},
 };
 
@@ -180,9 +180,30 @@ impl Pass {
             work.reached(site(kind), Some(look.finish()?), Some(block))
         };
         narrow(self, work, block, SiteKind::AttentionInput)?;
+        self.cached(index, block, work)?;
         self.piece(site(SiteKind::OutputInput), block, work, Piece { width: self.attention, make: mix, end: project })?;
         narrow(self, work, block, SiteKind::MlpInput)?;
         self.piece(site(SiteKind::DownInput), block, work, Piece { width: self.inner, make: inner, end: down })
+    }
+
+    /// Lets the work see keys and values, before attention mixes them.
+    fn cached(&self, index: usize, block: &mut Block, work: &mut dyn SiteWork) -> Result<()> {
+        let sites = [SiteKind::Key, SiteKind::Value].map(|kind| Site::in_block(index, kind));
+        let mut looks = BTreeMap::new();
+        for site in sites {
+            looks.extend(self.look(work, site, self.cached)?.map(|look| (site, look)));
+        }
+        if !looks.is_empty() {
+            for i in 0..self.len() {
+                let input = block.attention_input(&self.hidden.get(i)?)?;
+                watch(&mut looks, |tap| block.mix(&input, &self.context(i), tap))?;
+            }
+        }
+        for site in sites {
+            let seen = looks.remove(&site).map(Look::finish).transpose()?;
+            work.reached(site, seen, Some(block))?;
+        }
+        Ok(())
     }
 
     /// Makes the input of a wide site for all tokens, lets the work see it, and ends the piece with what it left.
@@ -257,18 +278,8 @@ impl Pass {
             return Ok(BTreeMap::new());
         }
         for i in 0..self.len() {
-            let mut failed = None;
-            let mut tap = |site: Site, x: &Tensor| -> Result<(), ModelError> {
-                if let (Some(look), None) = (looks.get_mut(&site), &failed) {
-                    let x = if x.rank() == 4 { &x.flatten_from(2)? } else { x };
-                    failed = look.add(x).err();
-                }
-                Ok(())
-            };
-            let next = block.forward(&self.hidden.get(i)?, &self.context(i), &mut tap)?;
-            if let Some(error) = failed {
-                return Err(error);
-            }
+            let hidden = self.hidden.get(i)?;
+            let next = watch(&mut looks, |tap| block.forward(&hidden, &self.context(i), tap))?;
             if advance {
                 self.hidden.set(i, &next)?;
             }
@@ -303,6 +314,23 @@ impl Pass {
         }
         work.reached(site, Some(look.finish()?), None)
     }
+}
+
+/// Runs a part of a block and looks at the sites that it passes.
+fn watch(
+    looks: &mut BTreeMap<Site, Look>,
+    run: impl FnOnce(&mut dyn Taps) -> Result<Tensor, ModelError>,
+) -> Result<Tensor> {
+    let mut failed = None;
+    let mut tap = |site: Site, x: &Tensor| -> Result<(), ModelError> {
+        if let (Some(look), None) = (looks.get_mut(&site), &failed) {
+            let x = if x.rank() == 4 { &x.flatten_from(2)? } else { x };
+            failed = look.add(x).err();
+        }
+        Ok(())
+    };
+    let result = run(&mut tap)?;
+    failed.map_or(Ok(result), Err)
 }
 
 /// A part of a block around a wide site.

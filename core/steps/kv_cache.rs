@@ -1,68 +1,123 @@
 //! The quantized KV cache of an artifact: its grid, and its static scales from calibration data.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use workbench_model::{Checkpoint, Site, SiteKind};
-use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, StorageDtype};
+use serde_json::{Value, json};
+use workbench_model::{
+    ModelConfig, Site, SiteKind,
+    decoder::{ActivationQuantizer, Block, GridQuantizer},
+    statistics::Wants,
+};
+use workbench_quant::{Conventions, Dynamic, Grid, Parameters, QuantizationArgs, StorageDtype};
 
-use super::artifact::Artifact;
 use crate::{
-    calib::{self, Room},
+    calib::{InputScale, Look, Seen},
     error::{Error, Result},
-    exec::NodeReporter,
 };
 
 /// `kv_cache` among a node's parameters.
 #[derive(Debug, Deserialize)]
-pub(super) struct KvCache {
+pub(super) struct KvParams {
     args: QuantizationArgs,
     conventions: Conventions,
 }
 
-impl KvCache {
+impl KvParams {
     /// How keys and values are quantized.
     pub(super) fn args(&self) -> &QuantizationArgs {
         &self.args
     }
 }
 
-/// Puts grid and scales. Static scales are those of the keys and values of the model as it was given: one pass without any
-/// quantizer.
-///
-/// # Errors
-/// The arguments have no grid, calibration data are missing, or an activation is not finite.
-pub(super) fn put(
-    artifact: &mut Artifact,
-    cache: &KvCache,
-    stored: StorageDtype,
-    checkpoint: &Checkpoint,
-    calibration: Option<(&[Vec<u32>], Room)>,
-    reporter: &NodeReporter,
-    facts: &mut Map<String, Value>,
-) -> Result<()> {
-    let grid = Grid::new(&cache.args, stored, cache.conventions)
-        .map_err(|e| Error::refused("no grid for the KV cache").cause(e.to_string()).maybe_hint(e.hint()))?;
-    artifact.put_kv_cache(&grid);
-    let mut fact = json!({ "grid": grid });
-    if grid.args().dynamic == Dynamic::No {
-        let (sequences, room) =
-            calibration.ok_or_else(|| Error::refused("static KV-cache scales need calibration data"))?;
-        let config = checkpoint.config();
-        let of_heads = grid.of_heads(config.head_dim);
-        let sites = |kind| (0..config.num_layers).map(move |block| Site::in_block(block, kind));
-        let sites: BTreeMap<Site, Grid> =
-            sites(SiteKind::Key).chain(sites(SiteKind::Value)).map(|site| (site, of_heads.clone())).collect();
-        let scales = calib::scales(checkpoint, &sites, sequences, room, reporter)?;
-        for block in 0..config.num_layers {
-            let of = |kind| &scales[&Site::in_block(block, kind)].parameters;
-            artifact.put_kv_scales(block, of(SiteKind::Key), of(SiteKind::Value))?;
-        }
-        fact["observer"] = json!(grid.args().observer);
-        let ranges: Map<String, Value> = scales.into_iter().map(|(site, s)| (site.to_string(), s.range)).collect();
-        fact["observed"] = json!({ "mode": "full_precision", "ranges": ranges });
+/// How keys and values are rounded before they are cached.
+pub(super) struct KvCache {
+    grid: Grid,
+    /// The grid of the keys of all heads side by side.
+    heads: Grid,
+    features: usize,
+    /// The scale of the keys of a block whose values were not reached yet.
+    key: Option<InputScale>,
+}
+
+/// Static scales of a block's keys and values.
+pub(super) struct KvScales {
+    pub key: Parameters,
+    pub value: Parameters,
+    /// What was observed at either site, for the record.
+    pub ranges: [(Site, Value); 2],
+}
+
+impl KvCache {
+    /// The cache of a model whose weights are stored in `stored`.
+    ///
+    /// # Errors
+    /// The arguments have no grid.
+    pub(super) fn new(params: &KvParams, stored: StorageDtype, config: &ModelConfig) -> Result<Self> {
+        let grid = Grid::new(&params.args, stored, params.conventions)
+            .map_err(|e| Error::refused("no grid for the KV cache").cause(e.to_string()).maybe_hint(e.hint()))?;
+        let (heads, features) = (grid.of_heads(config.head_dim), config.num_kv_heads * config.head_dim);
+        Ok(Self { grid, heads, features, key: None })
     }
-    facts.insert("kv_cache".into(), fact);
-    Ok(())
+
+    /// How keys and values are quantized, by the arguments of the format.
+    pub(super) fn grid(&self) -> &Grid {
+        &self.grid
+    }
+
+    /// Whether its scales come from calibration data.
+    pub(super) fn is_static(&self) -> bool {
+        self.grid.args().dynamic == Dynamic::No
+    }
+
+    /// What is to be gathered of keys or values.
+    pub(super) fn look(&self, site: Site) -> Result<Option<Look>> {
+        if !self.is_static() {
+            return Ok(None);
+        }
+        Ok(Some(Look::new(site, self.features, Wants::default(), std::slice::from_ref(&self.heads))?))
+    }
+
+    /// All keys (first) or all values (then) of a block have passed. What follows in the block sees them rounded. Returns the
+    /// block's scales, if they are static and known now.
+    ///
+    /// # Errors
+    /// Static scales were not observed.
+    pub(super) fn reached(
+        &mut self,
+        site: Site,
+        seen: Option<Seen>,
+        block: Option<&mut Block>,
+    ) -> Result<Option<KvScales>> {
+        let scale = seen.and_then(|seen| seen.input_scales.into_iter().next());
+        if self.is_static() && scale.is_none() {
+            return Err(Error::internal(format!("{site} was not observed")));
+        }
+        if site.kind == SiteKind::Key {
+            self.key = scale;
+            return Ok(None);
+        }
+        let (key, value) = (self.key.take(), scale);
+        if let Some(block) = block {
+            let quantizer = |scale: &Option<InputScale>| -> Result<Arc<dyn ActivationQuantizer>> {
+                let parameters = scale.as_ref().map(|scale| scale.parameters.clone());
+                Ok(Arc::new(GridQuantizer::new(self.heads.clone(), parameters, self.features)?))
+            };
+            block.set_kv_quantizers(Some(quantizer(&key)?), Some(quantizer(&value)?));
+        }
+        let (Some(key), Some(value)) = (key, value) else { return Ok(None) };
+        let of_keys = Site { kind: SiteKind::Key, ..site };
+        let ranges = [(of_keys, key.range), (site, value.range)];
+        Ok(Some(KvScales { key: key.parameters, value: value.parameters, ranges }))
+    }
+
+    /// What the record says about it; `mode` is the order in which calibration data passed, `ranges` by site.
+    pub(super) fn fact(&self, mode: &Value, ranges: Value) -> Value {
+        let mut fact = json!({ "grid": self.grid });
+        if self.is_static() {
+            fact["observer"] = json!(self.grid.args().observer);
+            fact["observed"] = json!({ "mode": mode, "ranges": ranges });
+        }
+        fact
+    }
 }

@@ -69,16 +69,25 @@ fn ranges(loaded: &Loaded, sequences: &[Vec<u32>]) -> BTreeMap<String, [f32; 2]>
 /// The quantized model itself is the reference: what a site receives in it must be what its scale was made for.
 #[test]
 fn sequential_scales_are_those_of_deployment() {
-    for method in ["rtn", "gptq"] {
+    let cache = r#"kv_cache_scheme: #{ num_bits: 4, strategy: "attn_head", observer: "static_minmax" }"#;
+    for (method, options) in [("rtn", ""), ("gptq", ""), ("rtn", cache), ("sign_block", cache)] {
         let project = Project::new();
-        let (folder, record) = quantize(&project, "tiny", method, "");
+        project.add_plugins(&["sign_block"]);
+        let (folder, record) = quantize(&project, "tiny", method, options);
         let made = Loaded::open(&folder.join("model")).unwrap();
         let expected = ranges(&made, &sequences(&project, &made));
-        let observed = &record["facts"]["input_scales"]["observed"];
+        let facts = &record["facts"];
+        let observed = &facts["input_scales"]["observed"];
         assert_eq!(observed["mode"], "sequential");
-        let found = observed["ranges"].as_object().unwrap();
+        let mut found = observed["ranges"].as_object().unwrap().clone();
         assert_eq!(found.len(), 2 * 4, "{found:?}");
-        for (site, range) in found {
+        if !options.is_empty() {
+            assert_eq!(facts["kv_cache"]["observed"]["mode"], "sequential");
+            let keys_and_values = facts["kv_cache"]["observed"]["ranges"].as_object().unwrap();
+            assert_eq!(keys_and_values.len(), 2 * 2, "{keys_and_values:?}");
+            found.extend(keys_and_values.clone());
+        }
+        for (site, range) in &found {
             for (found, expected) in range.as_array().unwrap().iter().zip(expected[site]) {
                 let (found, expected) = (found.as_f64().unwrap(), f64::from(expected));
                 assert!(
@@ -125,7 +134,9 @@ fn the_orders_observe_different_models() {
 #[test]
 fn an_interrupted_quantization_continues_to_the_same_bytes() {
     let arguments = ["run", "calibrate.rhai", "--threads", "1"];
-    for (method, options) in [("gptq", ""), ("sign_block", ""), ("rtn", r#"observe: "full_precision""#)] {
+    let cache = r#"kv_cache_scheme: #{ num_bits: 8, strategy: "tensor" }"#;
+    let full = r#"observe: "full_precision""#;
+    for (method, options) in [("gptq", cache), ("sign_block", ""), ("rtn", full)] {
         let start = || {
             let project = Project::new();
             project.add_plugins(&["sign_block"]);

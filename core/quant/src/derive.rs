@@ -6,7 +6,7 @@ use crate::error::GridError;
 use crate::grid::{Grid, Parameters};
 use crate::kernel::{self, Ranges};
 use crate::matrix::{Layout, Matrix};
-use crate::observer::{self, Method, mse};
+use crate::observer::{self, Method, mse, percentile};
 
 /// Ranges of all rectangles of a tensor, in the order of its scales.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,7 @@ impl Grid {
         let range = match options.method {
             Method::MinMax => tensor_range(x, &layout, self.rule().needs_only_absmax())?,
             Method::Mse => mse::search(self, x, &layout, &options)?,
+            Method::Percentile => percentile::range(x, &layout, &options)?,
         };
         self.parameters_of(&range, global)
     }

@@ -174,8 +174,14 @@ fn assign(groups: Vec<Group>, ignore: &[String], signature: &Signature) -> Resul
 
 /// Says what holds for head and embeddings, where targets name them.
 fn hint_at_ends(error: Error, patterns: &[String]) -> Error {
-    let named = patterns.iter().any(|pattern| pattern.contains("lm_head") || pattern.contains("embed_tokens"));
-    if named { error.hint("lm_head and the embeddings are not quantized by this version") } else { error }
+    let named = |words: &[&str]| patterns.iter().any(|pattern| words.iter().any(|word| pattern.contains(word)));
+    if named(&["lm_head", "embed_tokens", "Embedding"]) {
+        error.hint("lm_head and the embeddings are not quantized by this version")
+    } else if named(&["Linear"]) {
+        error.hint("targets are names of modules; without `targets` every linear of the decoder blocks is one")
+    } else {
+        error
+    }
 }
 
 fn contradiction(module: &str, one: &Group, other: &Group) -> Error {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use workbench_api::job::{Block as BlockJob, Job as Work, Linear};
 use workbench_model::{
-    ModelError, Site, WeightSource,
+    ModelError, Site, SiteKind, WeightSource,
     checkpoint::widened,
     decoder::Block,
     statistics::{SiteStatistics, Wants},
@@ -158,6 +158,9 @@ struct Inputs<'m, 'a> {
 
 impl SiteWork for Inputs<'_, '_> {
     fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>> {
+        if matches!(site.kind, SiteKind::Key | SiteKind::Value) {
+            return self.made.look_at_cache(site);
+        }
         let grids = self.made.calibrated_inputs(site);
         if grids.is_empty() {
             return Ok(None);
@@ -166,6 +169,9 @@ impl SiteWork for Inputs<'_, '_> {
     }
 
     fn reached(&mut self, site: Site, seen: Option<Seen>, block: Option<&mut Block>) -> Result<()> {
+        if matches!(site.kind, SiteKind::Key | SiteKind::Value) {
+            return self.made.cache_site(site, seen, block);
+        }
         let targets = self.made.targets.remove(&site).unwrap_or_default();
         let scales = seen.map(|s| s.input_scales).unwrap_or_default();
         self.made.set_inputs(site, &targets, &scales, block)?;

@@ -16,6 +16,7 @@ use workbench_quant::{Dynamic, Grid, Parameters};
 use super::{
     super::{
         artifact::Artifact,
+        kv_cache::KvCache,
         services::{Codes, Plugin, Services},
     },
     Resume, Target, linear,
@@ -40,6 +41,12 @@ pub(super) struct Progress {
     pub ranges: Vec<(String, String)>,
     /// Calibrated scales of inputs, by module.
     pub scales: BTreeMap<String, StoredParameters>,
+    /// Ranges of keys and values, by site.
+    #[serde(default)]
+    pub kv_ranges: Vec<(String, String)>,
+    /// Their scales, by block.
+    #[serde(default)]
+    pub kv_scales: BTreeMap<usize, [StoredParameters; 2]>,
 }
 
 /// The JSON of texts by name.
@@ -82,6 +89,7 @@ pub(super) struct Made<'a> {
     pub targets: BTreeMap<Site, Vec<Target>>,
     wants: BTreeMap<Site, Wants>,
     data_is_due: bool,
+    cache: Option<KvCache>,
     artifact: Artifact,
     progress: Progress,
 }
@@ -93,9 +101,11 @@ impl<'a> Made<'a> {
         plugin: Plugin<'a>,
         services: Services<'a>,
         all: Vec<Target>,
+        cache: Option<KvCache>,
         resume: &mut Resume,
     ) -> Result<Self> {
-        let (mut wants, mut data_is_due) = (BTreeMap::new(), false);
+        let mut data_is_due = cache.as_ref().is_some_and(KvCache::is_static);
+        let mut wants = BTreeMap::new();
         for target in all.iter().filter(|_| plugin.scope() == Scope::Linear) {
             let needs = plugin.needs(&Work::Linear(linear(target, checkpoint)?))?;
             let wanted = calib::wants(needs.statistics.iter().map(|need| &need.kind));
@@ -104,22 +114,23 @@ impl<'a> Made<'a> {
             (entry.channels, entry.gram) = (entry.channels | wanted.channels, entry.gram | wanted.gram);
         }
         let inputs = all.iter().filter_map(|t| Some((t.info.name.as_str(), t.inputs.as_ref()?))).collect();
-        let artifact = Artifact::resume(checkpoint, &inputs, resume)?;
+        let mut artifact = Artifact::resume(checkpoint, &inputs, resume)?;
+        if let Some(cache) = &cache {
+            artifact.put_kv_cache(cache.grid());
+        }
         let mut targets: BTreeMap<Site, Vec<Target>> = BTreeMap::new();
         for target in all {
             targets.entry(target.info.site).or_default().push(target);
         }
         let progress = resume.progress().clone();
-        let mut made = Self { plugin, services, checkpoint, targets, wants, data_is_due, artifact, progress };
+        let mut made = Self { plugin, services, checkpoint, targets, wants, data_is_due, cache, artifact, progress };
         for (module, stored) in made.progress.scales.clone() {
             made.artifact.put_input_scale(&module, &Parameters::from(&stored))?;
         }
+        for (block, [key, value]) in &made.progress.kv_scales {
+            made.artifact.put_kv_scales(*block, &key.into(), &value.into())?;
+        }
         Ok(made)
-    }
-
-    /// The folder in the making.
-    pub(super) fn artifact(&mut self) -> &mut Artifact {
-        &mut self.artifact
     }
 
     /// Whether anything has to be observed. Statistics that a plugin can do without are gathered where there is another
@@ -142,6 +153,22 @@ impl<'a> Made<'a> {
             }
         }
         grids
+    }
+
+    /// What is to be gathered of keys or values.
+    pub(super) fn look_at_cache(&self, site: Site) -> Result<Option<Look>> {
+        self.cache.as_ref().map_or(Ok(None), |cache| cache.look(site))
+    }
+
+    /// Keys or values have passed: from here on the block caches them rounded.
+    pub(super) fn cache_site(&mut self, site: Site, seen: Option<Seen>, block: Option<&mut Block>) -> Result<()> {
+        let (Some(cache), Some(index)) = (&mut self.cache, site.block) else { return Ok(()) };
+        let Some(scales) = cache.reached(site, seen, block)? else { return Ok(()) };
+        self.artifact.put_kv_scales(index, &scales.key, &scales.value)?;
+        self.progress.kv_scales.insert(index, [(&scales.key).into(), (&scales.value).into()]);
+        let ranges = scales.ranges.into_iter().map(|(site, range)| (site.to_string(), range.to_string()));
+        self.progress.kv_ranges.extend(ranges);
+        Ok(())
     }
 
     /// Quantizes the linears that read a site, one after the other. What was made of them counts in `block`.
@@ -263,6 +290,13 @@ impl<'a> Made<'a> {
             let observed = json!({ "mode": facts["observed"]["order"], "ranges": parsed(self.progress.ranges)? });
             facts.insert("input_scales".into(), json!({ "observer": observer, "observed": observed }));
         }
+        if let Some(cache) = &self.cache {
+            let fact = cache.fact(
+                &facts.get("observed").map_or(Value::Null, |o| o["order"].clone()),
+                parsed(self.progress.kv_ranges)?,
+            );
+            facts.insert("kv_cache".into(), fact);
+        }
         if !self.progress.reports.is_empty() {
             facts.insert("plugin".into(), parsed(self.progress.reports)?);
         }
@@ -272,6 +306,9 @@ impl<'a> Made<'a> {
 
 impl SiteWork for Made<'_> {
     fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>> {
+        if matches!(site.kind, SiteKind::Key | SiteKind::Value) {
+            return self.look_at_cache(site);
+        }
         let wants = self.wants.get(&site).copied().unwrap_or_default();
         let inputs = self.calibrated_inputs(site);
         if wants == Wants::default() && inputs.is_empty() || site.kind == SiteKind::HeadInput {
@@ -281,6 +318,9 @@ impl SiteWork for Made<'_> {
     }
 
     fn reached(&mut self, site: Site, seen: Option<Seen>, block: Option<&mut Block>) -> Result<()> {
-        self.quantize_site(site, seen, block)
+        match site.kind {
+            SiteKind::Key | SiteKind::Value => self.cache_site(site, seen, block),
+            _ => self.quantize_site(site, seen, block),
+        }
     }
 }

@@ -19,7 +19,7 @@ use self::made::Made;
 pub(super) use self::resume::Resume;
 use super::{
     Finding, global_scales,
-    kv_cache::{self, KvCache},
+    kv_cache::{KvCache, KvParams},
     room,
     services::{Plugin, Services},
 };
@@ -38,7 +38,7 @@ use crate::{
 struct Params {
     groups: Vec<Group>,
     #[serde(default)]
-    kv_cache: Option<KvCache>,
+    kv_cache: Option<KvParams>,
     #[serde(default)]
     calibration: Option<TokenOptions>,
     #[serde(default)]
@@ -106,9 +106,13 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     facts.insert("grids".into(), grids(&targets));
 
     let mut resume = Resume::open(scratch)?;
-    let made = Made::new(&checkpoint, plugin, services, targets, &mut resume)?;
+    let cache = params.kv_cache.as_ref().map(|given| {
+        let stored = scales_of(given.args(), storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight"));
+        KvCache::new(given, stored, checkpoint.config())
+    });
+    let made = Made::new(&checkpoint, plugin, services, targets, cache.transpose()?, &mut resume)?;
     let passes = made.observes()? || made.plugin.scope() == Scope::Block;
-    let mut made = match (&sequences, passes) {
+    let made = match (&sequences, passes) {
         (None, true) => {
             return Err(Error::refused(format!("`{}` needs calibration data", job.method))
                 .hint("pass calibration: dataset(…).tokens(#{ … })"));
@@ -124,12 +128,6 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         }
         (_, false) => without_data(&checkpoint, made, &mut resume, reporter)?,
     };
-    if let Some(cache) = &params.kv_cache {
-        let stored = scales_of(cache.args(), storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight"));
-        let calibration =
-            sequences.as_deref().map(|s| Ok::<_, Error>((s, params.dtypes.room(job, scratch, &checkpoint)?)));
-        kv_cache::put(made.artifact(), cache, stored, &checkpoint, calibration.transpose()?, reporter, &mut facts)?;
-    }
     let warnings = warnings(&params.groups);
     if !warnings.is_empty() {
         facts.insert("warnings".into(), json!(warnings));

@@ -63,7 +63,9 @@ impl Layout<'_> {
             matched.kv_cache = (0..self.config.num_layers).map(claim).collect::<Result<_, _>>()?;
         }
         if let Some(first) = missing.first() {
-            return Err(missing_error(self.config, self.folder, first, missing.len()));
+            let codes =
+                stored.contains_key(&format!("{first}_packed")) || stored.contains_key(&format!("{first}_scale"));
+            return Err(missing_error(self.config, self.folder, first, missing.len(), codes));
         }
         refuse_leftovers(self.config, &matched.tensors, &stored)?;
         Ok(matched)
@@ -138,9 +140,12 @@ fn check_dense(name: &str, shape: &[usize], tensor: &StoredTensor) -> Result<(),
     Ok(())
 }
 
-fn missing_error(config: &ModelConfig, folder: &Path, first: &str, count: usize) -> ModelError {
+/// `codes` tells whether the tensor is there as codes, where only dense ones are read.
+fn missing_error(config: &ModelConfig, folder: &Path, first: &str, count: usize, codes: bool) -> ModelError {
     let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
-    let hint = if first == "lm_head.weight" {
+    let hint = if codes {
+        "it is stored as codes; quantized embeddings are not read: leave `Embedding` out of the targets".into()
+    } else if first == "lm_head.weight" {
         "`tie_word_embeddings` is false, so the head needs its own weight".into()
     } else {
         format!("the configuration describes a {} of {} layers", config.architecture.class_name(), config.num_layers)

@@ -1,9 +1,10 @@
 //! Observers: how a range is chosen, from a weight at once or from activations batch by batch.
 //!
-//! The names are those of llm-compressor. On a weight, which is seen once, `memoryless_minmax`, `static_minmax` and
+//! The names are those of llm-compressor, but for `percentile`, which it does not have. On a weight, which is seen once, `memoryless_minmax`, `static_minmax` and
 //! `minmax` are the same; on activations they differ, and their damage to a model differs with them.
 
 pub(crate) mod mse;
+pub(crate) mod percentile;
 mod running;
 
 pub use running::{RangeObserver, for_activations};
@@ -14,17 +15,18 @@ use crate::args::QuantizationArgs;
 use crate::error::{ArgsError, nearest};
 
 /// The names that `observer` can have.
-pub const NAMES: [&str; 6] =
-    ["memoryless_minmax", "static_minmax", "minmax", "memoryless_mse", "mse", "nvfp4_expanded_mse"];
+pub const NAMES: [&str; 7] =
+    ["memoryless_minmax", "static_minmax", "minmax", "memoryless_mse", "mse", "nvfp4_expanded_mse", "percentile"];
 
 /// The names that `observer_kwargs` can have.
-const OPTION_NAMES: [&str; 6] = ["averaging_constant", "maxshrink", "patience", "grid", "norm", "expand"];
+const OPTION_NAMES: [&str; 7] = ["averaging_constant", "maxshrink", "patience", "grid", "norm", "expand", "percentile"];
 
 /// How a range follows from the values of one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
     MinMax,
     Mse,
+    Percentile,
 }
 
 /// How a range follows from those of several batches.
@@ -55,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) norm: f64,
     /// Where the search starts, as a multiple of the range.
     pub(crate) expand: f64,
+    /// The percentile that is the upper bound; the lower one is as far from the other end.
+    pub(crate) percentile: f64,
 }
 
 impl Options {
@@ -67,6 +71,7 @@ impl Options {
             "minmax" => (Method::MinMax, Memory::Average),
             "memoryless_mse" | "nvfp4_expanded_mse" => (Method::Mse, Memory::Last),
             "mse" => (Method::Mse, Memory::Average),
+            "percentile" => (Method::Percentile, Memory::Average),
             _ => return Err(unknown("observer", "observer", name, &NAMES)),
         };
         let mut options = Self {
@@ -78,6 +83,7 @@ impl Options {
             grid: 100.0,
             norm: 2.4,
             expand: 1.0,
+            percentile: 99.99,
         };
         if name == "nvfp4_expanded_mse" {
             options = Self { expand: 1.8, maxshrink: 1.0 - 0.8 / 1.8, grid: 200.0, patience: 1000, ..options };
@@ -103,6 +109,7 @@ impl Options {
             "grid" => (&mut self.grid, 1.0, 1e4),
             "norm" => (&mut self.norm, 0.5, 8.0),
             "expand" => (&mut self.expand, 1.0, 10.0),
+            "percentile" => (&mut self.percentile, 50.0, 100.0),
             "patience" => {
                 self.patience = number.clamp(1.0, 1e6) as usize;
                 return Ok(());

@@ -1,6 +1,6 @@
 //! Observers of activations, which see one batch after another.
 
-use super::{Memory, Method, Options, mse};
+use super::{Memory, Method, Options, mse, percentile};
 use crate::args::Strategy;
 use crate::derive::{TensorRange, tensor_range};
 use crate::error::{ArgsError, GridError};
@@ -51,6 +51,7 @@ impl RangeObserver for Running {
         let TensorRange { min, max, .. } = match self.options.method {
             Method::MinMax => tensor_range(x, &layout, false)?,
             Method::Mse => mse::search(&self.grid, x, &layout, &self.options)?,
+            Method::Percentile => percentile::range(x, &layout, &self.options)?,
         };
         self.range = Some(match self.range.take() {
             None => (min, max),
