@@ -204,11 +204,19 @@ fn merged(names: &[String], by_module: &BTreeMap<&str, &Value>) -> Value {
     groups.into_iter().map(|(scheme, modules)| json!({ "modules": modules, "scheme": scheme })).collect()
 }
 
+/// Targets as a label has room for: a mixture by sensitivity names every module.
+fn in_short(targets: &[String]) -> String {
+    match targets {
+        [first, second, _, rest @ ..] if !rest.is_empty() => format!("{first} {second} and {} more", rest.len() + 1),
+        few => few.join(" "),
+    }
+}
+
 /// The scheme of the rest, the groups with their targets, what is ignored.
 fn label(groups: &[Group], ignore: &[String]) -> String {
     let rest = groups.iter().filter(|g| g.rest).map(|g| g.scheme.name.clone());
     let named = groups.iter().filter(|g| !g.rest);
-    let named = named.map(|g| format!("{} {}", g.scheme.name, g.targets.as_deref().unwrap_or_default().join(" ")));
+    let named = named.map(|g| format!("{} {}", g.scheme.name, in_short(g.targets.as_deref().unwrap_or_default())));
     let ignored = ignore.iter().map(|pattern| format!(" ignore {pattern}"));
     let mut label = rest.chain(named).collect::<Vec<_>>().join(", ");
     label.extend(ignored);
