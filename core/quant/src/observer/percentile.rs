@@ -83,6 +83,7 @@ mod tests {
                 num_bits: 8,
                 strategy: Strategy::Tensor,
                 observer: Some(name.into()),
+                observer_kwargs: [("percentile".to_owned(), serde_json::json!(99.5))].into_iter().collect(),
                 ..QuantizationArgs::default()
             };
             let grid = Grid::new(&args, StorageDtype::F32, Conventions::default()).unwrap();
