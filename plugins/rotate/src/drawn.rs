@@ -71,6 +71,12 @@ impl Rotations {
         Ok(Self { hidden, values, down, online })
     }
 
+    /// The sizes of R1 and R2, where there are any.
+    pub(crate) fn sizes(&self) -> [Option<usize>; 2] {
+        let values = self.values.as_ref().and_then(|values| values.first());
+        [self.hidden.as_ref(), values].map(|rotation| rotation.map(Rotation::size))
+    }
+
     /// Kinds, sizes, and how orthogonal the matrices are.
     pub(crate) fn facts(&self) -> Result<Value, Error> {
         let mut facts = serde_json::Map::new();

@@ -50,7 +50,7 @@ impl Plugin for Rotate {
             return Err(Error::parameters("`rotations` must name one or more of R1, R2, R3 and R4, each once"));
         }
         if let Some(learn) = &parameters.learn {
-            learn::grids(&learn.scheme)?;
+            learn::grids(learn)?;
             if learn.steps == 0
                 || learn.batch_size == 0
                 || !(learn.learning_rate >= 0.0 && learn.learning_rate.is_finite())

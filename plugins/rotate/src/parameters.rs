@@ -4,6 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::learn::{Loss, Scales};
+
 /// Where a model is rotated, in the names of SpinQuant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Place {
@@ -36,7 +38,8 @@ pub struct Learn {
     /// Steps to take.
     #[schemars(range(min = 1), extend("aliases" = ["max_steps", "num_steps"]))]
     pub steps: u64,
-    /// Where the learning rate begins; it falls along half a cosine wave. The length of a step is capped besides.
+    /// Where the learning rate begins; it falls along half a cosine wave. The length of a step is capped besides. Gradients are
+    /// as small as what quantization loses: where that is little, or the loss is the divergence, the rate has to be larger.
     #[schemars(range(min = 0.0), extend("aliases" = ["lr"]))]
     pub learning_rate: f64,
     /// Sequences of the calibration data in one step.
@@ -45,6 +48,11 @@ pub struct Learn {
     /// What is rounded while learning: a scheme for the linears of the blocks, or a preset's name. Weights are best left out
     /// where a method that chooses their grid itself (GPTQ) comes after.
     pub scheme: Value,
+    /// What is to become small.
+    pub loss: Loss,
+    /// What is constant where a gradient passes through rounding: the errors in steps of the grid, so that scales follow the
+    /// extremes of their rows, or the errors themselves.
+    pub scales: Scales,
     /// Keep only the inputs of blocks and compute the rest again on the way back.
     pub gradient_checkpointing: bool,
     /// Steps between checkpoints, from which an interrupted run continues; 0: none. Not part of what is learned.
@@ -53,6 +61,7 @@ pub struct Learn {
 
 impl Default for Learn {
     /// SpinQuant's: 100 steps of 8 sequences from a rate of 1.5, activations of 4 bits, asymmetric per token, weights as they are.
+    /// Only that scales follow, for which there the gradient stops.
     fn default() -> Self {
         let inputs = json!({ "num_bits": 4, "type": "int", "symmetric": false, "strategy": "token", "dynamic": true });
         Self {
@@ -60,6 +69,8 @@ impl Default for Learn {
             learning_rate: 1.5,
             batch_size: 8,
             scheme: json!({ "input_activations": inputs }),
+            loss: Loss::NextToken,
+            scales: Scales::Follow,
             gradient_checkpointing: false,
             checkpoint_every: 10,
         }

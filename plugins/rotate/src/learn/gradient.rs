@@ -1,103 +1,119 @@
-//! Gradients by rotations, from gradients by rotated weights.
+//! Gradients by rotations, from what quantizers change.
 //!
-//! Let R → R (I + X). A weight W' = W R that reads what R rotates goes to W' (I + X); one that writes it, W' = Rᵀ W, to
-//! (I + Xᵀ) W'. With G = ∂L/∂W' the loss changes by tr(Gᵀ W' X) and tr(Gᵀ Xᵀ W'), so that Z = ∂L/∂X is the sum of
+//! Let R → R (I + X) with X skew. Where nothing is rounded a rotation changes nothing, so that all of a gradient comes from the
+//! quantizers: one on rows x that R rotates, q = Q(x), gives Q(x (I + X)) (I - X). With g = ∂L/∂q and x' = ∂L/∂x behind the
+//! quantizer,
 //!
 //! ```text
-//! W'ᵀ G   over weights (and embeddings, and biases as rows) whose rows are rotated
-//! W' Gᵀ   over weights whose columns are rotated
+//! ∂L/∂X = xᵀ x' - qᵀ g = (x - q)ᵀ g + xᵀ (x' - g)
 //! ```
 //!
-//! Blocks of a weight that share a rotation add up in the same way. Where nothing is quantized the loss does not depend on R,
-//! and Z is symmetric: its skew part is the gradient along the rotations.
+//! where x' - g are the few [terms](super::scales) of extremes. Rows are activations, and rows of weights that read what R
+//! rotates; the columns of weights that write it are rows of their transpose. Its skew part is the gradient along the rotations.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use workbench_api::sdk::Error;
-use workbench_model::ModelConfig;
-use workbench_model::decoder::Gradients;
-use workbench_rotation::{Square, transpose};
+use workbench_rotation::{RotationError, Square, transpose};
 
-use super::model::Folded;
-use crate::source::model_error;
+use super::scales::Term;
 
-/// Gradients by R1 and by the R2 of each block; `None` for what is not learned.
-pub(crate) struct ByRotation {
-    pub(crate) hidden: Option<Square>,
-    pub(crate) values: Option<Vec<Square>>,
+/// The sum of ∂L/∂X over the places that one rotation rotates.
+pub(crate) struct Sum {
+    products: Square,
+    /// The part of extremes, by rows.
+    extremes: Vec<f64>,
 }
 
-/// Sums over all weights. `sizes` are those of R1 and R2, where they are learned.
-pub(crate) fn by_rotation(
-    config: &ModelConfig,
-    folded: &Folded,
-    gradients: &Gradients,
-    sizes: [Option<usize>; 2],
-) -> Result<ByRotation, Error> {
-    let zero = |size: usize| Square::new(size, vec![0.0; size * size]);
-    let mut found = ByRotation {
-        hidden: sizes[0].map(zero).transpose()?,
-        values: sizes[1].map(|size| (0..config.num_layers).map(|_| zero(size)).collect()).transpose()?,
-    };
-    for (name, (shape, weight)) in folded {
-        let gradient = gradients.read(name, wide).map_err(model_error)?;
-        let gradient = gradient.ok_or_else(|| Error::input(format!("`{name}` has no gradient")))?;
-        let pair = Pair { shape, weight: wide(weight), gradient };
-        let block = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        if let Some(z) = &mut found.hidden {
-            pair.add_hidden(name, z)?;
-        }
-        if let (Some(values), Some(block)) = (&mut found.values, block) {
-            pair.add_values(name, &mut values[block])?;
-        }
-    }
-    Ok(found)
+/// A sum that the quantizers of several sites add to.
+pub(crate) type Shared = Arc<Mutex<Sum>>;
+
+/// What is rounded: values, the rounded ones, the gradient by these, and the terms of extremes.
+#[derive(Clone, Copy)]
+pub(crate) struct Rounded<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) rounded: &'a [f32],
+    pub(crate) gradient: &'a [f32],
+    pub(crate) terms: &'a [Term],
 }
 
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|value| f64::from(*value)).collect()
-}
-
-/// A rotated tensor and its gradient.
-struct Pair<'a> {
-    shape: &'a [usize],
-    weight: Vec<f64>,
-    gradient: Vec<f64>,
-}
-
-impl Pair<'_> {
-    fn add_hidden(&self, name: &str, z: &mut Square) -> Result<(), Error> {
-        let ends = |tails: &[&str]| tails.iter().any(|tail| name.ends_with(tail));
-        if ends(&["o_proj.weight", "down_proj.weight"]) {
-            self.columns(z)
-        } else if ends(&["o_proj.bias", "down_proj.bias"]) || (self.shape.len() == 2 && !name.contains("norm")) {
-            self.rows(z)
-        } else {
-            // Norms, and the biases of linears that read hidden states.
-            Ok(())
-        }
+impl Sum {
+    /// Zero, for a rotation of a size.
+    pub(crate) fn shared(size: usize) -> Result<Shared, RotationError> {
+        let products = Square::new(size, vec![0.0; size * size])?;
+        Ok(Arc::new(Mutex::new(Self { products, extremes: vec![0.0; size * size] })))
     }
 
-    fn add_values(&self, name: &str, z: &mut Square) -> Result<(), Error> {
-        if name.ends_with("v_proj.weight") {
-            self.columns(z)
-        } else if name.ends_with("v_proj.bias") || name.ends_with("o_proj.weight") {
-            self.rows(z)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// W'ᵀ G over blocks of rows.
-    fn rows(&self, z: &mut Square) -> Result<(), Error> {
-        Ok(z.add_product(&self.weight, &self.gradient)?)
-    }
-
-    /// W' Gᵀ over groups of rows.
-    fn columns(&self, z: &mut Square) -> Result<(), Error> {
-        let columns = self.shape.last().copied().unwrap_or(1);
-        let group = z.size() * columns;
-        for (weight, gradient) in self.weight.chunks(group).zip(self.gradient.chunks(group)) {
-            z.add_product(&transpose(weight, columns), &transpose(gradient, columns))?;
+    /// Adds values whose rows are rotated, in blocks of the rotation's size.
+    pub(crate) fn add_rows(&mut self, of: Rounded<'_>) -> Result<(), RotationError> {
+        let n = self.products.size();
+        let errors: Vec<f64> = of.x.iter().zip(of.rounded).map(|(x, q)| f64::from(*x) - f64::from(*q)).collect();
+        let gradient: Vec<f64> = of.gradient.iter().map(|g| f64::from(*g)).collect();
+        self.products.add_product(&errors, &gradient)?;
+        for (at, term) in of.terms {
+            let (start, column) = (at / n * n, at % n);
+            for (row, x) in of.x[start..start + n].iter().enumerate() {
+                self.extremes[row * n + column] += f64::from(*x) * f64::from(*term);
+            }
         }
         Ok(())
     }
+
+    /// Adds a weight of `columns` a row whose columns are rotated, in groups of the rotation's size.
+    pub(crate) fn add_columns(&mut self, of: Rounded<'_>, columns: usize) -> Result<(), RotationError> {
+        let n = self.products.size();
+        let group = n * columns;
+        for (index, x) in of.x.chunks(group).enumerate() {
+            let range = index * group..index * group + x.len();
+            let inside = of.terms.iter().filter(|(at, _)| range.contains(at));
+            let terms: Vec<Term> = inside
+                .map(|(at, term)| {
+                    let at = at - range.start;
+                    (at % columns * n + at / columns, *term)
+                })
+                .collect();
+            let (rounded, gradient) = (&of.rounded[range.clone()], &of.gradient[range.clone()]);
+            let turned = [transpose(x, columns), transpose(rounded, columns), transpose(gradient, columns)];
+            self.add_rows(Rounded { x: &turned[0], rounded: &turned[1], gradient: &turned[2], terms: &terms })?;
+        }
+        Ok(())
+    }
+
+    /// The sum, which begins anew from zero.
+    fn take(&mut self) -> Result<Square, RotationError> {
+        let n = self.products.size();
+        let products = std::mem::replace(&mut self.products, Square::new(n, vec![0.0; n * n])?);
+        let extremes = std::mem::replace(&mut self.extremes, vec![0.0; n * n]);
+        Square::new(n, products.values().iter().zip(extremes).map(|(a, b)| a + b).collect())
+    }
+}
+
+/// Sums of R1 and of the R2 of each block, where they are learned.
+pub(crate) struct Sums {
+    pub(crate) hidden: Option<Shared>,
+    pub(crate) values: Option<Vec<Shared>>,
+}
+
+impl Sums {
+    /// `sizes` are those of R1 and R2, where they are learned.
+    pub(crate) fn new(sizes: [Option<usize>; 2], blocks: usize) -> Result<Self, Error> {
+        let values = sizes[1].map(|size| (0..blocks).map(|_| Sum::shared(size)).collect());
+        Ok(Self { hidden: sizes[0].map(Sum::shared).transpose()?, values: values.transpose()? })
+    }
+
+    /// The sum of a block's R2.
+    pub(crate) fn values(&self, block: usize) -> Option<&Shared> {
+        self.values.as_ref().and_then(|values| values.get(block))
+    }
+
+    /// All sums, R1 first, and begins anew from zero.
+    pub(crate) fn take(&self) -> Result<Vec<Square>, Error> {
+        let all = self.hidden.iter().chain(self.values.iter().flatten());
+        Ok(all.map(|sum| locked(sum, Sum::take)).collect::<Result<_, _>>()?)
+    }
+}
+
+/// Does something with a sum.
+pub(crate) fn locked<T>(sum: &Shared, f: impl FnOnce(&mut Sum) -> T) -> T {
+    f(&mut sum.lock().unwrap_or_else(PoisonError::into_inner))
 }

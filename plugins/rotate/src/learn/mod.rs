@@ -1,12 +1,15 @@
 //! Learned rotations: SpinQuant (Liu et al. 2024, arXiv:2405.16406, section 3).
 //!
-//! R1 and the R2 of each block go down the gradient of the next-token loss of the model whose inputs (and weights, if the scheme
-//! says so) are quantized; rounding passes gradients straight through. Rotations are f64 throughout, every step is an exact
-//! Cayley transform, and every step folds the original weights anew, so that what is trained is what will be written.
+//! R1 and the R2 of each block go down the gradient of the loss of the model whose inputs (and weights, if the scheme says so)
+//! are quantized. Rotations are f64 throughout, every step is an exact Cayley transform, and every step folds the original
+//! weights anew, so that what is trained is what will be written.
 
 mod checkpoint;
 mod gradient;
+mod loss;
 mod model;
+mod scales;
+mod site;
 
 use std::path::Path;
 
@@ -21,8 +24,9 @@ use workbench_train::{Order, Schedule, ScheduleKind};
 use crate::drawn::Rotations;
 use crate::parameters::Learn;
 use checkpoint::State;
-use gradient::by_rotation;
+pub(crate) use loss::Loss;
 use model::{Grids, Model};
+pub(crate) use scales::Scales;
 
 /// Sequences on which the loss is measured before and after.
 const MEASURED: usize = 32;
@@ -66,8 +70,8 @@ impl Run<'_> {
     ) -> Result<Value, Error> {
         self.check(rotations)?;
         let options = LossOptions { gradient_checkpointing: self.learn.gradient_checkpointing, chunk: CHUNK };
-        let mut model = Model::new(self.source, self.config, rotations.online, grids(&self.learn.scheme)?, options)?;
         make_dense(rotations)?;
+        let mut model = Model::new(self.source, self.config, rotations, grids(self.learn)?, self.learn.loss, options)?;
         let measured = &self.sequences[..self.sequences.len().min(MEASURED)];
         model.rotate(rotations)?;
         let before = model.loss(measured)?;
@@ -95,6 +99,7 @@ impl Run<'_> {
         Ok(json!({
             "steps": self.learn.steps,
             "resumed_at": resumed_at,
+            "loss": self.learn.loss,
             "first_loss": losses.first(),
             "last_loss": losses.last(),
             "loss_before": before,
@@ -133,16 +138,11 @@ impl Run<'_> {
         if !loss.is_finite() {
             return Err(Error::numeric(format!("the loss is {loss}")).with_hint("take a smaller learning rate"));
         }
-        let sizes = [
-            rotations.hidden.as_ref().map(Rotation::size),
-            rotations.values.as_ref().and_then(|values| values.first()).map(Rotation::size),
-        ];
-        let found = by_rotation(&model.config, &model.folded, &gradients, sizes)?;
+        let found = model.by_rotation(&gradients)?;
         let mut step =
             Step { number: 0, loss, learning_rate: rate, step_size: 0.0, gradient_norm: 0.0, deviation: 0.0 };
-        let directions = found.hidden.into_iter().chain(found.values.into_iter().flatten());
         let mut squares = 0.0;
-        for (rotation, z) in dense(rotations).zip(directions) {
+        for (rotation, z) in dense(rotations).zip(found) {
             let taken = cayley_step(rotation, &z, rate)?;
             squares += taken.gradient_norm.powi(2);
             step.step_size = step.step_size.max(taken.step_size);
@@ -153,10 +153,10 @@ impl Run<'_> {
 
     fn settings(&self) -> String {
         let Learn { checkpoint_every: _, gradient_checkpointing: _, .. } = self.learn;
-        let Learn { steps, learning_rate, batch_size, scheme, .. } = self.learn;
+        let Learn { steps, learning_rate, batch_size, scheme, scales, loss, .. } = self.learn;
         let sequences = self.sequences.len();
         json!({ "steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "scheme": scheme,
-            "seed": self.seed, "sequences": sequences })
+            "scales": scales, "loss": loss, "seed": self.seed, "sequences": sequences })
         .to_string()
     }
 
@@ -204,9 +204,9 @@ fn dense(rotations: &mut Rotations) -> impl Iterator<Item = &mut workbench_rotat
 }
 
 /// The grids of a scheme. Transforms write f32, so scales are f32.
-pub(crate) fn grids(scheme: &Value) -> Result<Grids, Error> {
+pub(crate) fn grids(learn: &Learn) -> Result<Grids, Error> {
     let wrong = |message: String| Error::parameters(format!("`learn.scheme`: {message}"));
-    let scheme = Scheme::from_value(scheme).map_err(|error| wrong(error.to_string()))?;
+    let scheme = Scheme::from_value(&learn.scheme).map_err(|error| wrong(error.to_string()))?;
     if !scheme.targets.is_empty() || !scheme.ignore.is_empty() {
         return Err(wrong("rotations are learned with all linears of the blocks quantized alike".into())
             .with_hint("leave `targets` and `ignore` out"));
@@ -224,7 +224,7 @@ pub(crate) fn grids(scheme: &Value) -> Result<Grids, Error> {
             "input scales must be dynamic: there is no calibration of them while rotations change".into(),
         ));
     }
-    Ok(Grids { weights, inputs })
+    Ok(Grids { weights, inputs, scales: learn.scales })
 }
 
 #[cfg(test)]

@@ -3,26 +3,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
 use workbench_api::sdk::Error;
-use workbench_model::config::OnlineRotations;
+use workbench_model::config::LinearInfo;
 use workbench_model::decoder::{
-    ActivationQuantizer, Gradients, GridQuantizer, LossOptions, Parameters, Targets, loss_and_gradients,
+    ActivationQuantizer, Gradients, LossOptions, Parameters, Targets, TensorSource, loss_and_gradients,
 };
-use workbench_model::{Context, Decoder, ModelConfig, ModelError, Site, WeightSource};
+use workbench_model::{Context, Decoder, ModelConfig, ModelError, Site, SiteKind, WeightSource};
 use workbench_quant::{Grid, Matrix};
+use workbench_rotation::Square;
 
+use super::gradient::{Rounded, Shared, Sum, Sums, locked};
+use super::loss::{Divergence, Loss};
+use super::scales::Scales;
+use super::site::{SiteQuantizer, wrong};
 use crate::drawn::Rotations;
 use crate::fold::{Sink, fold};
 use crate::source::model_error;
-
-/// Rotated tensors before they are quantized: shape and values by name.
-pub(crate) type Folded = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// Grids of the weights and of the inputs of all linears of the blocks.
 pub(crate) struct Grids {
     pub(crate) weights: Option<Grid>,
     pub(crate) inputs: Option<Grid>,
+    pub(crate) scales: Scales,
 }
 
 /// See the module.
@@ -31,65 +34,166 @@ pub(crate) struct Model<'a> {
     original: &'a ModelConfig,
     /// Untied, with online rotations.
     pub(crate) config: ModelConfig,
-    parameters: Parameters,
-    decoder: Decoder,
-    weights: Option<Grid>,
+    pub(crate) parameters: Parameters,
+    pub(crate) decoder: Decoder,
+    grids: Grids,
     options: LossOptions,
-    pub(crate) folded: Folded,
+    /// The unquantized model, if that is what is learned from.
+    teacher: Option<Decoder>,
+    sums: Sums,
+    /// The weights of the blocks before they are rounded, if they are.
+    pub(crate) folded: BTreeMap<String, Vec<f32>>,
 }
 
 impl<'a> Model<'a> {
     pub(crate) fn new(
         source: &'a dyn WeightSource,
         original: &'a ModelConfig,
-        online: OnlineRotations,
+        rotations: &Rotations,
         grids: Grids,
+        loss: Loss,
         options: LossOptions,
     ) -> Result<Self, Error> {
-        let config = ModelConfig { tie_word_embeddings: false, online, ..original.clone() };
+        let config = ModelConfig { tie_word_embeddings: false, online: rotations.online, ..original.clone() };
         let parameters =
             Parameters::load(&config, &Untied { source, config: original }, &Device::Cpu).map_err(model_error)?;
-        let mut decoder = Decoder::over(&config, &parameters).map_err(model_error)?;
-        if let Some(grid) = &grids.inputs {
-            quantize_inputs(&mut decoder, grid).map_err(model_error)?;
+        let tracked = Tracked { parameters: &parameters, weights: grids.weights.is_some() };
+        let mut decoder = Decoder::over(&config, &tracked).map_err(model_error)?;
+        let sums = Sums::new(rotations.sizes(), config.num_layers)?;
+        quantize_inputs(&mut decoder, &grids, &sums).map_err(model_error)?;
+        let teacher = match loss {
+            Loss::NextToken => None,
+            Loss::Divergence => Some(Decoder::load(original, source, &Device::Cpu).map_err(model_error)?),
+        };
+        let folded = BTreeMap::new();
+        let mut model = Self { source, original, config, parameters, decoder, grids, options, teacher, sums, folded };
+        for linear in model.config.linears() {
+            // Those that no rotation changes are rounded here once.
+            let values = model.parameters.values(&weight_of(&linear)).map_err(model_error)?;
+            model.set_weight(&linear, values)?;
         }
-        let (weights, folded) = (grids.weights, Folded::new());
-        Ok(Self { source, original, config, parameters, decoder, weights, options, folded })
+        Ok(model)
     }
 
     /// Folds rotations into the original weights.
     pub(crate) fn rotate(&mut self, rotations: &Rotations) -> Result<(), Error> {
-        let mut collect = Collect(Folded::new());
+        let mut collect = Collect(BTreeMap::new());
         fold(self.source, self.original, rotations, &mut collect)?;
-        self.folded = collect.0;
-        let linears: Vec<String> = self.config.linears().into_iter().map(|l| format!("{}.weight", l.name)).collect();
-        for (name, (shape, values)) in &self.folded {
-            let mut values = values.clone();
-            if let (Some(grid), true, [rows, columns]) = (&self.weights, linears.contains(name), &shape[..]) {
-                let parameters = grid.parameters(Matrix::new(&values, *rows, *columns)?)?;
-                grid.fake_quantize(&mut values, *rows, *columns, &parameters)?;
+        for linear in self.config.linears() {
+            if let Some(values) = collect.0.remove(&weight_of(&linear)) {
+                self.set_weight(&linear, values)?;
             }
-            self.parameters.set(name, values).map_err(model_error)?;
+        }
+        for (name, values) in collect.0 {
+            self.parameters.set(&name, values).map_err(model_error)?;
         }
         Ok(())
     }
 
-    /// The share of one sequence in the mean next-token loss over `total` predictions, and its gradients.
-    pub(crate) fn accumulate(&self, ids: &[u32], total: usize, gradients: &mut Gradients) -> Result<f64, Error> {
-        let rows = [ids.to_vec()];
-        let targets = Targets::next_token_of(&rows, &[vec![true; ids.len()]], total);
-        let (tensor, context) = input(ids)?;
-        loss_and_gradients(&self.decoder, &self.parameters, &tensor, &context, &targets, self.options, gradients)
-            .map_err(model_error)
+    /// Rounds the weight of a linear, if weights are, and keeps the unrounded one.
+    fn set_weight(&mut self, linear: &LinearInfo, values: Vec<f32>) -> Result<(), Error> {
+        let name = weight_of(linear);
+        let Some(grid) = &self.grids.weights else {
+            return self.parameters.set(&name, values).map_err(model_error);
+        };
+        let (rows, columns) = (linear.out_features, linear.in_features);
+        let parameters = grid.parameters(Matrix::new(&values, rows, columns)?)?;
+        let mut rounded = values.clone();
+        grid.fake_quantize(&mut rounded, rows, columns, &parameters)?;
+        self.folded.insert(name.clone(), values);
+        self.parameters.set(&name, rounded).map_err(model_error)
     }
 
-    /// The mean next-token loss of sequences, without gradients.
+    /// The share of one sequence in the mean loss over `total` predictions, and its gradients.
+    pub(crate) fn accumulate(&self, ids: &[u32], total: usize, gradients: &mut Gradients) -> Result<f64, Error> {
+        let (tensor, context) = input(ids)?;
+        let Some(teacher) = &self.teacher else {
+            let targets = Targets::next_token_of(&[ids.to_vec()], &[vec![true; ids.len()]], total);
+            let (decoder, parameters) = (&self.decoder, &self.parameters);
+            return loss_and_gradients(decoder, parameters, &tensor, &context, &targets, self.options, gradients)
+                .map_err(model_error);
+        };
+        let weight = 1.0 / f64::from(u32::try_from(total.max(1))?);
+        let mut follow = || -> Result<f64, ModelError> {
+            let divergence = self.divergence(teacher, &tensor, &context, weight)?;
+            if !self.options.gradient_checkpointing {
+                let hidden = self.decoder.hidden(&tensor, &context, &mut ())?;
+                let loss = predictions(&self.decoder, &hidden)?.apply_op1(divergence)?;
+                gradients.add(&self.parameters, &mut loss.backward()?)?;
+                return Ok(f64::from(loss.to_scalar::<f32>()?));
+            }
+            let (hidden, tape) = self.decoder.forward_checkpointed(&tensor, &context)?;
+            let hidden = Var::from_tensor(&hidden)?;
+            let loss = predictions(&self.decoder, hidden.as_tensor())?.apply_op1(divergence)?;
+            let mut found = loss.backward()?;
+            let gradient = found.remove(hidden.as_tensor()).ok_or_else(|| wrong("the loss has no gradient"))?;
+            tape.backward(&self.decoder, &self.parameters, &gradient, gradients)?;
+            Ok(f64::from(loss.to_scalar::<f32>()?))
+        };
+        follow().map_err(model_error)
+    }
+
+    fn divergence(
+        &self,
+        teacher: &Decoder,
+        ids: &Tensor,
+        context: &Context,
+        weight: f64,
+    ) -> Result<Divergence, ModelError> {
+        let logits = predictions(teacher, &teacher.hidden(ids, context, &mut ())?)?;
+        let teacher = logits.flatten_all()?.to_vec1()?;
+        Ok(Divergence { teacher, vocabulary: self.config.vocab_size, weight })
+    }
+
+    /// The gradients by R1 and by the R2 of each block, of what was accumulated since the last call.
+    pub(crate) fn by_rotation(&self, gradients: &Gradients) -> Result<Vec<Square>, Error> {
+        for linear in self.config.linears() {
+            self.add_weight(&linear, gradients)?;
+        }
+        self.sums.take()
+    }
+
+    /// What the rounding of a weight adds.
+    fn add_weight(&self, linear: &LinearInfo, gradients: &Gradients) -> Result<(), Error> {
+        let name = weight_of(linear);
+        let (Some(grid), Some(x)) = (&self.grids.weights, self.folded.get(&name)) else { return Ok(()) };
+        let gradient = gradients.read(&name, <[f32]>::to_vec).map_err(model_error)?;
+        let gradient = gradient.ok_or_else(|| Error::input(format!("`{name}` has no gradient")))?;
+        let rounded = self.parameters.values(&name).map_err(model_error)?;
+        let terms = self.grids.scales.terms(grid, x, &rounded, &gradient, linear.in_features);
+        let found = Rounded { x, rounded: &rounded, gradient: &gradient, terms: &terms };
+        let rows = |sum: &Shared| locked(sum, |sum: &mut Sum| sum.add_rows(found));
+        let columns = |sum: &Shared| locked(sum, |sum: &mut Sum| sum.add_columns(found, linear.in_features));
+        let values = linear.site.block.and_then(|block| self.sums.values(block));
+        let hidden = self.sums.hidden.as_ref();
+        match linear.site.kind {
+            SiteKind::OutputInput => {
+                hidden.map_or(Ok(()), columns)?;
+                values.map_or(Ok(()), rows)?;
+            }
+            SiteKind::DownInput => hidden.map_or(Ok(()), columns)?,
+            _ => {
+                hidden.map_or(Ok(()), rows)?;
+                if linear.name.ends_with("v_proj") {
+                    values.map_or(Ok(()), columns)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The mean loss of sequences, without gradients.
     pub(crate) fn loss(&self, sequences: &[Vec<u32>]) -> Result<f64, Error> {
         let (mut sum, mut count) = (0.0, 0);
         for ids in sequences {
             let (tensor, context) = input(ids)?;
             let score = || -> Result<f64, ModelError> {
-                let hidden = self.decoder.hidden(&tensor, &context, &mut ())?.narrow(1, 0, ids.len() - 1)?;
+                let hidden = self.decoder.hidden(&tensor, &context, &mut ())?;
+                if let Some(teacher) = &self.teacher {
+                    let logits = predictions(&self.decoder, &hidden)?.flatten_all()?.to_vec1()?;
+                    return Ok(self.divergence(teacher, &tensor, &context, 1.0)?.value(&logits));
+                }
+                let hidden = hidden.narrow(1, 0, ids.len() - 1)?;
                 let scores = self.decoder.head_layer().score(&hidden, &ids[1..], self.options.chunk)?;
                 Ok(scores.iter().map(|score| -score.log_probability).sum())
             };
@@ -100,22 +204,59 @@ impl<'a> Model<'a> {
     }
 }
 
+/// Logits at every position but the last one, after which there is no token to predict.
+fn predictions(decoder: &Decoder, hidden: &Tensor) -> Result<Tensor, ModelError> {
+    decoder.head(&hidden.narrow(1, 0, hidden.dim(1)? - 1)?)
+}
+
+fn weight_of(linear: &LinearInfo) -> String {
+    format!("{}.weight", linear.name)
+}
+
 fn input(ids: &[u32]) -> Result<(Tensor, Context), Error> {
     Ok((Tensor::from_vec(ids.to_vec(), (1, ids.len()), &Device::Cpu)?, Context::full(1, ids.len(), None)))
 }
 
 /// One quantizer a site, shared by the linears that read it.
-fn quantize_inputs(decoder: &mut Decoder, grid: &Grid) -> Result<(), ModelError> {
+fn quantize_inputs(decoder: &mut Decoder, grids: &Grids, sums: &Sums) -> Result<(), ModelError> {
+    let Some(grid) = &grids.inputs else { return Ok(()) };
     let mut last: Option<(Site, Arc<dyn ActivationQuantizer>)> = None;
     for linear in decoder.config().linears() {
+        // Groups that do not divide the channels are known before the first token.
+        grid.parameters_shape(1, linear.in_features).map_err(wrong)?;
         let shared = match &last {
             Some((site, shared)) if *site == linear.site => Arc::clone(shared),
-            _ => Arc::new(GridQuantizer::new(grid.clone(), None, linear.in_features)?),
+            _ => {
+                let sum = match (linear.site.kind, linear.site.block) {
+                    (SiteKind::AttentionInput | SiteKind::MlpInput, _) => sums.hidden.clone(),
+                    (SiteKind::OutputInput, Some(block)) => sums.values(block).cloned(),
+                    _ => None,
+                };
+                Arc::new(SiteQuantizer { grid: grid.clone(), scales: grids.scales, sum })
+            }
         };
         decoder.set_input_quantizer(&linear.name, Some(Arc::clone(&shared)))?;
         last = Some((linear.site, shared));
     }
     Ok(())
+}
+
+/// Parameters of which only those lead to a gradient that somebody reads.
+struct Tracked<'a> {
+    parameters: &'a Parameters,
+    /// Whether that holds for the weights of the blocks.
+    weights: bool,
+}
+
+impl TensorSource for Tracked<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        let tensor = self.parameters.tensor(name, shape)?;
+        let weight = self.weights && name.starts_with("model.layers.") && shape.len() == 2;
+        // The first norm's gain makes a graph of everything behind it: without a variable there is no backward pass.
+        let first = name == "model.layers.0.input_layernorm.weight";
+        // A detached tensor shares its values with the variable.
+        Ok(if weight || first { tensor } else { tensor.detach() })
+    }
 }
 
 /// Gives a model with tied embeddings a head of its own.
@@ -140,11 +281,11 @@ impl WeightSource for Untied<'_> {
     }
 }
 
-struct Collect(Folded);
+struct Collect(BTreeMap<String, Vec<f32>>);
 
 impl Sink for Collect {
-    fn put(&mut self, name: &str, shape: &[usize], values: Vec<f32>) -> Result<(), Error> {
-        self.0.insert(name.to_owned(), (shape.to_vec(), values));
+    fn put(&mut self, name: &str, _: &[usize], values: Vec<f32>) -> Result<(), Error> {
+        self.0.insert(name.to_owned(), values);
         Ok(())
     }
 }
