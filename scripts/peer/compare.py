@@ -13,7 +13,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LENGTH = 512
-RECIPES = ["rtn-w4a16", "rtn-w8a8", "rotate-rtn-w4a16", "gptq-w4a16"]
+RECIPES = ["rtn-w4a16", "rtn-w8a8", "rotate-rtn-w4a16", "gptq-w4a16", "gptq-w4a16-f32"]
 
 SCRIPT = """
 let base = model(param("model", ""));
@@ -27,9 +27,10 @@ let made = switch recipe {
     "rtn-w4a16" => base.quantize("rtn", #{ scheme: w4 }),
     "rtn-w8a8" => base.quantize("rtn", #{ scheme: w8a8 }),
     "rotate-rtn-w4a16" => base.transform("rotate", #{ kind: "hadamard", dtype: "bfloat16" }).quantize("rtn", #{ scheme: w4 }),
-    "gptq-w4a16" => {
+    "gptq-w4a16" | "gptq-w4a16-f32" => {
         let tokens = #{ num_calibration_samples: param("samples", 128), max_seq_length: 512, add_bos: false };
-        base.quantize("gptq", #{ scheme: w4, calibration: dataset("text.txt").tokens(tokens) })
+        let dtype = if recipe == "gptq-w4a16" { "bfloat16" } else { "float32" };
+        base.quantize("gptq", #{ scheme: w4, calibration: dataset("text.txt").tokens(tokens), compute_dtype: dtype })
     },
     _ => throw `no recipe ${recipe}`,
 };
@@ -80,13 +81,13 @@ def peer(recipe, model, text, samples, out):
     print(json.dumps(dict(imports=imported - began, load=loaded - imported, quantize=done - start, rss=rss)))
 
 
-def random_model(folder, tokenizer_from):
+def random_model(folder, tokenizer_from, layers):
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(1234)
     config = Qwen3Config(
-        hidden_size=1024, num_hidden_layers=4, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
+        hidden_size=1024, num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
         intermediate_size=3072, vocab_size=32000, max_position_embeddings=4096, tie_word_embeddings=True,
         eos_token_id=2, pad_token_id=0, bos_token_id=0,
     )  # fmt: skip
@@ -128,6 +129,7 @@ def run_ours(program, recipe, model, work, samples):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=pathlib.Path)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
     parser.add_argument("--rounds", type=int, default=1)
@@ -139,7 +141,7 @@ def main():
         work = pathlib.Path(folder)
         model = (given.model or work / "model").resolve()
         if given.model is None:
-            random_model(model, ROOT / "experiments/demo/model")
+            random_model(model, ROOT / "experiments/demo/model", given.layers)
         _, text = timed([program, "demo", "text", "stories/train"])
         # A token of any tokenizer is far below 16 bytes on average.
         (work / "text.txt").write_text(text[: 16 * LENGTH * given.samples])
