@@ -69,9 +69,19 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
     );
 }
 
+fn demo(host: &Host) -> Result<PathBuf> {
+    let path = host.root.join(DEMO);
+    if path.is_dir() {
+        return Ok(path);
+    }
+    Err(Error::usage(format!("the project `{}` has no `{DEMO}`", host.root.display()))
+        .at("demo")
+        .hint("the demo model comes with a clone of the workbench: run the script there, or copy that folder"))
+}
+
 /// A Hugging Face folder, a GGUF file, or `demo`; with `weights` false, a folder that only says what a model would look like.
 fn open(host: &Host, name: &str, weights: bool) -> Result<ModelHandle> {
-    let path = if name == "demo" { host.root.join(DEMO) } else { file(&host.root, name)? };
+    let path = if name == "demo" { demo(host)? } else { file(&host.root, name)? };
     let mut builder = lock(&host.shared);
     let known = builder.models.get(&path).filter(|(signature, _)| signature.weights == weights).cloned();
     let (signature, files) = match known {

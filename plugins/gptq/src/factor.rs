@@ -172,6 +172,20 @@ mod tests {
     }
 
     #[test]
+    fn an_inverse_of_several_pieces_is_the_inverse() {
+        let n = 2 * SOLVED + 45;
+        let at = |i: usize, j: usize| if i == j { 2.0 } else { ((i * 7 + j * 3) % 11) as f64 / 11.0 / n as f64 };
+        let lower = Mat::from_fn(n, n, |i, j| if i < j { 0.0 } else { at(i, j) });
+        let upper = reversed_inverse(&lower);
+        let inverse = |i: usize, j: usize| f64::from(upper[(n - 1 - i) * n + n - 1 - j]);
+        for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))) {
+            let sum: f64 = (j..=i.max(j)).map(|k| inverse(i, k) * lower[(k, j)]).sum();
+            assert!((sum - f64::from(u8::from(i == j))).abs() < 1e-6, "{i} {j}: {sum}");
+            assert!(i >= j || inverse(i, j) == 0.0);
+        }
+    }
+
+    #[test]
     fn a_dead_channel_is_left_alone() {
         let n = 12;
         let mut gram = gram(40, n);
