@@ -70,9 +70,11 @@ fn learn(steps: u64) -> Learn {
 #[test]
 fn learning_lowers_the_loss_and_keeps_rotations() {
     let inputs = json!({ "input_activations": Learn::default().scheme["input_activations"] });
-    for (scheme, loss) in
-        [(inputs.clone(), Loss::NextToken), (inputs, Loss::Divergence), (json!("W4A4"), Loss::NextToken)]
-    {
+    for (scheme, loss, least) in [
+        (inputs.clone(), Loss::NextToken, 0.02),
+        (inputs, Loss::Divergence, 0.005),
+        (json!("W4A4"), Loss::NextToken, 0.02),
+    ] {
         // Groups of weights have to divide 16, 24 and 32 channels.
         let scheme = if scheme.is_string() { json!({ "scheme": "W4A4", "group_size": 8 }) } else { scheme };
         let (config, weights) = model("qwen3");
@@ -91,7 +93,7 @@ fn learning_lowers_the_loss_and_keeps_rotations() {
             .unwrap();
         assert_eq!(seen, 40);
         let (before, after) = (facts["loss_before"].as_f64().unwrap(), facts["loss_after"].as_f64().unwrap());
-        assert!(after < before - 0.02, "{facts}");
+        assert!(after < before - least, "{facts}");
         assert_eq!(facts["loss"], json!(loss));
         // The reported losses are those of the steps: the first one is the loss before.
         assert!((facts["first_loss"].as_f64().unwrap() - before).abs() < 1e-5, "{facts}");

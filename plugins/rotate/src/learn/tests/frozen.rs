@@ -164,8 +164,8 @@ fn check(kind: &str, block_size: Option<usize>, learn: &Learn) {
     }
 }
 
-/// Long enough for differences of a loss in f32, short enough for a straight line.
-const STEP: f64 = 2e-3;
+/// Long enough for differences of a loss in f32, short enough that few rows get another extreme on the way: there it bends.
+const STEP: f64 = 3e-4;
 
 #[test]
 fn gradients_are_those_of_everything_but_the_rounding() {
