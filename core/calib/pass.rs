@@ -62,11 +62,24 @@ impl Pass {
     /// A malformed checkpoint; a full disk.
     pub fn begin(checkpoint: &Checkpoint, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
         let mut pass = Self::empty(checkpoint.config(), sequences, room)?;
+        let config = checkpoint.config();
+        // Rows of a table that is stored as it is are read one by one; another one is decoded once.
+        let table = match checkpoint.is_dense("model.embed_tokens.weight") {
+            true => None,
+            false => Some(Embedding::load(config, checkpoint, &Device::Cpu)?),
+        };
         let mut rest = sequences;
         for index in 0..pass.len() {
-            let [batch, _] = pass.shapes[index];
+            let [batch, len] = pass.shapes[index];
             let (now, later) = rest.split_at(batch);
-            pass.hidden.set(index, &Embedding::look_up(checkpoint.config(), checkpoint, &now.concat(), batch)?)?;
+            let hidden = match &table {
+                None => Embedding::look_up(config, checkpoint, &now.concat(), batch)?,
+                Some(table) => {
+                    let ids = Tensor::from_vec(now.concat(), (batch, len), &Device::Cpu).map_err(ModelError::from)?;
+                    table.forward(&ids)?
+                }
+            };
+            pass.hidden.set(index, &hidden)?;
             rest = later;
         }
         checkpoint.drop_pages(["model.embed_tokens.weight"]);

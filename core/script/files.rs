@@ -71,10 +71,15 @@ impl DataFile {
     }
 
     fn toml(&self) -> Result<Value> {
-        toml::from_str(&self.text).map_err(|e| {
+        let refused = |e: toml::de::Error| {
             let (line, column) = position(&self.text, e.span().map_or(0, |span| span.start));
             self.malformed(line, column, e.message())
-        })
+        };
+        // As JSON they would become null, which says that nothing was given.
+        if !finite(&toml::from_str(&self.text).map_err(refused)?) {
+            return Err(self.malformed(1, 1, "it holds a number that is not finite"));
+        }
+        toml::from_str(&self.text).map_err(refused)
     }
 
     fn yaml(&self) -> Result<Value> {
@@ -231,6 +236,16 @@ fn listed(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+/// Whether all numbers are finite.
+fn finite(value: &toml::Value) -> bool {
+    match value {
+        toml::Value::Float(number) => number.is_finite(),
+        toml::Value::Array(items) => items.iter().all(finite),
+        toml::Value::Table(items) => items.values().all(finite),
+        _ => true,
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 use workbench_model::{
     Checkpoint, WeightSource,
-    checkpoint::{CheckpointWriter, Dtype, narrow},
+    checkpoint::{CheckpointWriter, Dtype, narrow, widened},
 };
 use workbench_quant::{Grid, Parameters};
 
@@ -187,6 +187,21 @@ impl Artifact {
         Ok(
             json!({ "bytes": written.bytes, "files": written.files.len(), "bits_per_weight": bits, "compared": compared }),
         )
+    }
+}
+
+/// The bytes of a tensor in the dtype in which it is written.
+///
+/// # Errors
+/// A value lies outside of that dtype: another step would find an infinity, far from where it came from.
+pub(super) fn rounded(name: &str, values: &[f32], dtype: Dtype) -> Result<Vec<u8>> {
+    let bytes = narrow(values, dtype);
+    match widened(&bytes, dtype).iter().position(|value| !value.is_finite()) {
+        None => Ok(bytes),
+        Some(index) => {
+            let message = format!("`{name}` holds {} at {index}, which is not finite in {dtype}", values[index]);
+            Err(Error::refused(message).hint("write the model in float32 or bfloat16"))
+        }
     }
 }
 

@@ -5,12 +5,12 @@ use serde_json::{Map, Value, json};
 use workbench_api::job::{Job as Work, Model, Stream};
 use workbench_model::{
     ChatTemplate, Checkpoint, ModelConfig, Tokenizer, WeightSource,
-    checkpoint::{Dtype, narrow, widened},
+    checkpoint::{Dtype, widened},
 };
 
 use super::{
     Finding,
-    artifact::Artifact,
+    artifact::{Artifact, rounded},
     services::{Output, Plugin, Services, patched},
     streams::SequenceStream,
     transform::{dtype, linears, with_dtype},
@@ -188,7 +188,7 @@ fn write(scratch: &Scratch, start: &Start, params: &Params, output: &Output) -> 
             Start::Blank(_) => stored,
         };
         let dtype = wanted.unwrap_or(kept);
-        artifact.put_dense(&tensor.name, dtype, &tensor.shape, &narrow(&values, dtype))?;
+        artifact.put_dense(&tensor.name, dtype, &tensor.shape, &rounded(&tensor.name, &values, dtype)?)?;
     }
     artifact.finish(scratch)
 }

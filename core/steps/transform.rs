@@ -7,12 +7,12 @@ use serde_json::{Map, Value, json};
 use workbench_api::job::{Job as Work, Linear, Model, Stream};
 use workbench_model::{
     ChatTemplate, Checkpoint, ModelConfig, ModelError, Precision, Tokenizer, WeightSource,
-    checkpoint::{Dtype, narrow, widened},
+    checkpoint::{Dtype, widened},
 };
 
 use super::{
     Finding,
-    artifact::Artifact,
+    artifact::{Artifact, rounded},
     equivalence, room,
     services::{Output, Plugin, Services, patched},
     streams::SequenceStream,
@@ -76,7 +76,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let mut artifact = Artifact::create(scratch, &checkpoint, &with_dtype(&config_json, &params.dtype))?;
     for tensor in made.config.tensors() {
         let values = made.values(&tensor.name)?;
-        artifact.put_dense(&tensor.name, dtype, &tensor.shape, &narrow(&values, dtype))?;
+        artifact.put_dense(&tensor.name, dtype, &tensor.shape, &rounded(&tensor.name, &values, dtype)?)?;
     }
     facts.insert("written".into(), artifact.finish(scratch)?);
     facts.insert("changed_tensors".into(), output.tensors.len().into());

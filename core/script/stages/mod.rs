@@ -82,6 +82,12 @@ impl Stage {
                 modifiers::steps(&given, registry).map_err(|fault| file.locate(fault.1, fault.0.as_deref()))?
             }
         };
+        let unread = dataset.is_some().then_some("dataset").or(tokens.first().map(|(key, _)| *key));
+        if let (Some(key), false) = (unread, steps.iter().any(|step| step.calibrated)) {
+            return Err(Error::usage(format!("no modifier of stage `{name}` reads calibration data"))
+                .at(key)
+                .hint(format!("leave out `{key}`")));
+        }
         match (&suffix, steps.first()) {
             (None, Some(step)) => Err(Error::usage(format!("stage `{name}` makes a model and has no `output_suffix`"))
                 .at(step.modifier.as_str())

@@ -97,10 +97,14 @@ impl<'a, 'h> Search<'a, 'h> {
         let weights = HostWeights(self.host);
         let ids = sequences(self.host, self.config.vocab_size)?;
         let tokens: usize = ids.iter().map(Values::elem_count).sum();
-        let embed = |ids: &Values| -> Result<Values, ModelError> {
-            Embedding::look_up(&self.config, &weights, &ids.flatten_all()?.to_vec1()?, ids.dim(0)?)
+        let embed = || -> Result<Vec<Values>, ModelError> {
+            // At once: the host hands the table out whole.
+            let flat = ids.iter().map(|ids| ids.flatten_all()?.to_vec1()).collect::<Result<Vec<Vec<u32>>, _>>()?;
+            let all = Embedding::look_up(&self.config, &weights, &flat.concat(), 1)?;
+            let starts = flat.iter().scan(0, |end, ids| Some(std::mem::replace(end, *end + ids.len())));
+            Ok(starts.zip(&flat).map(|(start, ids)| all.narrow(1, start, ids.len())).collect::<Result<_, _>>()?)
         };
-        let mut states = ids.iter().map(embed).collect::<Result<Vec<_>, _>>().map_err(model_error)?;
+        let mut states = embed().map_err(model_error)?;
         let mut blocks = Facts::new();
         for index in 0..self.config.num_layers {
             let name = format!("model.layers.{index}");

@@ -5,7 +5,7 @@
 //! first: in panels of a few rows, pair by pair, with the pairs of the rows side by side.
 //!
 //! The order of the sums depends on the shapes alone, not on the number of threads. On other CPUs the factors of ordinary f32
-//! products are rounded, which differs in the order of the sums only.
+//! products are rounded, which differs in the order of the sums, and in numbers below 1e-38, which the instruction takes for zero.
 
 mod kernel;
 mod pack;

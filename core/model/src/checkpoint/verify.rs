@@ -143,8 +143,10 @@ fn check_dense(name: &str, shape: &[usize], tensor: &StoredTensor) -> Result<(),
 /// `codes` tells whether the tensor is there as codes, where only dense ones are read.
 fn missing_error(config: &ModelConfig, folder: &Path, first: &str, count: usize, codes: bool) -> ModelError {
     let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
-    let hint = if codes {
+    let hint = if codes && first == "model.embed_tokens.weight" {
         "it is stored as codes; quantized embeddings are not read: leave `Embedding` out of the targets".into()
+    } else if codes {
+        "it is stored as codes, and the quantization_config does not say how".into()
     } else if first == "lm_head.weight" {
         "`tie_word_embeddings` is false, so the head needs its own weight".into()
     } else {

@@ -145,6 +145,11 @@ pub struct Embedding {
 }
 
 impl Embedding {
+    /// Loads the table alone.
+    pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> Result<Self, ModelError> {
+        Self::new(config, &Loading { source, device })
+    }
+
     /// Hidden states `[batch, len, hidden]` of `ids`, `batch` sequences one after the other, without loading the table.
     ///
     /// # Errors
