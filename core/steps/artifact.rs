@@ -225,3 +225,16 @@ fn digest(codes: &[i8], parameters: &Parameters) -> blake3::Hash {
     hasher.update(&parameters.global_scale.unwrap_or(0.0).to_bits().to_le_bytes());
     hasher.finalize()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_outside_of_its_dtype_is_refused() {
+        assert_eq!(rounded("w", &[1.0, -2.0], Dtype::F16).unwrap(), [0x00, 0x3c, 0x00, 0xc0]);
+        assert_eq!(rounded("w", &[70_000.0], Dtype::BF16).unwrap().len(), 2);
+        let error = rounded("w", &[1.0, 70_000.0], Dtype::F16).unwrap_err();
+        assert!(error.message.contains("`w` holds 70000 at 1, which is not finite in F16"), "{}", error.message);
+    }
+}

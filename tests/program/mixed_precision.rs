@@ -14,7 +14,7 @@ fn check(lines: &str) {
 #[test]
 fn bits_cost_their_scales_too() {
     check(
-        "same(allocation::cost(3, 64), 3.0 + 19.0 / 64.0); same(allocation::loss_at(0.5, 3, 3), 0.5); same(allocation::loss_at(0.5, 3, 4), 0.125); same(allocation::loss_at(0.5, 3, 2), 2.0);",
+        "same(allocation::cost(3, 64), 3.0 + 19.0 / 64.0); same(allocation::loss_at(64.0, 3), 1.0); same(allocation::loss_at(64.0, 4), 0.25); same(allocation::loss_at(64.0, 2), 4.0);",
     );
 }
 
@@ -46,7 +46,7 @@ let levels = [2, 3, 4];
 let budget = allocation::cost(3, 64);
 let total = |chosen| {
     let sum = 0.0;
-    for (unit, index) in units { sum += allocation::loss_at(unit.loss, 3, levels[chosen[index]]); }
+    for (unit, index) in units { sum += allocation::loss_at(unit.loss, levels[chosen[index]]); }
     sum
 };
 let spent = |chosen| {
@@ -59,30 +59,35 @@ for a in range(0, 3) { for b in range(0, 3) { for c in range(0, 3) { for d in ra
     let chosen = [a, b, c, d];
     if spent.call(chosen) <= budget + 0.001 { best = min(best, total.call(chosen)); }
 } } } }
-let greedy = allocation::spend(units, levels, 64, 3, budget, "sensitivity");
+let greedy = allocation::spend(units, levels, 64, budget, "sensitivity");
 if spent.call(greedy) > budget + 0.001 { throw `${greedy} costs ${spent.call(greedy)}`; }
 if total.call(greedy) > best + 0.000001 { throw `${greedy} loses ${total.call(greedy)}, the best ${best}`; }
-let reversed = allocation::spend(units, levels, 64, 3, budget, "reversed");
+let reversed = allocation::spend(units, levels, 64, budget, "reversed");
 if total.call(reversed) < 2.0 * best { throw `${reversed} loses ${total.call(reversed)}`; }
 if spent.call(reversed) > budget + 0.001 { throw `${reversed}`; }
 // Draws are what their number says, and differ.
 let draws = [];
 for draw in range(0, 6) {
-    let chosen = allocation::spend(units, levels, 64, 3, budget, draw);
-    same(chosen, allocation::spend(units, levels, 64, 3, budget, draw));
+    let chosen = allocation::spend(units, levels, 64, budget, draw);
+    same(chosen, allocation::spend(units, levels, 64, budget, draw));
     if spent.call(chosen) > budget + 0.001 { throw `${chosen}`; }
     if !draws.contains(chosen) { draws.push(chosen); }
 }
 if draws.len() < 3 { throw `${draws}`; }
 // Too little for any step, and more than enough.
-same(allocation::spend(units, levels, 64, 3, allocation::cost(2, 64), "sensitivity"), [0, 0, 0, 0]);
-same(allocation::spend(units, levels, 64, 3, 16.0, "reversed"), [2, 2, 2, 2]);
+same(allocation::spend(units, levels, 64, allocation::cost(2, 64), "sensitivity"), [0, 0, 0, 0]);
+same(allocation::spend(units, levels, 64, 16.0, "reversed"), [2, 2, 2, 2]);
 let groups = allocation::groups(units, [0, 2, 0, 2], levels, 64);
+for wrong in [[2, 4, 3], [3, 3]] {
+    let refused = false;
+    try { allocation::spend(units, wrong, 64, budget, "sensitivity"); } catch (error) { refused = `${error}`.contains("must ascend"); }
+    if !refused { throw `${wrong} were taken`; }
+}
 same(groups.keys(), ["W2", "W4"]);
 same(groups.W2.targets, ["0", "2"]);
 // A step that is too large leaves room for smaller ones, and never more than the budget is spent.
 units[0].weights = 500;
-let chosen = allocation::spend(units, levels, 64, 3, budget, "sensitivity");
+let chosen = allocation::spend(units, levels, 64, budget, "sensitivity");
 let bits = 0.0;
 for (unit, index) in units { bits += allocation::cost(levels[chosen[index]], 64) * unit.weights; }
 if bits > budget * 692 + 0.5 || chosen[2] != 2 { throw `${chosen}`; }"#,

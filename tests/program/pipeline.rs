@@ -193,6 +193,16 @@ fn wrong_stage_files_are_shown_with_their_line() {
                 "did you mean `smoothing_strength`?",
             ],
         ),
+        (
+            "p/2-quant/gptq-w4.toml",
+            GPTQ.replace("smoothing_strength = 0.5", "smoothing_strength = nan"),
+            ["`p/2-quant/gptq-w4.toml` cannot be read", "a number that is not finite", ""],
+        ),
+        (
+            "p/1-trans/spinquant-r1r2.yaml",
+            format!("{ROTATED}\nnum_calibration_samples: 8\n"),
+            ["reads calibration data", "num_calibration_samples: 8", "leave out `num_calibration_samples`"],
+        ),
         // What only the plugin or the model can know is shown in the file as well, not in the script.
         (
             "p/2-quant/gptq-w4.toml",
