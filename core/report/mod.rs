@@ -14,6 +14,7 @@ pub mod input;
 mod labels;
 mod markdown;
 mod notes;
+mod remarks;
 mod sheet;
 pub mod stats;
 mod tables;

@@ -10,7 +10,9 @@ use super::{
         Contrast, GraphNode, GraphPicture, HeatMap, Item, Metric, MetricKind, ModelFacts, Row, RowState, Table,
         TaskResult,
     },
-    markdown, terminal,
+    markdown,
+    remarks::{machines, remarks},
+    terminal,
 };
 use crate::{
     error::{Error, Result},
@@ -259,76 +261,6 @@ fn table(
         remarks: remarks(&closure, &builder.graph, keys, store),
         graph: picture(&closure, &builder.graph, keys, store, outcome),
     })
-}
-
-/// The CPUs that results were computed on.
-fn machines(closure: &[NodeId], keys: &[(Value, Key)], store: &Store) -> Vec<(String, String)> {
-    let mut cpus: Vec<String> = closure
-        .iter()
-        .filter_map(|id| store.object(&keys[id.0].1).ok()?.provenance().ok()?["cpu"].as_str().map(str::to_owned))
-        .collect();
-    cpus.sort();
-    cpus.dedup();
-    cpus.into_iter().map(|cpu| ("cpu".to_owned(), cpu)).collect()
-}
-
-/// What a reader must know about how the models were made.
-fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Store) -> Vec<String> {
-    let mut lines = Vec::new();
-    for id in closure {
-        let Some(record) = store.object(&keys[id.0].1).ok().and_then(|o| o.record().ok()) else { continue };
-        let facts = &record.facts;
-        if let Some(observer) = facts["input_scales"]["observer"].as_str() {
-            let from = match facts["input_scales"]["observed"]["mode"].as_str() {
-                Some("sequential") => "seen by each layer behind all that is quantized before it",
-                Some("block") => "seen behind the quantized blocks before",
-                _ => "taken from the unquantized model",
-            };
-            lines.push(format!(
-                "static input scales: observer {observer}, {from}, over {} tokens of calibration data in {} sequences",
-                facts["calibration"]["tokens"], facts["calibration"]["sequences"],
-            ));
-        }
-        lines.extend(fallbacks(&graph.node(*id).label, &facts["plugin"]));
-        if let Some(observer) = facts["kv_cache"]["observer"].as_str() {
-            lines.push(format!(
-                "static KV-cache scales: observer {observer}, taken from the unquantized model over {} tokens of calibration data in {} sequences",
-                facts["calibration"]["tokens"], facts["calibration"]["sequences"],
-            ));
-        }
-        let label = &graph.node(*id).label;
-        lines.extend(
-            facts["warnings"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(|warning| format!("Warning: {label}: {warning}")),
-        );
-        if let Some(difference) = facts["equivalence"]["logit_difference"].as_f64() {
-            lines.push(format!(
-                "{}: logits differ from the original's by {difference:.1e} of their standard deviation (limit {:.0e})",
-                label,
-                facts["equivalence"]["limit"].as_f64().unwrap_or_default(),
-            ));
-        }
-    }
-    lines.sort();
-    lines.dedup();
-    lines
-}
-
-/// What a method had to do otherwise than it was asked to.
-fn fallbacks(label: &str, reports: &Value) -> Vec<String> {
-    let reports = || reports.as_object().into_iter().flatten();
-    let count = |key: &str| reports().filter(|(_, report)| !report[key].is_null()).count();
-    let known = [
-        ("dampening_raised_to", "the dampening was raised until the Hessian was positive definite"),
-        ("dead_channels", "some input channels were zero for all of the calibration data"),
-    ];
-    let of = reports().count();
-    let told = known.iter().filter_map(|(key, what)| Some((count(key), what)).filter(|(n, _)| *n > 0));
-    told.map(|(n, what)| format!("{label}: in {n} of {of} layers {what}")).collect()
 }
 
 fn picture(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Store, outcome: &Outcome) -> GraphPicture {

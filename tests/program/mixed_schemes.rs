@@ -91,7 +91,8 @@ fn keys_and_values_can_be_quantized_with_or_without_weights() {
     project.write("heads.rhai", &script(&heads));
     let outcome = project.run(&["run", "heads.rhai"]).exits(0);
     let told = outcome.out.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(told.contains("static KV-cache scales: observer minmax"), "{}", outcome.out);
+    let from = "static KV-cache scales: observer minmax, seen by each layer behind all that is quantized before it";
+    assert!(told.contains(from), "{}", outcome.out);
     let config: Value = serde_json::from_str(&project.read("saved/config.json")).unwrap();
     assert_eq!(config["quantization_config"]["kv_cache_scheme"]["strategy"], "attn_head");
     let index = project.read("saved/model.safetensors.index.json");
