@@ -13,15 +13,18 @@ pub trait WeightSource {
     /// Some rows of a matrix, one after the other. For the embeddings of a few tokens nobody should widen the whole table.
     fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
         let columns = self.shape(name).and_then(|shape| shape.last().copied()).unwrap_or(1);
-        let values = self.values(name)?;
-        let mut found = Vec::with_capacity(rows.len() * columns);
-        for row in rows {
-            let start = *row as usize * columns;
-            let values = values.get(start..start + columns).ok_or_else(|| no_row(name, *row))?;
-            found.extend_from_slice(values);
-        }
-        Ok(found)
+        pick(name, &self.values(name)?, columns, rows)
     }
+}
+
+/// Some rows of a matrix of `columns` columns.
+pub(crate) fn pick(name: &str, values: &[f32], columns: usize, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
+    let mut found = Vec::with_capacity(rows.len() * columns);
+    for row in rows {
+        let start = *row as usize * columns;
+        found.extend_from_slice(values.get(start..start + columns).ok_or_else(|| no_row(name, *row))?);
+    }
+    Ok(found)
 }
 
 pub(crate) fn no_row(name: &str, row: u32) -> ModelError {

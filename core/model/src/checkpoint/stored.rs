@@ -8,7 +8,10 @@ use super::compressed::CompressedLinear;
 use super::dtype::{Dtype, find_non_finite, first_non_finite, widen};
 use super::gguf::GgufTensor;
 use super::safetensors::StoredTensor;
-use crate::{ModelError, source::no_row};
+use crate::{
+    ModelError,
+    source::{no_row, pick},
+};
 
 /// How a tensor, known by its dense name, is stored.
 pub(crate) enum Stored {
@@ -89,23 +92,14 @@ impl Stored {
     /// Some rows of a matrix, in f32.
     pub(crate) fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
         let columns = self.shape().last().copied().unwrap_or(1);
+        let Self::Dense(tensor) = self else { return pick(name, &self.values(name)?, columns, rows) };
         let mut found = vec![0.0; rows.len() * columns];
-        let slots = found.chunks_exact_mut(columns.max(1)).zip(rows);
-        if let Self::Dense(tensor) = self {
+        for (slot, row) in found.chunks_exact_mut(columns.max(1)).zip(rows) {
             let size = tensor.dtype.size() * columns;
-            for (slot, row) in slots {
-                let start = *row as usize * size;
-                let bytes = tensor.bytes().get(start..start + size).ok_or_else(|| no_row(name, *row))?;
-                if let Some(column) = widen(tensor.dtype, bytes, slot) {
-                    return Err(self.not_finite(name, (*row as usize * columns + column, slot[column])));
-                }
-            }
-        } else {
-            let values = self.values(name)?;
-            for (slot, row) in slots {
-                let start = *row as usize * columns;
-                let values = values.get(start..start + columns).ok_or_else(|| no_row(name, *row))?;
-                slot.copy_from_slice(values);
+            let start = *row as usize * size;
+            let bytes = tensor.bytes().get(start..start + size).ok_or_else(|| no_row(name, *row))?;
+            if let Some(column) = widen(tensor.dtype, bytes, slot) {
+                return Err(self.not_finite(name, (*row as usize * columns + column, slot[column])));
             }
         }
         Ok(found)

@@ -65,6 +65,22 @@ fn write(folder: &Path, scheme: &dyn Fn(&str) -> Option<Scheme>) -> (Written, BT
     (writer.finish().unwrap(), all)
 }
 
+#[test]
+fn rows_are_those_of_the_whole_matrix() {
+    let folder = tempfile::tempdir().unwrap();
+    let w4 = scheme(json!({"scheme": "W4A16", "group_size": 32}));
+    write(folder.path(), &|module| module.ends_with("q_proj").then(|| w4.clone()));
+    let model = Checkpoint::open(folder.path()).unwrap();
+    for name in ["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"] {
+        let (whole, columns) = (model.values(name).unwrap(), model.shape(name).unwrap()[1]);
+        let expected: Vec<f32> =
+            [3, 0, 3].into_iter().flat_map(|row: usize| whole[row * columns..][..columns].to_vec()).collect();
+        assert_eq!(model.rows(name, &[3, 0, 3]).unwrap(), expected);
+        let beyond = (whole.len() / columns) as u32;
+        assert!(model.rows(name, &[beyond]).unwrap_err().to_string().contains(&format!("no row {beyond}")));
+    }
+}
+
 fn compare(folder: &Path, codes: &BTreeMap<String, Codes>) {
     let model = Checkpoint::open(folder).unwrap();
     for (seed, spec) in parse(&config()).unwrap().tensors().into_iter().enumerate() {
