@@ -12,10 +12,35 @@ pub(crate) fn by_pieces<T: Copy + Default + Send + Sync>(
     piece: usize,
     fill: impl Fn(usize, &mut [T]) + Sync,
 ) -> Vec<T> {
+    make(len, piece, |_, room| room.fill(MaybeUninit::new(T::default())), fill)
+}
+
+/// The same out of a copy of `from`.
+pub(crate) fn copied_by_pieces<T: Copy + Send + Sync>(
+    from: &[T],
+    piece: usize,
+    fill: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
+    let piece = piece.max(1);
+    let copy = |index: usize, room: &mut [MaybeUninit<T>]| {
+        for (slot, value) in room.iter_mut().zip(&from[index * piece..]) {
+            slot.write(*value);
+        }
+    };
+    make(from.len(), piece, copy, fill)
+}
+
+/// `first` must write every element of its piece, of which `from` and `len` leave no doubt above.
+fn make<T: Copy + Send + Sync>(
+    len: usize,
+    piece: usize,
+    first: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
+    fill: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
     let mut made = Vec::with_capacity(len);
     let room = &mut made.spare_capacity_mut()[..len];
     room.par_chunks_mut(piece.max(1)).enumerate().for_each(|(index, room)| {
-        room.fill(MaybeUninit::new(T::default()));
+        first(index, room);
         // SAFETY: every element of this piece was just written.
         #[allow(unsafe_code)]
         let piece = unsafe { room.assume_init_mut() };
@@ -41,6 +66,8 @@ mod tests {
                 out.iter_mut().zip(index * piece.max(1)..).for_each(|(slot, value)| *slot = value as u32);
             });
             assert_eq!(made, (0..len as u32).collect::<Vec<_>>());
+            let more = copied_by_pieces(&made, piece, |_, out| out.iter_mut().for_each(|value| *value += 1));
+            assert_eq!(more, (1..=len as u32).collect::<Vec<_>>());
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The loop around `vdpbf16ps`.
 
 /// Rows of a tile of the result: with two registers for each and two for the right factor, 26 of 32 are in use.
-pub(super) const LEFT: usize = 12;
+pub(crate) const LEFT: usize = 12;
 
 /// Columns of a tile: two registers of 16.
-pub(super) const RIGHT: usize = 32;
+pub(crate) const RIGHT: usize = 32;
 
-/// The part of the result that a tile is added to.
+/// The part of the result that a tile is.
 pub(super) struct Tile<'a> {
     /// From the tile's first element on.
     pub(super) values: &'a mut [f32],
@@ -15,6 +15,8 @@ pub(super) struct Tile<'a> {
     /// Rows and columns that exist.
     pub(super) height: usize,
     pub(super) width: usize,
+    /// Whether the product is added to the values, or takes their place.
+    pub(super) add: bool,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -27,31 +29,34 @@ pub(super) fn supported() -> bool {
     false
 }
 
-/// Adds the product of two panels of as many pairs, `[pairs, LEFT]` and `[pairs, RIGHT]`.
-pub(super) fn add(left: &[u32], right: &[u32], to: Tile<'_>) {
+/// Computes the product of two panels of as many pairs, `[pairs, LEFT]` and `[pairs, RIGHT]`.
+pub(super) fn multiply(left: &[u32], right: &[u32], to: Tile<'_>) {
     assert!(supported() && left.len() / LEFT == right.len() / RIGHT);
     if (to.height, to.width) == (LEFT, RIGHT) {
-        add_whole(left, right, to.values, to.stride);
+        whole(left, right, to.values, to.stride, to.add);
         return;
     }
     let mut sums = [0.0; LEFT * RIGHT];
-    add_whole(left, right, &mut sums, RIGHT);
+    whole(left, right, &mut sums, RIGHT, false);
     for (row, sums) in to.values.chunks_mut(to.stride).zip(sums.chunks_exact(RIGHT)).take(to.height) {
-        row.iter_mut().zip(&sums[..to.width]).for_each(|(value, sum)| *value += sum);
+        match to.add {
+            true => row.iter_mut().zip(&sums[..to.width]).for_each(|(value, sum)| *value += sum),
+            false => row[..to.width].copy_from_slice(&sums[..to.width]),
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn add_whole(left: &[u32], right: &[u32], to: &mut [f32], stride: usize) {
+fn whole(left: &[u32], right: &[u32], to: &mut [f32], stride: usize, add: bool) {
     // SAFETY: the caller has found the CPU to have the instructions.
     #[allow(unsafe_code)]
     unsafe {
-        x86::add(left, right, to, stride);
+        x86::multiply(left, right, to, stride, add);
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn add_whole(_: &[u32], _: &[u32], _: &mut [f32], _: usize) {}
+fn whole(_: &[u32], _: &[u32], _: &mut [f32], _: usize, _: bool) {}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -66,7 +71,7 @@ mod x86 {
     /// The CPU must have AVX512F and AVX512_BF16.
     #[allow(unsafe_code)]
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn add(left: &[u32], right: &[u32], to: &mut [f32], stride: usize) {
+    pub(super) unsafe fn multiply(left: &[u32], right: &[u32], to: &mut [f32], stride: usize, add: bool) {
         let mut sums = [[_mm512_setzero_ps(); 2]; LEFT];
         for (left, right) in left.as_chunks::<LEFT>().0.iter().zip(right.as_chunks::<RIGHT>().0) {
             // SAFETY: both types are 128 bytes without invalid values; 32 integers are read as two registers of 16 pairs.
@@ -83,7 +88,10 @@ mod x86 {
             let row = &mut to[row * stride..][..RIGHT];
             for (values, sum) in row.as_chunks_mut::<16>().0.iter_mut().zip(sums) {
                 // SAFETY: `values` holds the 16 values of a register.
-                unsafe { _mm512_storeu_ps(values.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(values.as_ptr()), sum)) };
+                unsafe {
+                    let before = if add { _mm512_loadu_ps(values.as_ptr()) } else { _mm512_setzero_ps() };
+                    _mm512_storeu_ps(values.as_mut_ptr(), _mm512_add_ps(before, sum));
+                }
             }
         }
     }

@@ -12,11 +12,11 @@ mod pack;
 
 use rayon::prelude::*;
 
-use self::kernel::{LEFT, RIGHT, Tile};
-use self::pack::Panels;
-pub(crate) use self::pack::narrow;
+use self::kernel::Tile;
+pub(crate) use self::kernel::{LEFT, RIGHT};
+pub(crate) use self::pack::{Layout, Panels, narrow};
 use crate::decoder::kernels::matmul;
-use crate::pieces::by_pieces;
+use crate::pieces::{by_pieces, copied_by_pieces};
 
 /// Whether this CPU multiplies bfloat16.
 pub(crate) fn supported() -> bool {
@@ -29,31 +29,59 @@ pub(crate) fn rounded(values: &[f32]) -> Vec<f32> {
 }
 
 /// Rows of the result that one task computes: its share of the left factor stays in the second cache.
-const ROWS: usize = 4 * LEFT;
+const ROWS: usize = 2 * LEFT;
 
 /// Pairs of the summed dimension that are multiplied before a part of the result goes back to memory.
 const PAIRS: usize = 512;
 
 /// A weight `[outputs, inputs]` in bfloat16, packed once for any number of products.
 pub(crate) struct Weight {
-    factor: Factor,
+    factor: Factor<RIGHT>,
     /// Outputs and inputs.
     shape: [usize; 2],
 }
 
-enum Factor {
-    Packed(Panels<RIGHT>),
+/// What a linear reads, `[rows, inputs]`, packed once for all linears that read it.
+pub(crate) struct Input {
+    factor: Factor<LEFT>,
+    shape: [usize; 2],
+}
+
+enum Factor<const R: usize> {
+    Packed(Panels<R>),
+    /// On other CPUs.
     Rounded(Vec<f32>),
+}
+
+impl<const R: usize> Factor<R> {
+    fn new(x: &[f32], [rows, columns]: [usize; 2]) -> Self {
+        assert!(x.len() == rows * columns);
+        match supported() {
+            true => Self::Packed(Panels::along_rows(x, Layout::dense(rows, columns))),
+            false => Self::Rounded(rounded(x)),
+        }
+    }
+}
+
+impl Input {
+    /// Rounds `x` `[rows, inputs]`.
+    ///
+    /// # Panics
+    /// `x` is not of that shape.
+    pub(crate) fn new(x: &[f32], rows: usize, inputs: usize) -> Self {
+        let shape = [rows, inputs];
+        Self { factor: Factor::new(x, shape), shape }
+    }
 }
 
 impl Weight {
     /// Rounds a weight.
+    ///
+    /// # Panics
+    /// It is not of that shape.
     pub(crate) fn new(weight: &[f32], outputs: usize, inputs: usize) -> Self {
-        let factor = match supported() {
-            true => Factor::Packed(Panels::along_rows(weight, outputs, inputs)),
-            false => Factor::Rounded(rounded(weight)),
-        };
-        Self { factor, shape: [outputs, inputs] }
+        let shape = [outputs, inputs];
+        Self { factor: Factor::new(weight, shape), shape }
     }
 
     /// Outputs and inputs.
@@ -61,19 +89,31 @@ impl Weight {
         &self.shape
     }
 
-    /// `x wᵀ` for `x` `[rows, inputs]`, which is rounded: what a linear computes, `[rows, outputs]`.
+    /// `onto + x wᵀ` for `x` `[rows, inputs]`: what a linear computes, `[rows, outputs]`.
     ///
     /// # Panics
-    /// `x` is not of that shape.
-    pub(crate) fn product(&self, x: &[f32], rows: usize) -> Vec<f32> {
+    /// `x` or `onto` is not of that shape.
+    pub(crate) fn product(&self, x: &Input, onto: Option<&[f32]>) -> Vec<f32> {
         let [outputs, inputs] = self.shape;
-        assert!(x.len() == rows * inputs);
-        let panels = match &self.factor {
-            Factor::Packed(panels) => panels,
-            Factor::Rounded(weight) => return matmul::linear(&rounded(x), weight, rows, inputs, outputs),
-        };
-        let left = Panels::<LEFT>::along_rows(x, rows, inputs);
-        by_pieces(rows * outputs, ROWS * outputs, |task, out| multiply(out, outputs, &left, panels, task * ROWS, |_| 0))
+        let rows = x.shape[0];
+        assert!(x.shape[1] == inputs && onto.is_none_or(|onto| onto.len() == rows * outputs));
+        match (&x.factor, &self.factor) {
+            (Factor::Packed(left), Factor::Packed(right)) => {
+                let (piece, all) = (ROWS * outputs, |_| 0);
+                let fill =
+                    |onto| move |task, out: &mut [f32]| multiply(out, outputs, left, right, task * ROWS, onto, all);
+                match onto {
+                    None => by_pieces(rows * outputs, piece, fill(Onto::Nothing)),
+                    Some(onto) => copied_by_pieces(onto, piece, fill(Onto::Values)),
+                }
+            }
+            (Factor::Rounded(x), Factor::Rounded(weight)) => {
+                let mut made = matmul::linear(x, weight, rows, inputs, outputs);
+                made.iter_mut().zip(onto.into_iter().flatten()).for_each(|(value, onto)| *value += onto);
+                made
+            }
+            _ => unreachable!("whether factors are packed depends on the CPU alone"),
+        }
     }
 }
 
@@ -83,15 +123,31 @@ impl Weight {
 /// The shapes do not fit, or this CPU is not [`supported`].
 pub(crate) fn add_gram(to: &mut [f32], x: &[f32], n: usize) {
     assert!(to.len() == n * n && n > 0 && x.len().is_multiple_of(n));
-    let tokens = x.len() / n;
-    let left = Panels::<LEFT>::down_columns(x, tokens, n);
-    let right = Panels::<RIGHT>::down_columns(x, tokens, n);
+    let layout = Layout::dense(x.len() / n, n);
+    let left = Panels::<LEFT>::down_columns(x, layout);
+    let right = Panels::<RIGHT>::down_columns(x, layout);
     to.par_chunks_mut(ROWS * n).enumerate().for_each(|(task, rows)| {
-        multiply(rows, n, &left, &right, task * ROWS, |row| row);
+        multiply(rows, n, &left, &right, task * ROWS, Onto::Values, |row| row);
     });
 }
 
-/// Adds to the rows from `first` on of a result with `columns` columns. Of a row of tiles, those that end before the
+/// `out` `[rows of left, columns]`, the product of `left` and the first `columns` rows of `right`, on this thread alone.
+///
+/// # Panics
+/// `out` is not of that shape, or this CPU is not [`supported`].
+pub(crate) fn product(out: &mut [f32], columns: usize, left: &Panels<LEFT>, right: &Panels<RIGHT>) {
+    multiply(out, columns, left, right, 0, Onto::Nothing, |_| 0);
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy, PartialEq)]
+enum Onto {
+    /// What was there before does not count.
+    Nothing,
+    Values,
+}
+
+/// Computes the rows from `first` on of a result with `columns` columns. Of a row of tiles, those that end before the
 /// column `start(row)` are left out.
 fn multiply(
     out: &mut [f32],
@@ -99,10 +155,12 @@ fn multiply(
     left: &Panels<LEFT>,
     right: &Panels<RIGHT>,
     first: usize,
+    onto: Onto,
     start: impl Fn(usize) -> usize,
 ) {
     let rows = out.len() / columns.max(1);
     for pairs in left.pairs_by(PAIRS) {
+        let add = onto == Onto::Values || pairs.start > 0;
         for (panel, column) in (0..columns).step_by(RIGHT).enumerate() {
             let b = right.part(panel, pairs.clone());
             for row in (0..rows).step_by(LEFT) {
@@ -111,7 +169,8 @@ fn multiply(
                 }
                 let a = left.part((first + row) / LEFT, pairs.clone());
                 let (height, width) = (LEFT.min(rows - row), RIGHT.min(columns - column));
-                kernel::add(a, b, Tile { values: &mut out[row * columns + column..], stride: columns, height, width });
+                let values = &mut out[row * columns + column..];
+                kernel::multiply(a, b, Tile { values, stride: columns, height, width, add });
             }
         }
     }

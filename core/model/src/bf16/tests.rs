@@ -31,12 +31,18 @@ fn a_linear_is_the_sum_of_its_products() {
         let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
         let here = Weight::new(&w, outputs, inputs);
         let anywhere = Weight { factor: Factor::Rounded(super::rounded(&w)), shape: [outputs, inputs] };
-        let (x_rounded, w) = (rounded(&x), rounded(&w));
-        for weight in [here, anywhere] {
-            for (index, found) in weight.product(&x, rows).into_iter().enumerate() {
-                let (row, output) = (index / outputs, index % outputs);
-                let pairs = x_rounded[row * inputs..][..inputs].iter().zip(&w[output * inputs..][..inputs]);
-                check(found, pairs.map(|(a, b)| a * b), inputs);
+        let x_here = Input::new(&x, rows, inputs);
+        let x_anywhere = Input { factor: Factor::Rounded(super::rounded(&x)), shape: [rows, inputs] };
+        let onto = values(rows * outputs, 3);
+        let (x, w) = (rounded(&x), rounded(&w));
+        for (weight, input) in [(here, x_here), (anywhere, x_anywhere)] {
+            for onto in [None, Some(onto.as_slice())] {
+                for (index, found) in weight.product(&input, onto).into_iter().enumerate() {
+                    let (row, output) = (index / outputs, index % outputs);
+                    let pairs = x[row * inputs..][..inputs].iter().zip(&w[output * inputs..][..inputs]);
+                    let first = onto.map_or(0.0, |onto| f64::from(onto[index]));
+                    check(found, pairs.map(|(a, b)| a * b).chain([first]), inputs + 1);
+                }
             }
         }
     }
@@ -70,7 +76,7 @@ fn any_number_of_threads_gives_the_same_bits() {
             if supported() {
                 add_gram(&mut gram, &x, 200);
             }
-            (Weight::new(&w, 150, 200).product(&x, 300), gram)
+            (Weight::new(&w, 150, 200).product(&Input::new(&x, 300, 200), None), gram)
         })
     };
     assert_eq!(with(1), with(3));
@@ -98,6 +104,6 @@ fn what_is_not_finite_stays_so() {
             add_gram(&mut gram, &x, 5);
             assert!(!gram[2 * 6].is_finite());
         }
-        assert!(!Weight::new(&values(10, 6), 2, 5).product(&x, 3)[2].is_finite());
+        assert!(!Weight::new(&values(10, 6), 2, 5).product(&Input::new(&x, 3, 5), None)[2].is_finite());
     }
 }

@@ -13,7 +13,7 @@ use super::parameters::{Loading, TensorSource};
 use super::quantizer::ActivationQuantizer;
 use super::rope::Rope;
 use super::taps::Taps;
-use crate::{ModelConfig, ModelError, Site, SiteKind, WeightSource};
+use crate::{ModelConfig, ModelError, Precision, Site, SiteKind, WeightSource};
 
 /// One decoder layer: attention and SwiGLU, each behind an RMSNorm and added to the hidden states.
 pub struct Block {
@@ -21,6 +21,8 @@ pub struct Block {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    /// Of the factors of matrix products.
+    products: Precision,
     rope: Arc<Rope>,
     /// Of queries and keys, after RoPE.
     head_rotation: Option<Hadamard>,
@@ -79,6 +81,7 @@ impl Block {
             heads: config.num_heads,
             kv_heads: config.num_kv_heads,
             head_dim: dim,
+            products: Precision::F32,
             rope: rope.clone(),
             kv_quantizers: [None, None],
             head_rotation: rotation(config.online.heads)?,
@@ -122,10 +125,23 @@ impl Block {
         self.linear_mut(module)?.set_weight(weight)
     }
 
-    /// Multiplies in bfloat16 from here on: weights, also those that are set later, and inputs of linears are rounded, sums are
-    /// f32. What lies between the linears stays f32.
+    /// Multiplies in bfloat16 from here on: weights, also those that are set later, inputs of linears, and queries, keys,
+    /// probabilities and values are rounded, sums are f32. What lies between the products stays f32.
     pub fn multiply_in_bf16(&mut self) -> Result<(), ModelError> {
+        self.products = Precision::Bf16;
         self.linears().into_iter().try_for_each(Linear::round)
+    }
+
+    /// Frees the weights that [`mix`](Self::mix) uses, for a caller through whom all tokens have passed.
+    pub fn let_go_of_mixing(&mut self) {
+        [&mut self.q, &mut self.k, &mut self.v].into_iter().for_each(Linear::let_go);
+    }
+
+    /// Frees the weights of all linears but `down_proj`, for a caller with [`mlp_inner`](Self::mlp_inner) of all tokens.
+    pub fn let_go_of_all_but_down(&mut self) {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up]
+            .into_iter()
+            .for_each(Linear::let_go);
     }
 
     fn linears(&mut self) -> [&mut Linear; 7] {
@@ -206,7 +222,7 @@ impl Block {
 
     /// The hidden states after attention.
     pub fn attention_output(&self, hidden: &Tensor, mixed: &Tensor) -> Result<Tensor, ModelError> {
-        Ok((hidden + self.o.forward(mixed)?)?)
+        self.o.forward_onto(hidden, mixed)
     }
 
     /// What gate and up are made of: the normed hidden states after attention.
@@ -226,7 +242,7 @@ impl Block {
 
     /// The block's output, of the hidden states after attention and [`mlp_inner`](Self::mlp_inner).
     pub fn mlp_output(&self, hidden: &Tensor, inner: &Tensor) -> Result<Tensor, ModelError> {
-        Ok((hidden + self.down.forward(inner)?)?)
+        self.down.forward_onto(hidden, inner)
     }
 
     fn mix_with(
@@ -259,8 +275,8 @@ impl Block {
             Some(cache) => cache.extend(&k, &v, context)?,
             None => (k, v),
         };
-        let scale = 1.0 / (self.head_dim as f32).sqrt();
-        Ok(ops::attention(&q, &k, &v, Attention { context: context.clone(), scale })?.flatten_from(2)?)
+        let (scale, products) = (1.0 / (self.head_dim as f32).sqrt(), self.products);
+        Ok(ops::attention(&q, &k, &v, Attention { context: context.clone(), scale, products })?.flatten_from(2)?)
     }
 }
 

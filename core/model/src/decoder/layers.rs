@@ -1,6 +1,6 @@
 //! The layers that a decoder is made of.
 
-use std::sync::Arc;
+use std::{cell::OnceCell, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
@@ -17,6 +17,29 @@ enum Weight {
     F32(Tensor),
     /// Rounded, and so are the inputs of its products.
     Bf16(bf16::Weight),
+    /// Let go, because nothing will pass the linear any more.
+    Gone([usize; 2]),
+}
+
+/// What linears read, behind their quantizer.
+struct Input {
+    x: Tensor,
+    rounded: OnceCell<bf16::Input>,
+}
+
+impl Input {
+    fn new(x: Tensor) -> Self {
+        Self { x, rounded: OnceCell::new() }
+    }
+
+    /// Rounded once, for all linears that multiply in bfloat16.
+    fn rounded(&self) -> Result<&bf16::Input, ModelError> {
+        if self.rounded.get().is_none() {
+            // Nobody else fills it: a cell belongs to one thread.
+            let _ = self.rounded.set(ops::rounded(&self.x)?);
+        }
+        self.rounded.get().ok_or_else(|| ModelError::Compute(candle_core::Error::Msg("an input got lost".into())))
+    }
 }
 
 impl Weight {
@@ -24,6 +47,7 @@ impl Weight {
         match self {
             Self::F32(weight) => weight.dims(),
             Self::Bf16(weight) => weight.shape(),
+            Self::Gone(shape) => shape,
         }
     }
 
@@ -67,6 +91,7 @@ impl Linear {
         self.weight = match self.weight {
             Weight::F32(_) => Weight::F32(weight),
             Weight::Bf16(_) => Weight::round(&weight)?,
+            Weight::Gone(_) => return Err(self.gone()),
         };
         Ok(())
     }
@@ -79,6 +104,17 @@ impl Linear {
         Ok(())
     }
 
+    /// Frees the weight. The linear cannot be used any more.
+    pub(super) fn let_go(&mut self) {
+        if let [outputs, inputs] = *self.weight.shape() {
+            self.weight = Weight::Gone([outputs, inputs]);
+        }
+    }
+
+    fn gone(&self) -> ModelError {
+        candle_core::Error::Msg(format!("the weight of `{}` was let go", self.name)).into()
+    }
+
     fn quantize(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         match &self.quantizer {
             Some(quantizer) => quantizer.apply(x),
@@ -87,19 +123,32 @@ impl Linear {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        self.multiply(&self.quantize(x)?)
+        self.multiply(&Input::new(self.quantize(x)?), None)
     }
 
-    fn multiply(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+    /// The output for `x`, added to `onto`.
+    pub(super) fn forward_onto(&self, onto: &Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
+        self.multiply(&Input::new(self.quantize(x)?), Some(onto))
+    }
+
+    fn multiply(&self, input: &Input, onto: Option<&Tensor>) -> Result<Tensor, ModelError> {
+        let bias = self.bias.as_ref();
         match &self.weight {
-            Weight::F32(weight) => Ok(ops::linear(x, weight, self.bias.as_ref())?),
-            Weight::Bf16(weight) => Ok(ops::linear_in_bf16(x, weight, self.bias.as_ref())?),
+            Weight::F32(weight) => {
+                let y = ops::linear(&input.x, weight, bias)?;
+                match onto {
+                    Some(onto) => Ok((onto + y)?),
+                    None => Ok(y),
+                }
+            }
+            Weight::Bf16(weight) => Ok(ops::linear_in_bf16((input.rounded()?, input.x.shape()), weight, bias, onto)?),
+            Weight::Gone(_) => Err(self.gone()),
         }
     }
 
-    /// Runs linears that read the same input. Where they share a quantizer, it works once.
+    /// Runs linears that read the same input. Where they share a quantizer, it works once, and so does rounding to bfloat16.
     pub(super) fn forward_together<const N: usize>(linears: [&Self; N], x: &Tensor) -> Result<[Tensor; N], ModelError> {
-        let mut inputs: Vec<(Option<&Arc<dyn ActivationQuantizer>>, Tensor)> = Vec::with_capacity(N);
+        let mut inputs: Vec<(Option<&Arc<dyn ActivationQuantizer>>, Input)> = Vec::with_capacity(N);
         let mut outputs = Vec::with_capacity(N);
         for linear in linears {
             let quantizer = linear.quantizer.as_ref();
@@ -108,15 +157,14 @@ impl Linear {
                 (Some(a), Some(b)) => Arc::ptr_eq(a, b),
                 _ => false,
             };
-            let input = match inputs.iter().find(|(other, _)| same(other)) {
-                Some((_, input)) => input.clone(),
+            let index = match inputs.iter().position(|(other, _)| same(other)) {
+                Some(index) => index,
                 None => {
-                    let input = linear.quantize(x)?;
-                    inputs.push((quantizer, input.clone()));
-                    input
+                    inputs.push((quantizer, Input::new(linear.quantize(x)?)));
+                    inputs.len() - 1
                 }
             };
-            outputs.push(linear.multiply(&input)?);
+            outputs.push(linear.multiply(&inputs[index].1, None)?);
         }
         // There are as many outputs as linears.
         outputs.try_into().map_err(|_| ModelError::Compute(candle_core::Error::Msg("outputs got lost".into())))
@@ -245,7 +293,7 @@ impl Head {
         let normed = normed.flatten_to(normed.rank().saturating_sub(2))?;
         match &self.linear.weight {
             Weight::F32(weight) => Ok(ops::cross_entropy(&normed, weight, &targets.ids, &targets.weights, chunk)?),
-            Weight::Bf16(_) => Err(candle_core::Error::Msg("a loss needs weights in f32".into()).into()),
+            _ => Err(candle_core::Error::Msg("a loss needs weights in f32".into()).into()),
         }
     }
 }

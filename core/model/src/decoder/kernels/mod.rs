@@ -11,7 +11,7 @@ pub(crate) mod gating;
 pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod rotary;
-mod vector;
+pub(crate) mod vector;
 
 /// Elements from which on a loop is worth being split over threads.
 const PARALLEL: usize = 1 << 15;

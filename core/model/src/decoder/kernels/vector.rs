@@ -5,24 +5,27 @@ const LANES: usize = 32;
 
 /// Compiles a function for the instruction sets of x86-64 levels 1, 3 and 4 and calls the best that the machine has.
 macro_rules! vectorized {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (
+        $(#[$meta:meta])* $vis:vis fn $name:ident$(<const $size:ident: usize>)?($($arg:ident: $ty:ty),* $(,)?)
+        $(-> $ret:ty)? $body:block
+    ) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name$(<const $size: usize>)?($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
-            fn portable($($arg: $ty),*) $(-> $ret)? $body
+            fn portable$(<const $size: usize>)?($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
                 #[allow(clippy::too_many_arguments)]
-                fn avx512($($arg: $ty),*) $(-> $ret)? {
-                    portable($($arg),*)
+                fn avx512$(<const $size: usize>)?($($arg: $ty),*) $(-> $ret)? {
+                    portable$(::<$size>)?($($arg),*)
                 }
                 #[target_feature(enable = "avx2")]
                 #[allow(clippy::too_many_arguments)]
-                fn avx2($($arg: $ty),*) $(-> $ret)? {
-                    portable($($arg),*)
+                fn avx2$(<const $size: usize>)?($($arg: $ty),*) $(-> $ret)? {
+                    portable$(::<$size>)?($($arg),*)
                 }
                 if is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512vl")
@@ -31,19 +34,19 @@ macro_rules! vectorized {
                 {
                     // SAFETY: the features that the function was compiled for have just been detected.
                     #[allow(unsafe_code)]
-                    return unsafe { avx512($($arg),*) };
+                    return unsafe { avx512$(::<$size>)?($($arg),*) };
                 }
                 if is_x86_feature_detected!("avx2") {
                     // SAFETY: as above.
                     #[allow(unsafe_code)]
-                    return unsafe { avx2($($arg),*) };
+                    return unsafe { avx2$(::<$size>)?($($arg),*) };
                 }
             }
-            portable($($arg),*)
+            portable$(::<$size>)?($($arg),*)
         }
     };
 }
-pub(super) use vectorized;
+pub(crate) use vectorized;
 
 /// e^x to about 2 ulp, without branches, so that loops over it become vector code.
 ///

@@ -3,11 +3,16 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use super::super::Context;
 use super::super::kernels::attention::{Problem, backward, forward};
 use super::{View, composed, gradient, on_cpu, output, values};
+use crate::Precision;
 
 /// Causal grouped-query attention of queries `[batch, len, heads, dim]` to keys and values `[batch, capacity, kv_heads,
 /// dim]`, of which sequence `b` fills the first `past[b] + lens[b]`. Returns the shape of the queries; the outputs of
 /// padding tokens are zero.
 pub(in super::super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, attention: Attention) -> Result<Tensor> {
+    let tracked = [q, k, v].iter().any(|x| x.track_op());
+    if attention.products == Precision::Bf16 && (tracked || !on_cpu(q)) {
+        bail!("attention in bfloat16 works on the CPU and has no backward pass")
+    }
     if !on_cpu(q) {
         return composed::attention(q, k, v, &attention);
     }
@@ -20,6 +25,8 @@ pub(in super::super) struct Attention {
     pub(in super::super) context: Context,
     /// The factor of the scores, 1 / sqrt(dim).
     pub(in super::super) scale: f32,
+    /// Of the factors of the products. There is a backward pass in f32 only.
+    pub(in super::super) products: Precision,
 }
 
 impl Attention {
@@ -56,7 +63,8 @@ impl CustomOp3 for Attention {
         vl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let problem = self.problem(ql.shape(), kl.shape(), vl.shape())?;
-        output(forward(values(q, ql)?, values(k, kl)?, values(v, vl)?, problem), ql.shape().clone())
+        let made = forward(values(q, ql)?, values(k, kl)?, values(v, vl)?, problem, self.products);
+        output(made, ql.shape().clone())
     }
 
     fn bwd(

@@ -1,4 +1,4 @@
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 
 use super::super::kernels::matmul;
 use super::{View, composed, gradient, matrix, on_cpu, output, values};
@@ -16,25 +16,43 @@ pub(in super::super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor
     }
 }
 
-/// The same with a weight in bfloat16. There is no backward pass.
-pub(in super::super) fn linear_in_bf16(x: &Tensor, weight: &bf16::Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+/// What a linear reads, rounded to bfloat16.
+pub(in super::super) fn rounded(x: &Tensor) -> Result<bf16::Input> {
     if x.track_op() {
         bail!("a product in bfloat16 has no backward pass")
     }
     let x = x.contiguous()?;
-    let ([outputs, inputs], (rows, width)) = (*weight.shape(), matrix(x.shape())?);
-    if width != inputs {
-        bail!("a linear of {inputs} inputs got a tensor of shape {:?}", x.shape())
+    let (rows, inputs) = matrix(x.shape())?;
+    Ok(bf16::Input::new(View::new(&x)?.values(), rows, inputs))
+}
+
+/// `onto + x[.., i] w[o, i]^T + b[o]` with factors in bfloat16, for `x` of the shape `[.., i]` that it had. There is no backward
+/// pass.
+pub(in super::super) fn linear_in_bf16(
+    (x, shape): (&bf16::Input, &Shape),
+    weight: &bf16::Weight,
+    bias: Option<&Tensor>,
+    onto: Option<&Tensor>,
+) -> Result<Tensor> {
+    let ([outputs, inputs], mut dims) = (*weight.shape(), shape.dims().to_vec());
+    if dims.last() != Some(&inputs) {
+        bail!("a linear of {inputs} inputs got a tensor of shape {shape:?}")
     }
-    let mut y = weight.product(View::new(&x)?.values(), rows);
+    dims.pop();
+    dims.push(outputs);
+    let mut y = match onto {
+        None => weight.product(x, None),
+        Some(onto) if onto.dims() == dims => {
+            let onto = onto.contiguous()?;
+            weight.product(x, Some(View::new(&onto)?.values()))
+        }
+        Some(onto) => bail!("a tensor of shape {dims:?} cannot be added to one of shape {:?}", onto.shape()),
+    };
     if let Some(bias) = bias {
         let bias = bias.contiguous()?;
         add_bias(&mut y, View::new(&bias)?.values());
     }
-    let mut dims = x.dims().to_vec();
-    dims.pop();
-    dims.push(outputs);
-    Tensor::from_vec(y, dims, x.device())
+    Tensor::from_vec(y, dims, &Device::Cpu)
 }
 
 fn add_bias(y: &mut [f32], bias: &[f32]) {

@@ -120,7 +120,11 @@ fn attention_equals_its_composed_twin() {
         let q = random(&mut rng, &[batch, len, heads, dim]);
         let k = random(&mut rng, &[batch, capacity, kv_heads, dim]);
         let v = random(&mut rng, &[batch, capacity, kv_heads, dim]);
-        let what = Attention { context: Context::continued(&past, len, Some(&lens)), scale: 0.4 };
+        let what = Attention {
+            context: Context::continued(&past, len, Some(&lens)),
+            scale: 0.4,
+            products: crate::Precision::F32,
+        };
         compare(&[&q, &k, &v], || attention(&q, &k, &v, what.clone()), || composed::attention(&q, &k, &v, &what));
     }
 }

@@ -3,6 +3,8 @@
 //! Queries are taken in chunks. A chunk needs the keys up to its last position only, so the products skip most of the
 //! masked half, and its scores stay in the cache of one core. The backward pass computes the scores again.
 
+mod rounded;
+
 use std::cell::RefCell;
 
 use gemm::Parallelism;
@@ -12,6 +14,7 @@ use super::matmul::{Operand, product};
 use super::vector::{exp, max, sum, vectorized};
 use super::{PARALLEL, Shared};
 use crate::pieces::by_pieces;
+use crate::{Precision, bf16};
 
 /// Queries per chunk.
 const QUERIES: usize = 64;
@@ -79,14 +82,14 @@ impl Problem<'_> {
 }
 
 vectorized! {
-    /// Softmax over the first `visible + row` scores of each row, zero beyond.
-    fn causal_softmax(scores: &mut [f32], keys: usize, visible: usize) {
+    /// Softmax over the first `visible + row` scores of each row times `scale`, zero beyond.
+    fn causal_softmax(scores: &mut [f32], keys: usize, visible: usize, scale: f32) {
         for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
             let (seen, masked) = scores.split_at_mut(visible + row);
             masked.fill(0.0);
             let most = max(seen);
             for score in seen.iter_mut() {
-                *score = exp(*score - most);
+                *score = exp((*score - most) * scale);
             }
             let inverse = 1.0 / sum(seen.len(), |i| seen[i]);
             for score in seen.iter_mut() {
@@ -126,12 +129,38 @@ fn with_scratch(first: usize, second: usize, f: impl FnOnce(&mut [f32], &mut [f3
     });
 }
 
-/// softmax(scale q k^T) v, of the shape of `q`.
+/// The two products of attention, for the query heads of one kv head.
+trait Products: Sync {
+    /// What the scores still have to be multiplied by.
+    fn scale(&self) -> f32;
+
+    /// `scores` `[rows, keys]` of `queries` `[rows, dim]`.
+    fn score(&self, kv_head: (usize, usize), chunk: &Chunk, queries: &[f32], scores: &mut [f32]);
+
+    /// Values `mixed` `[rows, dim]` by `probabilities` `[rows, keys]`.
+    fn mix(&self, kv_head: (usize, usize), chunk: &Chunk, probabilities: &[f32], mixed: &mut [f32]);
+}
+
+/// softmax(scale q k^T) v, of the shape of `q`. In bfloat16 the factors of both products are rounded, the probabilities too.
 ///
 /// The query heads that share a kv head are taken together: a product then brings the keys into its own order once for all of
 /// them, which costs as much as the product itself where only a few rows use them.
-pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], problem: Problem<'_>) -> Vec<f32> {
+pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], problem: Problem<'_>, products: Precision) -> Vec<f32> {
     problem.check(q, k, v);
+    match products {
+        Precision::F32 => each_chunk(q, problem, &Exact { k, v, problem }),
+        Precision::Bf16 if bf16::supported() => each_chunk(q, problem, &rounded::Packed::new(k, v, problem)),
+        Precision::Bf16 => anywhere(q, k, v, problem),
+    }
+}
+
+/// Attention of rounded factors on any CPU.
+fn anywhere(q: &[f32], k: &[f32], v: &[f32], problem: Problem<'_>) -> Vec<f32> {
+    let [q, k, v] = [q, k, v].map(bf16::rounded);
+    each_chunk(&q, problem, &rounded::Anywhere(Exact { k: &k, v: &v, problem }))
+}
+
+fn each_chunk(q: &[f32], problem: Problem<'_>, products: &impl Products) -> Vec<f32> {
     let mut out = by_pieces(q.len(), PARALLEL, |_, _| {});
     let to = Shared(out.as_mut_ptr());
     let tasks: Vec<(usize, usize, usize)> = (0..problem.past.len())
@@ -150,29 +179,15 @@ pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], problem: Problem<'_>) -> 
                 let from = chunk.query_start + row % chunk.rows * problem.row() + row / chunk.rows * dim;
                 to.copy_from_slice(&q[from..from + dim]);
             }
-            // SAFETY: `check` has held the slices against the problem's shapes, so the keys and values of the chunk lie inside
-            // of them; scratch has room for `rows` rows of `keys` and of `dim` values.
-            #[allow(unsafe_code)]
-            unsafe {
-                let key = Operand::new(k.as_ptr().add(chunk.key_start), problem.kv_row()).transposed();
-                let query = Operand::new(heads.as_ptr(), dim);
-                let shape = (rows, chunk.keys, dim);
-                product(shape, scores.as_mut_ptr(), chunk.keys, query, key, problem.scale, false, Parallelism::None);
-            }
+            products.score((sequence, kv_head), &chunk, heads, scores);
             for scores in scores.chunks_exact_mut(chunk.rows * chunk.keys) {
-                causal_softmax(scores, chunk.keys, chunk.visible);
+                causal_softmax(scores, chunk.keys, chunk.visible, products.scale());
             }
-            // SAFETY: as above.
-            #[allow(unsafe_code)]
-            unsafe {
-                let value = Operand::new(v.as_ptr().add(chunk.key_start), problem.kv_row());
-                let probability = Operand::new(scores.as_ptr(), chunk.keys);
-                let shape = (rows, dim, chunk.keys);
-                product(shape, heads.as_mut_ptr(), dim, probability, value, 1.0, false, Parallelism::None);
-            }
+            products.mix((sequence, kv_head), &chunk, scores, heads);
             for (row, from) in heads.chunks_exact(dim).enumerate() {
                 let start = chunk.query_start + row % chunk.rows * problem.row() + row / chunk.rows * dim;
-                // SAFETY: each task writes the rows of its own sequence, chunk and heads, which lie inside of `out`.
+                // SAFETY: `check` has held the slices against the problem's shapes, and each task writes the rows of its own
+                // sequence, chunk and heads, which lie inside of `out`.
                 #[allow(unsafe_code)]
                 unsafe {
                     std::ptr::copy_nonoverlapping(from.as_ptr(), to.get().add(start), dim);
@@ -181,6 +196,43 @@ pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], problem: Problem<'_>) -> 
         });
     });
     out
+}
+
+/// Products in f32.
+struct Exact<'a> {
+    k: &'a [f32],
+    v: &'a [f32],
+    problem: Problem<'a>,
+}
+
+impl Products for Exact<'_> {
+    fn scale(&self) -> f32 {
+        1.0
+    }
+
+    fn score(&self, _: (usize, usize), chunk: &Chunk, queries: &[f32], scores: &mut [f32]) {
+        let (rows, dim) = (queries.len() / self.problem.dim, self.problem.dim);
+        // SAFETY: `check` has held the keys against the problem's shapes; there are `keys` scores for each row.
+        #[allow(unsafe_code)]
+        unsafe {
+            let key = Operand::new(self.k.as_ptr().add(chunk.key_start), self.problem.kv_row()).transposed();
+            let query = Operand::new(queries.as_ptr(), dim);
+            let (shape, scale) = ((rows, chunk.keys, dim), self.problem.scale);
+            product(shape, scores.as_mut_ptr(), chunk.keys, query, key, scale, false, Parallelism::None);
+        }
+    }
+
+    fn mix(&self, _: (usize, usize), chunk: &Chunk, probabilities: &[f32], mixed: &mut [f32]) {
+        let (rows, dim) = (mixed.len() / self.problem.dim, self.problem.dim);
+        // SAFETY: as above, for the values.
+        #[allow(unsafe_code)]
+        unsafe {
+            let value = Operand::new(self.v.as_ptr().add(chunk.key_start), self.problem.kv_row());
+            let probability = Operand::new(probabilities.as_ptr(), chunk.keys);
+            let shape = (rows, dim, chunk.keys);
+            product(shape, mixed.as_mut_ptr(), dim, probability, value, 1.0, false, Parallelism::None);
+        }
+    }
 }
 
 /// # Safety
@@ -200,7 +252,7 @@ unsafe fn probabilities(q: &[f32], k: &[f32], problem: &Problem<'_>, chunk: &Chu
             Parallelism::None,
         );
     }
-    causal_softmax(scores, chunk.keys, chunk.visible);
+    causal_softmax(scores, chunk.keys, chunk.visible, 1.0);
 }
 
 /// The gradients by queries, keys and values, given `g`, the gradient by the output.
@@ -286,3 +338,6 @@ unsafe fn backward_chunk(
         );
     }
 }
+
+#[cfg(test)]
+mod tests;
