@@ -172,7 +172,7 @@ impl Pass {
         Ok(work.look(site, features)?.map(|look| look.with_products(self.room.products)))
     }
 
-    /// Passes a block in true sequential order.
+    /// Passes a block in true sequential order. The block cannot be used any more afterwards.
     ///
     /// # Errors
     /// Whatever the work runs into.
@@ -194,9 +194,19 @@ impl Pass {
         };
         narrow(self, work, block, SiteKind::AttentionInput)?;
         self.cached(index, block, work)?;
-        self.piece(site(SiteKind::OutputInput), block, work, Piece { width: self.attention, make: mix, end: project })?;
+        self.piece(
+            site(SiteKind::OutputInput),
+            block,
+            work,
+            Piece { width: self.attention, make: mix, made: Block::let_go_of_mixing, end: project },
+        )?;
         narrow(self, work, block, SiteKind::MlpInput)?;
-        self.piece(site(SiteKind::DownInput), block, work, Piece { width: self.inner, make: inner, end: down })
+        self.piece(
+            site(SiteKind::DownInput),
+            block,
+            work,
+            Piece { width: self.inner, make: inner, made: Block::let_go_of_all_but_down, end: down },
+        )
     }
 
     /// Lets the work see keys and values, before attention mixes them.
@@ -234,6 +244,7 @@ impl Pass {
             let input = (piece.make)(block, &self.hidden.get(i)?, &self.context(i))?;
             look.add(&self.wide(piece.width)?.set(i, &input)?)?;
         }
+        (piece.made)(block);
         work.reached(site, Some(look.finish()?), Some(block))?;
         for i in 0..self.len() {
             let input = self.wide(piece.width)?.get(i)?;
@@ -351,6 +362,8 @@ struct Piece {
     width: usize,
     /// From hidden states to the site.
     make: fn(&Block, &Tensor, &Context) -> Result<Tensor, ModelError>,
+    /// Frees what only `make` needs: where all tokens wait is where memory is at its largest.
+    made: fn(&mut Block),
     /// From the hidden states and the site to the next hidden states.
     end: fn(&Block, &Tensor, &Tensor) -> Result<Tensor, ModelError>,
 }

@@ -120,6 +120,9 @@ impl Executor for LocalExecutor {
             .arg(job.key.as_str())
             .env("RAYON_NUM_THREADS", job.threads.to_string())
             .env("RUST_BACKTRACE", "0")
+            // The allocator keeps the pages of freed memory for a second unless told otherwise. Most reuse comes sooner, and what
+            // is kept in vain counts where memory is at its largest: 30 of 800 MiB in GPTQ on layers of Qwen3-0.6B.
+            .env("MIMALLOC_PURGE_DELAY", "100")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -80,13 +80,14 @@ impl Quantizer for Gptq {
         let grid: Grid = linear.grid()?;
         let weight = host.tensor(&linear.weight)?;
         let (rows, columns) = weight.matrix_shape()?;
+        // Before the weight is widened, because nothing takes more memory.
+        let (factor, tokens) = self.factor(linear, &grid, columns, host)?;
         let values = weight.to_f32()?;
         // Scales come from the weight as it is, so that each group has its own whatever the order.
         let wrong = |error: GridError| with_hint(&error).context(format!("rounding `{}`", linear.weight));
         let parameters =
             Matrix::new(&values, rows, columns).and_then(|matrix| grid.parameters(matrix)).map_err(wrong)?;
         let rounder = grid.column_rounder(&parameters, rows, columns).map_err(wrong)?;
-        let (factor, tokens) = self.factor(linear, &grid, columns, host)?;
         host.check_cancelled()?;
         let rounded = round_columns(&values, &factor, &rounder);
         if !rounded.loss.is_finite() {
