@@ -15,6 +15,7 @@ use crate::conventions::{ClampOrder, Compute, Conventions, MxRule, RangeConventi
 use crate::error::{ArgsError, GridError, OneLine};
 use crate::kernel::codec::{AnyCodec, E2M1, E4M3, Int};
 use crate::matrix::Layout;
+use crate::observer;
 use crate::scale::ScaleRule;
 
 /// The dtype of a dense tensor, which is that of its scales unless the arguments name another.
@@ -185,6 +186,45 @@ impl Grid {
     /// When the group size does not divide the columns.
     pub fn parameters_shape(&self, rows: usize, columns: usize) -> Result<[usize; 2], GridError> {
         Ok(self.layout(rows, columns)?.shape())
+    }
+
+    /// The parameters of the rows from `first` to `first + count` of a tensor, [rows, columns], with parameters `p`: with them
+    /// those rows are quantized by themselves to the codes that they have in the whole.
+    ///
+    /// # Errors
+    /// The rows lie outside of the tensor, or cut rectangles that share a scale (`block`) other than within one of them.
+    pub fn parameters_of_rows(
+        &self,
+        p: &Parameters,
+        [rows, columns]: [usize; 2],
+        first: usize,
+        count: usize,
+    ) -> Result<Parameters, GridError> {
+        let layout = self.layout(rows, columns)?;
+        p.check(self, &layout)?;
+        let (height, across) = (layout.height, p.shape[1]);
+        let whole = first.is_multiple_of(height) || first % height + count <= height;
+        if count == 0 || first + count > rows || !whole {
+            let message = format!("rows {first} to {} of {rows} in rectangles of {height} rows", first + count);
+            return Err(GridError::Shape(message));
+        }
+        // One row of scales may serve them all.
+        let down = if p.shape[0] == 1 { 0..1 } else { first / height..(first + count).div_ceil(height) };
+        let part = down.start * across..down.end * across;
+        Ok(Parameters {
+            scales: p.scales[part.clone()].to_vec(),
+            zero_points: p.zero_points.as_ref().map(|points| points[part].to_vec()),
+            global_scale: p.global_scale,
+            shape: [down.len(), across],
+        })
+    }
+
+    /// Whether the scales of a row depend on that row alone, so that a weight can be rounded piece by piece.
+    pub fn rows_are_independent(&self) -> bool {
+        let alone = matches!(self.args.strategy, Strategy::Channel | Strategy::Token | Strategy::Group);
+        // A search for the best range may end when no row of the tensor gains any more.
+        let method = observer::Options::from_args(&self.args).map(|options| options.method);
+        alone && method.is_ok_and(|method| method == observer::Method::MinMax)
     }
 
     pub(crate) fn layout(&self, rows: usize, columns: usize) -> Result<Layout, GridError> {

@@ -191,3 +191,36 @@ fn the_signed_extreme_reaches_the_lowest_code() {
     let values = dequantized(&grid, &codes, 2, 4, &p);
     assert!(values.iter().zip(x).all(|(value, x)| (value - x).abs() < 1e-7));
 }
+
+#[test]
+fn rows_by_themselves_have_the_codes_of_the_whole() {
+    let (rows, columns) = (24, 64);
+    let x = bell(rows * columns, 31);
+    for grid in grids() {
+        let p = grid.parameters(matrix(&x, rows, columns)).unwrap();
+        let whole = grid.quantize(matrix(&x, rows, columns), &p).unwrap();
+        for count in [1, 8, rows] {
+            for first in (0..rows).step_by(count) {
+                let cut = grid.parameters_of_rows(&p, [rows, columns], first, count);
+                let Ok(part) = cut else {
+                    let block = grid.args().block_structure.unwrap();
+                    assert!(first % block[0] != 0 || count % block[0] != 0, "{}: {first} + {count}", grid.args());
+                    continue;
+                };
+                let piece = &x[first * columns..(first + count) * columns];
+                let codes = grid.quantize(matrix(piece, count, columns), &part).unwrap();
+                assert_eq!(codes, whole[first * columns..(first + count) * columns], "{}", grid.args());
+            }
+        }
+        assert!(grid.parameters_of_rows(&p, [rows, columns], rows, 1).is_err());
+        assert!(grid.parameters_of_rows(&p, [rows, columns], 0, 0).is_err());
+        if grid.rows_are_independent() {
+            let own = grid.parameters(matrix(&x[8 * columns..16 * columns], 8, columns)).unwrap();
+            assert_eq!(own, grid.parameters_of_rows(&p, [rows, columns], 8, 8).unwrap(), "{}", grid.args());
+        }
+    }
+    let mse = grid(json!({"num_bits": 4, "group_size": 32, "observer": "mse"}));
+    let whole = grid(json!({"num_bits": 4, "strategy": "tensor"}));
+    assert!(!mse.rows_are_independent() && !whole.rows_are_independent());
+    assert!(grid(json!({"num_bits": 4, "group_size": 32})).rows_are_independent());
+}
