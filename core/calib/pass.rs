@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use candle_core::{Device, Tensor};
 use workbench_model::{
     Activations, Checkpoint, ModelConfig, ModelError, Precision, Site, SiteKind, Taps, WeightSource,
-    decoder::{Block, Context, Embedding, Head},
+    decoder::{Block, Context, Embedding, FinalNorm},
 };
 
 use super::{Look, Seen};
@@ -61,19 +61,32 @@ impl Pass {
     /// # Errors
     /// A malformed checkpoint; a full disk.
     pub fn begin(checkpoint: &Checkpoint, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
+        Self::begin_with(checkpoint, checkpoint, sequences, room)
+    }
+
+    /// The same with a table of embeddings that stands in for the checkpoint's.
+    ///
+    /// # Errors
+    /// A malformed checkpoint; a full disk.
+    pub fn begin_with(
+        checkpoint: &Checkpoint,
+        embeddings: &dyn WeightSource,
+        sequences: &[Vec<u32>],
+        room: Room,
+    ) -> Result<Self> {
         let mut pass = Self::empty(checkpoint.config(), sequences, room)?;
         let config = checkpoint.config();
         // Rows of a table that is stored as it is are read one by one; another one is decoded once.
         let table = match checkpoint.is_dense("model.embed_tokens.weight") {
             true => None,
-            false => Some(Embedding::load(config, checkpoint, &Device::Cpu)?),
+            false => Some(Embedding::load(config, embeddings, &Device::Cpu)?),
         };
         let mut rest = sequences;
         for index in 0..pass.len() {
             let [batch, len] = pass.shapes[index];
             let (now, later) = rest.split_at(batch);
             let hidden = match &table {
-                None => Embedding::look_up(config, checkpoint, &now.concat(), batch)?,
+                None => Embedding::look_up(config, embeddings, &now.concat(), batch)?,
                 Some(table) => {
                     let ids = Tensor::from_vec(now.concat(), (batch, len), &Device::Cpu).map_err(ModelError::from)?;
                     table.forward(&ids)?
@@ -332,9 +345,9 @@ impl Pass {
         let Some(mut look) = self.look(work, site, self.hidden_size)? else {
             return work.reached(site, None, None);
         };
-        let head = Head::load(checkpoint.config(), checkpoint, &Device::Cpu)?;
+        let norm = FinalNorm::load(checkpoint.config(), checkpoint, &Device::Cpu)?;
         for i in 0..self.len() {
-            look.add(&head.input(&self.hidden.get(i)?)?)?;
+            look.add(&norm.forward(&self.hidden.get(i)?)?)?;
         }
         work.reached(site, Some(look.finish()?), None)
     }

@@ -35,6 +35,8 @@ impl Loaded {
         let quantized = checkpoint.quantization().is_some();
         let facts = json!({
             "bits_per_weight": checkpoint.bits_per_weight(),
+            "bits_per_parameter": checkpoint.bits_per_parameter(),
+            "quantized_ends": checkpoint.quantized_ends(),
             "bytes_on_disk": checkpoint.bytes_on_disk(),
             "compute_dtype": "f32",
             "engine": if quantized { "fake-quantized" } else { "exact" },
@@ -73,7 +75,8 @@ impl Loaded {
 fn decoder(checkpoint: &Checkpoint) -> Result<Decoder, ModelError> {
     let mut decoder = Decoder::load(checkpoint.config(), checkpoint, &Device::Cpu)?;
     let mut last: Option<(Site, InputQuantizer, Arc<GridQuantizer>)> = None;
-    for linear in checkpoint.config().linears() {
+    let head = checkpoint.config().head();
+    for linear in checkpoint.config().linears().into_iter().chain([head]) {
         let Some(found) = checkpoint.input_quantizer(&linear.name)? else { continue };
         let shared = match &last {
             Some((site, same, shared)) if *site == linear.site && *same == found => Arc::clone(shared),

@@ -4,6 +4,12 @@ mod parse;
 
 use crate::{Site, SiteKind};
 
+/// The module that turns tokens into hidden states: a table `[vocabulary, hidden]` whose rows are looked up.
+pub const EMBEDDINGS: &str = "model.embed_tokens";
+
+/// The linear that turns the last hidden states into logits. With tied embeddings its weight is their table.
+pub const LM_HEAD: &str = "lm_head";
+
 /// The decoder families that this crate runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
@@ -134,6 +140,22 @@ impl ModelConfig {
             tensors.push(spec("lm_head.weight".into(), &[self.vocab_size, self.hidden_size]));
         }
         tensors
+    }
+
+    /// `lm_head`, tied or not.
+    pub fn head(&self) -> LinearInfo {
+        LinearInfo {
+            name: LM_HEAD.into(),
+            out_features: self.vocab_size,
+            in_features: self.hidden_size,
+            site: Site::head(),
+        }
+    }
+
+    /// Name of the weight of a module of this model: that of a tied `lm_head` is the table of the embeddings.
+    pub fn weight_of(&self, module: &str) -> String {
+        let owner = if module == LM_HEAD && self.tie_word_embeddings { EMBEDDINGS } else { module };
+        format!("{owner}.weight")
     }
 
     /// Whether the linears that read a site carry a bias.

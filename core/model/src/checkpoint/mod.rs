@@ -38,6 +38,7 @@ pub(crate) use self::transforms::online_rotations;
 pub use self::transforms::transform_config;
 use self::verify::{Input, Layout, Matched};
 pub use self::writer::{CheckpointWriter, Written, WrittenFile};
+use crate::config::{EMBEDDINGS, LM_HEAD};
 use crate::{ModelConfig, ModelError, WeightSource};
 
 /// A model on disk: its configuration and its tensors, mapped into memory.
@@ -225,7 +226,7 @@ impl Checkpoint {
         self.quantization.as_ref()
     }
 
-    /// The codes of a linear, by its module name; `None` where its weight is dense.
+    /// The codes of a linear or of the embeddings, by the module's name; `None` where the weight is dense.
     ///
     /// # Errors
     /// There is no such linear, or its scales are damaged.
@@ -268,6 +269,21 @@ impl Checkpoint {
             .map(Stored::bytes)
             .sum();
         8.0 * bytes as f64 / weights as f64
+    }
+
+    /// Stored bits per parameter of the whole model, everything counted: norms, biases, embeddings and head too.
+    pub fn bits_per_parameter(&self) -> f64 {
+        let parameters: usize = self.tensors.values().map(|stored| stored.shape().iter().product::<usize>()).sum();
+        let bytes: usize = self.tensors.values().map(Stored::bytes).sum();
+        8.0 * bytes as f64 / parameters as f64
+    }
+
+    /// Those of `lm_head` and the embeddings that are stored as codes, by their modules' names.
+    pub fn quantized_ends(&self) -> Vec<&'static str> {
+        let coded = |module: &&'static str| {
+            matches!(self.tensors.get(&self.config.weight_of(module)), Some(Stored::Compressed(_)))
+        };
+        [LM_HEAD, EMBEDDINGS].into_iter().filter(coded).collect()
     }
 
     /// Reads every tensor once and makes sure that all values are finite.

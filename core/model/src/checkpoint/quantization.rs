@@ -7,6 +7,7 @@ use serde_json::Value;
 use workbench_quant::{Format, QuantizationArgs, Scheme, kv_cache_args};
 
 use crate::ModelError;
+use crate::config::EMBEDDINGS;
 
 /// The layouts that are read and written.
 pub(crate) const SUPPORTED: &str = "pack-quantized, int-quantized, float-quantized, nvfp4-pack-quantized, \
@@ -95,7 +96,7 @@ impl QuantizationConfig {
         self.kv_cache.as_ref()
     }
 
-    /// The scheme and layout of a linear, by its module name; `None` where it is not quantized.
+    /// The scheme and layout of a linear or of the embeddings, by the module's name; `None` where it is not quantized.
     pub fn scheme(&self, module: &str) -> Option<(&Scheme, Format)> {
         if self.ignore.iter().any(|target| target.fit(module).is_some()) {
             return None;
@@ -142,10 +143,11 @@ impl Target {
     }
 
     pub(super) fn fit(&self, module: &str) -> Option<Fit> {
+        let class = if module == EMBEDDINGS { "Embedding" } else { "Linear" };
         match self {
             Self::Name(name) if name == module => Some(Fit::Name),
             Self::Pattern(pattern) if pattern.is_match(module) => Some(Fit::Pattern),
-            Self::Name(name) if name == "Linear" => Some(Fit::Class),
+            Self::Name(name) if name == class => Some(Fit::Class),
             Self::Name(_) | Self::Pattern(_) => None,
         }
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Strategy};
+use serde_json::Map;
+use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Scheme, Strategy};
 
 use super::Dtype;
 use super::compressed::{CompressedLinear, StoredInputScale, Unclaimed, storage_dtype};
@@ -11,7 +12,7 @@ use super::kv_cache::StoredKv;
 use super::quantization::QuantizationConfig;
 use super::safetensors::StoredTensor;
 use super::stored::Stored;
-use crate::config::TensorSpec;
+use crate::config::{EMBEDDINGS, LM_HEAD, TensorSpec};
 use crate::{ModelConfig, ModelError};
 
 /// What the configuration calls for, in its stored form.
@@ -79,16 +80,59 @@ impl Layout<'_> {
         unclaimed: &mut Unclaimed<'_>,
         inputs: &mut BTreeMap<String, Input>,
     ) -> Result<Option<CompressedLinear>, ModelError> {
-        let module = spec.name.strip_suffix(".weight").filter(|module| *module != "model.embed_tokens");
+        let module = spec.name.strip_suffix(".weight");
         let (Some(quantization), Some(module), &[rows, columns]) = (self.quantization, module, &spec.shape[..]) else {
             return Ok(None);
         };
         let Some((scheme, format)) = quantization.scheme(module) else { return Ok(None) };
+        let noted = self.weight_grids.get(module);
+        if module == EMBEDDINGS {
+            self.check_embeddings(scheme)?;
+            let table = CompressedLinear::claim(module, [rows, columns], scheme, format, noted, unclaimed)?;
+            if table.is_some() && self.config.tie_word_embeddings {
+                self.tied_head(quantization, scheme, unclaimed, inputs)?;
+            }
+            return Ok(table);
+        }
         if let Some(args) = &scheme.input_activations {
             inputs.insert(module.into(), self.input(module, args, unclaimed)?);
         }
-        let noted = self.weight_grids.get(module);
         CompressedLinear::claim(module, [rows, columns], scheme, format, noted, unclaimed)
+    }
+
+    /// Embeddings are looked up by token ids, of which nothing is to be rounded.
+    fn check_embeddings(&self, scheme: &Scheme) -> Result<(), ModelError> {
+        if scheme.input_activations.is_none() {
+            return Ok(());
+        }
+        let message = "has a scheme with `input_activations`, but embeddings are given token ids";
+        let hint = "a scheme for embeddings quantizes weights alone";
+        Err(ModelError::tensor(self.folder, EMBEDDINGS, message, hint))
+    }
+
+    /// A head that shares a quantized table has a scheme of its own, which says how its inputs are rounded.
+    fn tied_head(
+        &self,
+        quantization: &QuantizationConfig,
+        table: &Scheme,
+        unclaimed: &mut Unclaimed<'_>,
+        inputs: &mut BTreeMap<String, Input>,
+    ) -> Result<(), ModelError> {
+        let Some((scheme, _)) = quantization.scheme(LM_HEAD) else { return Ok(()) };
+        // How a scale was found does not matter any more.
+        let codes = |scheme: &Scheme| {
+            let weights = scheme.weights.clone()?;
+            Some(QuantizationArgs { observer: None, observer_kwargs: Map::new(), actorder: None, ..weights })
+        };
+        if codes(scheme) != codes(table) {
+            let message = "is quantized otherwise than the embeddings although `tie_word_embeddings` is true";
+            let hint = "set `tie_word_embeddings` to false if the head is meant to have its own weight";
+            return Err(ModelError::tensor(self.folder, LM_HEAD, message, hint));
+        }
+        if let Some(args) = &scheme.input_activations {
+            inputs.insert(LM_HEAD.into(), self.input(LM_HEAD, args, unclaimed)?);
+        }
+        Ok(())
     }
 
     fn input(&self, module: &str, args: &QuantizationArgs, unclaimed: &mut Unclaimed<'_>) -> Result<Input, ModelError> {
@@ -143,9 +187,7 @@ fn check_dense(name: &str, shape: &[usize], tensor: &StoredTensor) -> Result<(),
 /// `codes` tells whether the tensor is there as codes, where only dense ones are read.
 fn missing_error(config: &ModelConfig, folder: &Path, first: &str, count: usize, codes: bool) -> ModelError {
     let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
-    let hint = if codes && first == "model.embed_tokens.weight" {
-        "it is stored as codes; quantized embeddings are not read: leave `Embedding` out of the targets".into()
-    } else if codes {
+    let hint = if codes {
         "it is stored as codes, and the quantization_config does not say how".into()
     } else if first == "lm_head.weight" {
         "`tie_word_embeddings` is false, so the head needs its own weight".into()

@@ -9,6 +9,7 @@ use super::ops::{self, View};
 use super::parameters::{Loading, TensorSource};
 use super::quantizer::ActivationQuantizer;
 use super::taps::Taps;
+use crate::config::LM_HEAD;
 use crate::{ModelConfig, ModelError, Site, WeightSource, bf16};
 
 /// How a linear holds its weight `[outputs, inputs]`.
@@ -226,9 +227,28 @@ impl Embedding {
     }
 }
 
+/// The norm behind the last block: what it gives is the input of `lm_head`.
+pub struct FinalNorm(Norm);
+
+impl FinalNorm {
+    /// Loads the norm alone, without the weight of the head.
+    pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> Result<Self, ModelError> {
+        Self::new(config, &Loading { source, device })
+    }
+
+    fn new(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
+        Norm::new("model.norm", config.hidden_size, config.rms_norm_eps, source).map(Self)
+    }
+
+    /// The input of `lm_head` `[.., hidden]` of the last block's output.
+    pub fn forward(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        self.0.forward(hidden)
+    }
+}
+
 /// The final norm and `lm_head`.
 pub struct Head {
-    norm: Norm,
+    norm: FinalNorm,
     linear: Linear,
 }
 
@@ -239,21 +259,15 @@ impl Head {
     }
 
     pub(super) fn new(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
-        let norm = Norm::new("model.norm", config.hidden_size, config.rms_norm_eps, source)?;
+        let norm = FinalNorm::new(config, source)?;
         let shape = [config.vocab_size, config.hidden_size];
-        let name = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
-        let weight = source.tensor(&format!("{name}.weight"), &shape)?;
-        let linear = Linear { name: "lm_head".into(), weight: Weight::F32(weight), bias: None, quantizer: None };
+        let weight = source.tensor(&config.weight_of(LM_HEAD), &shape)?;
+        let linear = Linear { name: LM_HEAD.into(), weight: Weight::F32(weight), bias: None, quantizer: None };
         Ok(Self { norm, linear })
     }
 
     pub(super) fn linear_mut(&mut self) -> &mut Linear {
         &mut self.linear
-    }
-
-    /// The input of `lm_head` of the last block's output: the final norm.
-    pub fn input(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        self.norm.forward(hidden)
     }
 
     /// Logits `[.., vocabulary]` of the last block's output `[.., hidden]`, final norm included.

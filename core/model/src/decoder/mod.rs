@@ -27,7 +27,7 @@ pub use cache::KvCache;
 pub use context::Context;
 pub use gradient::{Gradients, LossOptions, Tape, loss_and_gradients};
 pub use kernels::cross_entropy::TokenScore;
-pub use layers::{Embedding, Head};
+pub use layers::{Embedding, FinalNorm, Head};
 pub use loss::Targets;
 pub use memory::keep_pages;
 pub use parameters::{Parameters, TensorSource};

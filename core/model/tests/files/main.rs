@@ -9,6 +9,7 @@ mod chat;
 mod common;
 mod compressed;
 mod config;
+mod ends;
 mod folders;
 mod gguf_files;
 mod tokenizers;

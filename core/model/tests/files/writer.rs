@@ -395,7 +395,9 @@ fn mistakes_of_the_caller_are_named() {
         &[module, "outside -8 to 7"],
     );
     let embedding = message(writer().put_quantized("model.embed_tokens", &good.grid, &good.codes, &good.parameters));
-    assert_holds(&embedding, &["embed_tokens", "linears"]);
+    assert_holds(&embedding, &["embed_tokens", "6144 codes"]);
+    let norm = message(writer().put_quantized("model.norm", &good.grid, &good.codes, &good.parameters));
+    assert_holds(&norm, &["model.norm.weight", "only linears and embeddings can be quantized"]);
 
     let inputs = Grid::new(
         scheme(json!("W8A8_STATIC")).input_activations.as_ref().unwrap(),

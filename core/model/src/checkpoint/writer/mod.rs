@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use workbench_quant::{Format, Grid, Parameters, Scheme};
+use workbench_quant::{Format, Grid, Parameters, ScaleDtype, Scheme};
 
 use self::settings::WrittenLinear;
 use self::shard::PendingTensor;
@@ -23,7 +23,7 @@ use super::kv_cache::{scale_name, zero_point_name};
 use super::mapped::MappedFile;
 use super::safetensors::read_header;
 use super::{Checkpoint, Dtype};
-use crate::config::TensorSpec;
+use crate::config::{EMBEDDINGS, LM_HEAD, TensorSpec};
 use crate::{ModelConfig, ModelError};
 
 /// What was written.
@@ -171,7 +171,7 @@ impl CheckpointWriter {
             );
             return Err(self.error(name, message));
         }
-        if name == "model.embed_tokens.weight" {
+        if name.strip_suffix(".weight") == Some(EMBEDDINGS) {
             self.dtype = Some(dtype);
         }
         self.add(name, name.to_owned(), PendingTensor { dtype, shape: shape.into(), bytes: bytes.into() });
@@ -185,7 +185,7 @@ impl CheckpointWriter {
     /// The model has no such linear, or its weight was put before.
     pub fn put_input_quantizer(&mut self, module: &str, grid: &Grid) -> Result<(), ModelError> {
         let weight = format!("{module}.weight");
-        if !self.lacks(&weight) {
+        if !self.lacks(&weight) || module == EMBEDDINGS {
             return Err(
                 self.error(&weight, "its input has to be declared before the weight is put, on a linear of the model")
             );
@@ -235,10 +235,11 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Puts the codes of a linear's weight, [out, in], packed as its layout asks for.
+    /// Puts the codes of a linear's weight, [out, in], or of the embeddings, [vocabulary, hidden], packed as their layout asks
+    /// for.
     ///
     /// # Errors
-    /// The model has no such linear, it was put before, or codes and parameters do not fit the grid.
+    /// The model has no such module, it was put before, or codes and parameters do not fit the grid.
     pub fn put_quantized(
         &mut self,
         module: &str,
@@ -248,10 +249,10 @@ impl CheckpointWriter {
     ) -> Result<(), ModelError> {
         let weight = format!("{module}.weight");
         let &[rows, columns] = &self.claim(&weight)?.shape[..] else {
-            return Err(self.error(&weight, "only the weights of linears can be quantized"));
+            return Err(self.error(&weight, "only linears and embeddings can be quantized"));
         };
-        if !self.modules().contains(&module.to_owned()) {
-            return Err(self.error(&weight, "only the weights of linears can be quantized"));
+        if !self.modules().contains(&module.to_owned()) && module != EMBEDDINGS {
+            return Err(self.error(&weight, "only linears and embeddings can be quantized"));
         }
         let format = self.format(module, Some(grid));
         let parts = encode::encode_weight(grid, codes, parameters, [rows, columns], format)
@@ -262,6 +263,15 @@ impl CheckpointWriter {
         let entry = self.quantized.entry(module.into());
         let entry = entry.or_insert(WrittenLinear { weights: None, inputs: None, format });
         (entry.weights, entry.format) = (Some(grid.clone()), format);
+        if module == EMBEDDINGS {
+            // Scales are kept in the type that the table had.
+            self.dtype = match grid.scale_dtype() {
+                ScaleDtype::F32 => Some(Dtype::F32),
+                ScaleDtype::F16 => Some(Dtype::F16),
+                ScaleDtype::Bf16 => Some(Dtype::BF16),
+                ScaleDtype::F8E4M3 | ScaleDtype::E8M0 => self.dtype,
+            };
+        }
         self.complete(&weight)
     }
 
@@ -359,7 +369,7 @@ impl CheckpointWriter {
     fn modules(&self) -> Vec<String> {
         let mut modules = self.config.linears().into_iter().map(|linear| linear.name).collect::<Vec<_>>();
         if !self.config.tie_word_embeddings {
-            modules.push("lm_head".into());
+            modules.push(LM_HEAD.into());
         }
         modules
     }
@@ -381,7 +391,13 @@ impl CheckpointWriter {
         let inputs = self.quantized.get(module).and_then(|linear| linear.inputs.as_ref());
         let args = |grid: &Grid| grid.args().clone();
         let scheme = Scheme { weights: weights.map(args), input_activations: inputs.map(args), ..Scheme::default() };
-        scheme.inferred_format()
+        match scheme.inferred_format() {
+            // As long as the packed ones, and transformers looks for `weight` when it makes an embedding.
+            Format::PackQuantized if module == EMBEDDINGS && weights.is_some_and(|grid| grid.args().num_bits == 8) => {
+                Format::IntQuantized
+            }
+            format => format,
+        }
     }
 
     fn add(&mut self, spec: &str, stored: String, tensor: PendingTensor) {

@@ -7,6 +7,7 @@ use workbench_quant::{Dynamic, Format, Grid, QuantizationArgs};
 
 use crate::checkpoint::transforms::stored_transforms;
 use crate::checkpoint::{Dtype, NOTES_KEY};
+use crate::config::{EMBEDDINGS, LM_HEAD};
 
 /// The release of compressed-tensors whose files these are like.
 const FORMAT_VERSION: &str = "0.19.0";
@@ -83,8 +84,8 @@ fn quantization_config(
     let mut ignore =
         modules.iter().filter(|module| !quantized.contains_key(*module)).map(String::as_str).collect::<Vec<_>>();
     // Tied heads are linears too in other implementations, so the head is named whether or not it has its own weight.
-    if !quantized.contains_key("lm_head") && !ignore.contains(&"lm_head") {
-        ignore.push("lm_head");
+    if !quantized.contains_key(LM_HEAD) && !ignore.contains(&LM_HEAD) {
+        ignore.push(LM_HEAD);
     }
     let format = match &groups[..] {
         // A quantized cache alone.
@@ -94,8 +95,8 @@ fn quantization_config(
     };
     let single = groups.len() == 1;
     let groups = groups.into_iter().enumerate().map(|(index, group)| {
-        // One group can name the class, as others write it; several have to name their modules.
-        let targets = if single { vec!["Linear"] } else { group.modules };
+        // One group can name the classes, as others write it; several have to name their modules.
+        let targets = if single { classes(&group.modules) } else { group.modules };
         let value = json!({"targets": targets, "format": group.format, "weights": group.weights,
             "input_activations": group.inputs, "output_activations": null});
         (format!("group_{index}"), value)
@@ -107,9 +108,15 @@ fn quantization_config(
     })
 }
 
+/// The classes of these modules.
+fn classes(modules: &[&str]) -> Vec<&'static str> {
+    let has = |embeddings: bool| modules.iter().any(|module| (*module == EMBEDDINGS) == embeddings);
+    [("Linear", false), ("Embedding", true)].into_iter().filter(|(_, is)| has(*is)).map(|(name, _)| name).collect()
+}
+
 fn groups<'a>(modules: &'a [String], quantized: &'a BTreeMap<String, WrittenLinear>) -> Vec<Group<'a>> {
     let mut groups: Vec<Group<'a>> = Vec::new();
-    for module in modules {
+    for module in modules.iter().map(String::as_str).chain([EMBEDDINGS]) {
         let Some(linear) = quantized.get(module) else { continue };
         let (weights, inputs) = (linear.weights.as_ref().map(Grid::args), linear.inputs.as_ref().map(Grid::args));
         let same =
