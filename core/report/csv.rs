@@ -47,7 +47,8 @@ const SUFFIXES: [&str; 15] = [
     ".p_adjusted",
     ".detectable",
 ];
-const FACTS: [&str; 5] = ["bits_per_weight", "bytes_on_disk", "compute_dtype", "engine", "stale_engine"];
+const FACTS: [&str; 6] =
+    ["bits_per_weight", "bits_per_parameter", "bytes_on_disk", "compute_dtype", "engine", "stale_engine"];
 
 impl CsvColumns {
     /// The columns that the rows of a table have so far.
@@ -220,10 +221,11 @@ fn frame(analysis: &Analysis<'_>, columns: &CsvColumns) -> Result<DataFrame, Rep
         }
     }
     result.push(Column::new(FACTS[0].into(), rows.iter().map(|r| r.model.bits_per_weight).collect::<Vec<_>>()));
-    result.push(Column::new(FACTS[1].into(), rows.iter().map(|r| r.model.bytes_on_disk).collect::<Vec<_>>()));
-    result.push(Column::new(FACTS[2].into(), rows.iter().map(|r| r.model.compute_dtype.clone()).collect::<Vec<_>>()));
-    result.push(Column::new(FACTS[3].into(), rows.iter().map(|r| r.model.engine.clone()).collect::<Vec<_>>()));
-    result.push(Column::new(FACTS[4].into(), rows.iter().map(|r| r.stale_engine).collect::<Vec<_>>()));
+    result.push(Column::new(FACTS[1].into(), rows.iter().map(|r| r.model.bits_per_parameter).collect::<Vec<_>>()));
+    result.push(Column::new(FACTS[2].into(), rows.iter().map(|r| r.model.bytes_on_disk).collect::<Vec<_>>()));
+    result.push(Column::new(FACTS[3].into(), rows.iter().map(|r| r.model.compute_dtype.clone()).collect::<Vec<_>>()));
+    result.push(Column::new(FACTS[4].into(), rows.iter().map(|r| r.model.engine.clone()).collect::<Vec<_>>()));
+    result.push(Column::new(FACTS[5].into(), rows.iter().map(|r| r.stale_engine).collect::<Vec<_>>()));
     Ok(DataFrame::new(rows.len(), result)?)
 }
 

@@ -71,6 +71,10 @@ pub enum RowState {
 pub struct ModelFacts {
     /// Bits per weight of the linears of the decoder blocks, scales and zero-points counted.
     pub bits_per_weight: Option<f64>,
+    /// Bits per parameter of the whole model, everything counted.
+    pub bits_per_parameter: Option<f64>,
+    /// Whether `lm_head` or the embeddings are quantized.
+    pub quantized_ends: bool,
     /// Bytes of the checkpoint's files.
     pub bytes_on_disk: Option<u64>,
     /// Dtype of the arithmetic that produced the scores, e.g. `f32`.

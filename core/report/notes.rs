@@ -38,6 +38,7 @@ pub(super) fn footer(analysis: &Analysis<'_>, style: Intervals) -> Vec<String> {
     lines.extend(statistics(analysis, style));
     lines.extend(detectable(analysis));
     lines.extend(engines(analysis));
+    lines.extend(bits(analysis));
     lines.extend(problems(analysis));
     lines.extend(analysis.table.remarks.iter().cloned());
     lines.extend(analysis.warnings.iter().map(|warning| format!("Warning: {warning}")));
@@ -159,6 +160,15 @@ fn detectable(analysis: &Analysis<'_>) -> Option<String> {
 fn two_digits(value: f64) -> String {
     let decimals = format::decimals_for(value);
     format!("{value:.decimals$}")
+}
+
+/// What the two columns of bits count, where there are two.
+fn bits(analysis: &Analysis<'_>) -> Option<String> {
+    let both = analysis.table.rows.iter().any(|row| row.model.quantized_ends);
+    both.then(|| {
+        "bits/weight counts the linears of the decoder blocks, bits/parameter everything that is stored, lm_head and embeddings too."
+            .to_owned()
+    })
 }
 
 /// What the words in the engine column promise.

@@ -284,6 +284,11 @@ fn model_columns(sheet: &mut Builder, analysis: &Analysis<'_>) {
         let text = |bits: f64| (format!("{bits:.2}"), Tone::Plain);
         sheet.column("", "bits/weight", true, |row| facts(row)?.bits_per_weight.map(text));
     }
+    // The column before counts the linears of the blocks alone.
+    if rows.clone().any(|row| facts(row).is_some_and(|f| f.quantized_ends)) {
+        let text = |bits: f64| (format!("{bits:.2}"), Tone::Plain);
+        sheet.column("", "bits/parameter", true, |row| facts(row)?.bits_per_parameter.map(text));
+    }
     if rows.clone().any(|row| facts(row).is_some_and(|f| f.bytes_on_disk.is_some())) {
         sheet.column("", "size", true, |row| Some((format::bytes(facts(row)?.bytes_on_disk?), Tone::Plain)));
     }

@@ -331,6 +331,8 @@ fn model_facts(record: &Record) -> ModelFacts {
     let text = |key: &str| model[key].as_str().map(str::to_owned);
     ModelFacts {
         bits_per_weight: model["bits_per_weight"].as_f64(),
+        bits_per_parameter: model["bits_per_parameter"].as_f64(),
+        quantized_ends: model["quantized_ends"].as_array().is_some_and(|ends| !ends.is_empty()),
         bytes_on_disk: model["bytes_on_disk"].as_u64(),
         compute_dtype: text("compute_dtype"),
         engine: text("engine"),
@@ -398,7 +400,8 @@ fn as_json(analysis: &Analysis<'_>) -> Value {
             let model = found.rows.first().map(|r| &analysis.table.rows[*r].model);
             json!({
                 "labels": labels, "metrics": metrics, "failures": found.failures,
-                "bits_per_weight": model.and_then(|m| m.bits_per_weight), "bytes_on_disk": model.and_then(|m| m.bytes_on_disk),
+                "bits_per_weight": model.and_then(|m| m.bits_per_weight), "bits_per_parameter": model.and_then(|m| m.bits_per_parameter),
+                "bytes_on_disk": model.and_then(|m| m.bytes_on_disk),
             })
         })
         .collect();

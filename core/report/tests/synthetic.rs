@@ -75,6 +75,8 @@ pub(super) fn quiz(task: &str, questions: usize, damage: f64, row: u64) -> TaskR
 pub(super) fn facts(bits: f64, bytes: u64, engine: &str) -> ModelFacts {
     ModelFacts {
         bits_per_weight: Some(bits),
+        bits_per_parameter: None,
+        quantized_ends: false,
         bytes_on_disk: Some(bytes),
         compute_dtype: Some("f32".into()),
         engine: Some(engine.into()),
