@@ -6,6 +6,7 @@
 
 pub mod canonical;
 pub mod digest;
+pub mod ends;
 pub mod fused;
 pub mod key;
 pub mod node;

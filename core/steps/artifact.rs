@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use workbench_model::{
     Checkpoint, WeightSource,
     checkpoint::{CheckpointWriter, Dtype, narrow, widened},
+    config::LM_HEAD,
 };
 use workbench_quant::{Grid, Parameters};
 
@@ -31,6 +32,8 @@ const COMPANIONS: [&str; 5] = [
 pub(super) struct Artifact {
     writer: CheckpointWriter,
     folder: PathBuf,
+    /// Whether the table of the source's embeddings becomes the head's weight too, where none is put.
+    untie: bool,
     /// Digests of what was put, by name: of a dense tensor's bytes, of a linear's codes and scales.
     dense: BTreeMap<String, blake3::Hash>,
     coded: BTreeMap<String, blake3::Hash>,
@@ -60,11 +63,20 @@ impl Artifact {
     }
 
     /// The folder of a model whose finished blocks an interrupted run may have left. `inputs` are the grids of quantized
-    /// inputs by module.
-    pub(super) fn resume(source: &Checkpoint, inputs: &BTreeMap<&str, &Grid>, resume: &mut Resume) -> Result<Self> {
+    /// inputs by module; `untie` gives a model with tied embeddings a head of its own.
+    pub(super) fn resume(
+        source: &Checkpoint,
+        inputs: &BTreeMap<&str, &Grid>,
+        untie: bool,
+        resume: &mut Resume,
+    ) -> Result<Self> {
+        let mut config = source.config_json().clone();
+        if untie {
+            config["tie_word_embeddings"] = false.into();
+        }
         let create = |folder: &Path| -> Result<Self> {
-            let writer = CheckpointWriter::create(folder, source.config_json())?;
-            Ok(Self::over(writer, folder.to_owned()))
+            let writer = CheckpointWriter::create(folder, &config)?;
+            Ok(Self { untie, ..Self::over(writer, folder.to_owned()) })
         };
         let folder = resume.model_folder();
         let mut artifact = create(&folder)?;
@@ -83,7 +95,14 @@ impl Artifact {
     }
 
     fn over(writer: CheckpointWriter, folder: PathBuf) -> Self {
-        Self { writer, folder, dense: BTreeMap::new(), coded: BTreeMap::new(), kv_scales: BTreeMap::new() }
+        Self {
+            writer,
+            folder,
+            untie: false,
+            dense: BTreeMap::new(),
+            coded: BTreeMap::new(),
+            kv_scales: BTreeMap::new(),
+        }
     }
 
     fn empty(scratch: &Scratch, config_json: &Value) -> Result<Self> {
@@ -135,16 +154,20 @@ impl Artifact {
     }
 
     fn copy(&mut self, source: &Checkpoint, wanted: impl Fn(&str) -> bool) -> Result<()> {
-        for tensor in source.config().tensors() {
-            if !wanted(&tensor.name) || !self.writer.lacks(&tensor.name) {
+        let config = source.config();
+        let tensors = config.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor.name));
+        let head = self.untie.then(|| (format!("{LM_HEAD}.weight"), config.weight_of(LM_HEAD)));
+        for (name, from) in tensors.chain(head).filter(|(name, _)| wanted(name)) {
+            if !self.writer.lacks(&name) {
                 continue;
             }
-            if source.dtype(&tensor.name).is_some_and(Dtype::is_dense_float) {
-                let raw = source.raw(&tensor.name)?;
-                self.put_dense(&tensor.name, raw.dtype, &tensor.shape, &raw.bytes)?;
+            let shape = source.shape(&from).unwrap_or_default();
+            if source.dtype(&from).is_some_and(Dtype::is_dense_float) {
+                let raw = source.raw(&from)?;
+                self.put_dense(&name, raw.dtype, &shape, &raw.bytes)?;
             } else {
-                let values = source.values(&tensor.name)?;
-                self.put_dense(&tensor.name, Dtype::F32, &tensor.shape, &narrow(&values, Dtype::F32))?;
+                let values = source.values(&from)?;
+                self.put_dense(&name, Dtype::F32, &shape, &narrow(&values, Dtype::F32))?;
             }
         }
         Ok(())

@@ -136,7 +136,12 @@ fn an_interrupted_quantization_continues_to_the_same_bytes() {
     let arguments = ["run", "calibrate.rhai", "--threads", "1"];
     let cache = r#"kv_cache_scheme: #{ num_bits: 8, strategy: "tensor" }"#;
     let full = r#"observe: "full_precision""#;
-    for (method, options) in [("gptq", cache), ("sign_block", ""), ("rtn", full)] {
+    // Behind the last block stands the head; in front of the first the embeddings.
+    let ends = r#"targets: ["Linear", "lm_head"], untie_word_embeddings: true, config_groups: #{
+        table: #{ targets: "Embedding", scheme: "W8A16", strategy: "channel" },
+    }"#;
+    for (method, options) in [("gptq", cache), ("sign_block", ""), ("rtn", full), ("gptq", ends), ("sign_block", ends)]
+    {
         let start = || {
             let project = Project::new();
             project.add_plugins(&["sign_block"]);

@@ -5,6 +5,7 @@ mod bad_plugins;
 mod cached;
 mod calibration;
 mod demo_training;
+mod ends;
 mod good_plugins;
 mod interrupt;
 mod killed;

@@ -10,7 +10,7 @@ use workbench_rotation::{Hadamard, Rotation};
 use super::project::{Project, Random, W8, csv};
 
 /// A random model of an architecture with gains and biases that a fold has to get right.
-fn write_model(project: &Project, name: &str, changes: &Value) -> ModelConfig {
+pub(crate) fn write_model(project: &Project, name: &str, changes: &Value) -> ModelConfig {
     let mut config: Value = serde_json::from_str(&project.read("tiny/config.json")).unwrap();
     config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     let parsed = ModelConfig::from_json(&config, "config.json".as_ref()).unwrap();

@@ -56,6 +56,19 @@ fn quantization() {
     case("unknown_scheme", r#"let q = base.quantize("rtn", #{ scheme: "W4A61" });"#);
     case("group_size_does_not_divide", r#"let q = base.quantize("rtn", #{ scheme: "W4A16", group_size: 24 });"#);
     case("everything_ignored", r#"let q = base.quantize("rtn", #{ scheme: "INT8", ignore: "*" });"#);
+    case("tied_head_alone", r#"let q = base.quantize("rtn", #{ scheme: "INT8", targets: ["Linear", "lm_head"] });"#);
+    case(
+        "tied_ends_with_two_schemes",
+        "let q = base.quantize(\"rtn\", #{ config_groups: #{\n    INT8: \"lm_head\",\n    table: #{ targets: \"re:.*embed_tokens\", scheme: \"W4A16\", group_size: 32 },\n} });",
+    );
+    case(
+        "embeddings_with_inputs",
+        r#"let q = base.quantize("rtn", #{ scheme: "INT8", targets: ["lm_head", "Embedding"] });"#,
+    );
+    case(
+        "group_size_does_not_divide_embeddings",
+        r#"let q = base.quantize("rtn", #{ scheme: "W4A16", group_size: 24, targets: "Embedding", untie_word_embeddings: true });"#,
+    );
     case("missing_calibration", r#"let q = base.quantize("rtn", #{ scheme: "W8A8_STATIC" });"#);
     case(
         "two_groups_of_one_layer",

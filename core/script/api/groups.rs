@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use super::scheme::{self, KvCache, Read};
 use crate::{
     error::{Error, Result},
-    graph::{fused, selector::select},
+    graph::{
+        ends::{Asked, ENDS, Ends, select_targets},
+        fused,
+        selector::select,
+    },
     script::{Signature, options::Options},
 };
-
-/// Modules that hold weights outside of the decoder blocks.
-const ENDS: [&str; 2] = ["lm_head", "model.embed_tokens"];
 
 /// The call, for messages about a group's own keys.
 const GROUP: &str = "a group of `quantize`";
@@ -43,6 +44,18 @@ pub(super) struct Assignment {
     pub static_activations: Option<String>,
     /// What looks wrong but does not stop a run.
     pub warnings: Vec<String>,
+    /// Whether tied embeddings shall be untied.
+    pub untie: bool,
+}
+
+/// Who quantizes what.
+pub(super) struct Task<'a> {
+    pub signature: &'a Signature,
+    /// Whether it is sure that head and embeddings are one tensor: a transform may have untied them.
+    pub tied: bool,
+    pub method: &'a str,
+    /// Whether the method takes blocks as a whole.
+    pub by_block: bool,
 }
 
 impl Assignment {
@@ -55,8 +68,10 @@ impl Assignment {
     }
 }
 
-/// Takes `scheme`, its overrides, `targets`, `ignore`, `config_groups` and `kv_cache_scheme` out of the options.
-pub(super) fn read(options: &mut Options, signature: &Signature) -> Result<Assignment> {
+/// Takes `scheme`, its overrides, `targets`, `ignore`, `config_groups`, `kv_cache_scheme` and `untie_word_embeddings` out of the
+/// options.
+pub(super) fn read(options: &mut Options, task: &Task<'_>) -> Result<Assignment> {
+    let untie = options.flag("untie_word_embeddings", false)?;
     let mut groups = match options.take("config_groups") {
         Some(given) => config_groups(given)?,
         None => Vec::new(),
@@ -74,9 +89,9 @@ pub(super) fn read(options: &mut Options, signature: &Signature) -> Result<Assig
             .hint("add a scheme for what no group names, or move the targets into a group"));
     }
     let ignore = options.texts("ignore")?.unwrap_or_default();
-    let mut assigned = assign(groups, &ignore, signature)?;
+    let mut assigned = assign(groups, &ignore, task, untie)?;
     if let Some(cache) = cache {
-        scheme::check_heads(&cache, &signature.config)?;
+        scheme::check_heads(&cache, &task.signature.config)?;
         assigned.add(cache);
     }
     Ok(assigned)
@@ -123,16 +138,16 @@ fn group(title: &str, name: Option<&str>, value: Dynamic) -> Result<Group> {
 }
 
 /// Gives every module its scheme. Groups go before the scheme of the rest, and `ignore` before everything.
-fn assign(groups: Vec<Group>, ignore: &[String], signature: &Signature) -> Result<Assignment> {
-    let names = &signature.linears;
-    // Head and embeddings are left alone anyway; saying so, as recipes of others do, is no mistake.
+fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -> Result<Assignment> {
+    let names = &task.signature.linears;
+    // To ignore an end that no target names, as recipes of others do, is no mistake.
     let all: Vec<String> = names.iter().cloned().chain(ENDS.map(str::to_owned)).collect();
     let ignored: Vec<&str> = if ignore.is_empty() { Vec::new() } else { select(ignore, &all)? };
     // By module, the index of its group.
     let mut chosen: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, group) in groups.iter().enumerate() {
         let picked = match &group.targets {
-            Some(patterns) => select(patterns, names).map_err(|error| hint_at_ends(error, patterns))?,
+            Some(patterns) => select_targets(patterns, names)?,
             None => names.iter().map(String::as_str).collect(),
         };
         for module in picked {
@@ -152,36 +167,50 @@ fn assign(groups: Vec<Group>, ignore: &[String], signature: &Signature) -> Resul
         return Err(Error::usage("every layer is ignored: nothing is left to quantize").at("ignore"));
     }
     for (index, group) in groups.iter().enumerate() {
-        let own: Vec<&String> = names.iter().filter(|n| chosen.get(n.as_str()) == Some(&index)).collect();
+        let own: Vec<&String> = all.iter().filter(|n| chosen.get(n.as_str()) == Some(&index)).collect();
         let shared = chosen.values().any(|other| groups[*other].scheme.json == group.scheme.json);
         if own.is_empty() && !shared && !group.rest {
             return Err(Error::usage(format!("every layer of {} is ignored", group.title)).at("ignore"));
         }
-        scheme::check_shapes(&group.scheme, &signature.config, &own)?;
+        scheme::check_shapes(&group.scheme, &task.signature.config, &own)?;
     }
+    let asked = |module: &str| {
+        chosen
+            .get(module)
+            .map(|index| &groups[*index].scheme)
+            .map(|read| Asked { scheme: &read.scheme, conventions: read.conventions })
+    };
+    let [head, embeddings] = ENDS.map(asked);
+    let ends = Ends { head, embeddings, tied: task.tied, untie };
+    check_ends(&ends, &groups, names)?;
     let by_module: BTreeMap<&str, &Value> = chosen.iter().map(|(m, g)| (*m, &groups[*g].scheme.json)).collect();
     let fixed: Vec<&str> =
         groups.iter().filter(|g| g.scheme.static_activations).map(|g| g.scheme.name.as_str()).collect();
+    let blocks = by_module.keys().filter(|module| !ENDS.contains(module)).count();
+    let named = ENDS.into_iter().filter(|end| chosen.contains_key(end));
+    let also: String = named.map(|end| format!(", {end}")).collect();
+    let mut warnings = fused::splits(&by_module);
+    warnings.extend(ends.remarks(task.method, task.by_block));
     Ok(Assignment {
-        groups: merged(names, &by_module),
+        groups: merged(&all, &by_module),
         kv_cache: None,
         label: label(&groups, ignore),
-        note: format!("{} of {} layers", chosen.len(), names.len()),
+        note: format!("{blocks} of {} layers{also}", names.len()),
         static_activations: (!fixed.is_empty()).then(|| fixed.join(", ")),
-        warnings: fused::splits(&by_module),
+        warnings,
+        untie: untie && task.signature.config.tie_word_embeddings,
     })
 }
 
-/// Says what holds for head and embeddings, where targets name them.
-fn hint_at_ends(error: Error, patterns: &[String]) -> Error {
-    let named = |words: &[&str]| patterns.iter().any(|pattern| words.iter().any(|word| pattern.contains(word)));
-    if named(&["lm_head", "embed_tokens", "Embedding"]) {
-        error.hint("lm_head and the embeddings are not quantized by this version")
-    } else if named(&["Linear"]) {
-        error.hint("targets are names of modules; without `targets` every linear of the decoder blocks is one")
-    } else {
-        error
-    }
+/// Checks what is asked for head and embeddings. An error stands at the target that names them.
+fn check_ends(ends: &Ends<'_>, groups: &[Group], linears: &[String]) -> Result<()> {
+    let Err(problem) = ends.check() else { return Ok(()) };
+    let names = |pattern: &&String| {
+        let picked = select_targets(std::slice::from_ref(*pattern), linears);
+        picked.is_ok_and(|picked| picked.contains(&problem.module))
+    };
+    let target = groups.iter().flat_map(|group| group.targets.iter().flatten()).find(names);
+    Err(Error::usage(problem.message).at(target.map_or(problem.module, String::as_str)).hint(problem.hint))
 }
 
 fn contradiction(module: &str, one: &Group, other: &Group) -> Error {

@@ -18,7 +18,7 @@ use crate::{
         Input, Node, NodeKind,
         node::{DataSource, Origin, PluginUse, SourceModel},
     },
-    plugin::{Kind, PluginInfo},
+    plugin::{Kind, PluginInfo, Scope},
     script::{DatasetHandle, ModelHandle, SaveSpec, Signature, lock, options::Options, place::origin},
 };
 
@@ -235,7 +235,16 @@ impl Made {
 }
 
 fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> Result<Made> {
-    let assigned = groups::read(options, &model.signature)?;
+    let descriptor = &plugin.descriptor;
+    let assigned = groups::read(
+        options,
+        &groups::Task {
+            signature: &model.signature,
+            tied: model.signature.config.tie_word_embeddings && model.history.is_empty(),
+            method: descriptor.name.as_str(),
+            by_block: descriptor.scope == Scope::Block,
+        },
+    )?;
     let observe = options.word("observe", &Order::NAMES, "sequential")?;
     let hidden_states = precision(options, "hidden_states")?;
     let compute_dtype = precision(options, "compute_dtype")?;
@@ -250,7 +259,9 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
     if let Some(cache) = assigned.kv_cache {
         made.params["kv_cache"] = cache;
     }
-    let descriptor = &plugin.descriptor;
+    if assigned.untie {
+        made.params["untie_word_embeddings"] = true.into();
+    }
     let observes = !descriptor.needs.statistics.is_empty() || !descriptor.needs.streams.is_empty();
     if assigned.static_activations.is_none() && !observes {
         // Data that nobody reads must not make a key of its own.

@@ -9,6 +9,7 @@ use workbench_quant::{
 
 use crate::{
     error::{Error, Result},
+    graph::ends::ENDS,
     script::options::{Options, to_json},
 };
 
@@ -19,6 +20,7 @@ pub(super) struct Read {
     pub targets: Option<Vec<String>>,
     /// For the key and the node's process: `{scheme, conventions}`.
     pub json: Value,
+    pub conventions: Conventions,
     /// For labels.
     pub name: String,
     /// Whether inputs need scales from calibration data.
@@ -85,7 +87,7 @@ pub(super) fn read(options: &mut Options) -> Result<Read> {
     };
     let name = [name.unwrap_or_else(|| describe(&scheme)), changed.join(" ")].join(" ").trim().to_owned();
     let json = json!({ "args": scheme, "conventions": conventions });
-    Ok(Read { scheme, targets, json, name, static_activations })
+    Ok(Read { scheme, targets, json, conventions, name, static_activations })
 }
 
 /// The observer of static input scales: as asked for, or the moving average that the peers use where none is named.
@@ -175,23 +177,22 @@ fn describe(scheme: &Scheme) -> String {
     words.join(" ")
 }
 
-/// Group sizes must divide the inputs of every layer that they are asked for.
+/// Group sizes must divide the inputs of every layer that they are asked for, and the width of the embeddings.
 pub(super) fn check_shapes(read: &Read, config: &ModelConfig, modules: &[&String]) -> Result<()> {
     for args in [&read.scheme.weights, &read.scheme.input_activations].into_iter().flatten() {
         let Some(size) = args.group_size.filter(|_| matches!(args.strategy, Strategy::Group | Strategy::TensorGroup))
         else {
             continue;
         };
-        for linear in config.linears().iter().filter(|l| modules.contains(&&l.name)) {
-            if linear.in_features % size != 0 {
-                let fitting = dividing_group_sizes(linear.in_features);
+        let blocks = config.linears().into_iter().map(|linear| (linear.name, linear.in_features));
+        let ends = ENDS.map(|end| (end.to_owned(), config.hidden_size));
+        for (name, inputs) in blocks.chain(ends).filter(|(name, _)| modules.contains(&name)) {
+            if inputs % size != 0 {
+                let fitting = dividing_group_sizes(inputs);
                 let listed: Vec<String> = fitting.iter().rev().take(8).rev().map(ToString::to_string).collect();
-                return Err(Error::usage(format!(
-                    "groups of {size} do not divide the {} inputs of `{}`",
-                    linear.in_features, linear.name
-                ))
-                .at("group_size")
-                .hint(format!("these sizes do: {}", listed.join(", "))));
+                return Err(Error::usage(format!("groups of {size} do not divide the {inputs} inputs of `{name}`"))
+                    .at("group_size")
+                    .hint(format!("these sizes do: {}", listed.join(", "))));
             }
         }
     }

@@ -16,7 +16,7 @@ use super::{
     made::Made,
 };
 use crate::{
-    calib::{self, Look, Pass, Room, Seen, SiteWork},
+    calib::{self, Look, Order, Pass, Room, Seen, SiteWork},
     error::{Error, Result},
     graph::selector::select,
 };
@@ -28,7 +28,7 @@ const INPUTS: &str = "inputs";
 /// made of it.
 pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &mut Resume) -> Result<Made<'m>> {
     let config = walk.checkpoint.config();
-    let (mut full, mut quantized) = begin(walk, &room, resume)?;
+    let (mut full, mut quantized) = begin(walk, &room, &made, resume)?;
     for index in resume.blocks()..config.num_layers {
         let original = full.load(walk.checkpoint, index)?;
         let job = job(&made, index, full.len())?;
@@ -56,10 +56,11 @@ pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &
         resume.save(index + 1, Some(&[full.hidden(), quantized.hidden()]), &made.record())?;
         walk.reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
     }
+    quantized.head(walk.checkpoint, &mut Inputs { made: &mut made })?;
     Ok(made)
 }
 
-fn begin(walk: &Walk<'_>, room: &Room, resume: &Resume) -> Result<(Pass, Pass)> {
+fn begin(walk: &Walk<'_>, room: &Room, made: &Made<'_>, resume: &Resume) -> Result<(Pass, Pass)> {
     let config = walk.checkpoint.config();
     let own = |name: &str| -> Result<Room> {
         let folder = room.folder.join(name);
@@ -68,10 +69,7 @@ fn begin(walk: &Walk<'_>, room: &Room, resume: &Resume) -> Result<(Pass, Pass)> 
     };
     let (a, b) = (own("full")?, own("quantized")?);
     if resume.blocks() == 0 {
-        return Ok((
-            Pass::begin(walk.checkpoint, walk.sequences, a)?,
-            Pass::begin(walk.checkpoint, walk.sequences, b)?,
-        ));
+        return Ok((walk.begin(a, made, Order::FullPrecision)?, walk.begin(b, made, Order::Sequential)?));
     }
     let (mut full, mut quantized) = (Pass::empty(config, walk.sequences, a)?, Pass::empty(config, walk.sequences, b)?);
     resume.load(&mut [full.hidden_mut(), quantized.hidden_mut()])?;
@@ -151,7 +149,8 @@ impl SiteWork for Statistics {
     }
 }
 
-/// Calibrates input scales of a block whose weights are quantized already.
+/// Calibrates input scales of a block whose weights are quantized already. An `lm_head` is rounded to nearest when it is reached:
+/// the plugin takes blocks.
 struct Inputs<'m, 'a> {
     made: &'m mut Made<'a>,
 }
@@ -173,6 +172,9 @@ impl SiteWork for Inputs<'_, '_> {
             return self.made.cache_site(site, seen, block);
         }
         let targets = self.made.targets.remove(&site).unwrap_or_default();
+        for target in &targets {
+            self.made.rounded_here(target)?;
+        }
         let scales = seen.map(|s| s.input_scales).unwrap_or_default();
         self.made.set_inputs(site, &targets, &scales, block)?;
         self.made.targets.insert(site, targets);

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use workbench_api::job::Job as Work;
 use workbench_model::{
     Checkpoint, ModelError, Site, SiteKind,
+    config::EMBEDDINGS,
     decoder::{ActivationQuantizer, Block, GridQuantizer},
     statistics::Wants,
 };
@@ -19,7 +20,7 @@ use super::{
         kv_cache::KvCache,
         services::{Codes, Plugin, Services},
     },
-    Resume, Target, linear,
+    Resume, RoundedEnds, Target, linear,
 };
 use crate::{
     calib::{self, InputScale, Look, Seen, SiteWork},
@@ -87,6 +88,7 @@ pub(super) struct Made<'a> {
     pub services: Services<'a>,
     pub checkpoint: &'a Checkpoint,
     pub targets: BTreeMap<Site, Vec<Target>>,
+    pub ends: RoundedEnds,
     wants: BTreeMap<Site, Wants>,
     data_is_due: bool,
     cache: Option<KvCache>,
@@ -100,21 +102,23 @@ impl<'a> Made<'a> {
         checkpoint: &'a Checkpoint,
         plugin: Plugin<'a>,
         services: Services<'a>,
-        all: Vec<Target>,
+        (all, ends): (Vec<Target>, RoundedEnds),
         cache: Option<KvCache>,
         resume: &mut Resume,
     ) -> Result<Self> {
         let mut data_is_due = cache.as_ref().is_some_and(KvCache::is_static);
         let mut wants = BTreeMap::new();
-        for target in all.iter().filter(|_| plugin.scope() == Scope::Linear) {
+        data_is_due |= all.iter().any(|target| target.calibrated_inputs().is_some());
+        let by_plugin = |target: &&Target| ends.of_linear(&target.info.name).is_none();
+        for target in all.iter().filter(|_| plugin.scope() == Scope::Linear).filter(by_plugin) {
             let needs = plugin.needs(&Work::Linear(linear(target, checkpoint)?))?;
             let wanted = calib::wants(needs.statistics.iter().map(|need| &need.kind));
-            data_is_due |= needs.statistics.iter().any(|need| !need.optional) || target.calibrated_inputs().is_some();
+            data_is_due |= needs.statistics.iter().any(|need| !need.optional);
             let entry: &mut Wants = wants.entry(target.info.site).or_default();
             (entry.channels, entry.gram) = (entry.channels | wanted.channels, entry.gram | wanted.gram);
         }
         let inputs = all.iter().filter_map(|t| Some((t.info.name.as_str(), t.inputs.as_ref()?))).collect();
-        let mut artifact = Artifact::resume(checkpoint, &inputs, resume)?;
+        let mut artifact = Artifact::resume(checkpoint, &inputs, ends.unties, resume)?;
         if let Some(cache) = &cache {
             artifact.put_kv_cache(cache.grid());
         }
@@ -123,7 +127,8 @@ impl<'a> Made<'a> {
             targets.entry(target.info.site).or_default().push(target);
         }
         let progress = resume.progress().clone();
-        let mut made = Self { plugin, services, checkpoint, targets, wants, data_is_due, cache, artifact, progress };
+        let mut made =
+            Self { plugin, services, checkpoint, targets, ends, wants, data_is_due, cache, artifact, progress };
         for (module, stored) in made.progress.scales.clone() {
             made.artifact.put_input_scale(&module, &Parameters::from(&stored))?;
         }
@@ -190,16 +195,26 @@ impl<'a> Made<'a> {
             return_freed_memory();
         }
         for target in &targets {
+            if self.rounded_here(target)? {
+                continue;
+            }
             let report = self.plugin.run(&Work::Linear(linear(target, self.checkpoint)?), &self.services)?;
             let codes = self.services.output().codes.remove(&target.info.name);
             self.take(target, codes, block.as_deref_mut())?;
-            self.checkpoint.drop_pages([format!("{}.weight", target.info.name).as_str()]);
+            self.checkpoint.drop_pages([self.checkpoint.config().weight_of(&target.info.name).as_str()]);
             self.report(&target.info.name, &report);
         }
         self.services.statistics.clear();
         self.set_inputs(site, &targets, &scales, block)?;
         self.targets.insert(site, targets);
         Ok(())
+    }
+
+    /// Stores the codes of a linear that the host itself rounds to nearest, if it is one.
+    pub(super) fn rounded_here(&mut self, target: &Target) -> Result<bool> {
+        let Some(rounded) = self.ends.of_linear(&target.info.name) else { return Ok(false) };
+        self.artifact.put_codes(&target.info.name, &rounded.codes(self.checkpoint)?)?;
+        Ok(true)
     }
 
     /// Stores the codes of a linear, and lets the block compute with them.
@@ -282,6 +297,9 @@ impl<'a> Made<'a> {
 
     /// Finishes the folder and tells what is in it.
     pub(super) fn finish(mut self, scratch: &Scratch, facts: &mut Map<String, Value>) -> Result<()> {
+        if let Some(embeddings) = &self.ends.embeddings {
+            self.artifact.put_codes(EMBEDDINGS, &embeddings.codes(self.checkpoint)?)?;
+        }
         self.artifact.copy_rest(self.checkpoint)?;
         facts.insert("written".into(), self.artifact.finish(scratch)?);
         if !self.progress.ranges.is_empty() {
@@ -311,7 +329,7 @@ impl SiteWork for Made<'_> {
         }
         let wants = self.wants.get(&site).copied().unwrap_or_default();
         let inputs = self.calibrated_inputs(site);
-        if wants == Wants::default() && inputs.is_empty() || site.kind == SiteKind::HeadInput {
+        if wants == Wants::default() && inputs.is_empty() {
             return Ok(None);
         }
         Ok(Some(Look::new(site, features, wants, &inputs)?))

@@ -1,8 +1,10 @@
 //! Quantization nodes: the decoder is passed block by block, and each linear is quantized when its input is known.
 
 mod block;
+mod ends;
 mod made;
 mod resume;
+mod rounded;
 
 use std::collections::BTreeMap;
 
@@ -10,13 +12,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::job::Linear;
 use workbench_model::{
-    ChatTemplate, Checkpoint, Precision, Site, SiteKind, Tokenizer, WeightSource, checkpoint::Dtype,
-    config::LinearInfo, decoder::keep_pages,
+    ChatTemplate, Checkpoint, Precision, Site, SiteKind, Tokenizer, WeightSource,
+    checkpoint::Dtype,
+    config::{EMBEDDINGS, LinearInfo},
+    decoder::keep_pages,
 };
 use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Scheme, StorageDtype};
 
-use self::made::Made;
 pub(super) use self::resume::Resume;
+use self::{ends::RoundedEnds, made::Made, rounded::Rounded};
 use super::{
     Finding, global_scales,
     kv_cache::{KvCache, KvParams},
@@ -41,6 +45,8 @@ struct Params {
     kv_cache: Option<KvParams>,
     #[serde(default)]
     calibration: Option<TokenOptions>,
+    #[serde(default)]
+    untie_word_embeddings: bool,
     #[serde(default)]
     observe: Order,
     #[serde(flatten)]
@@ -98,19 +104,25 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     checkpoint.check_finite()?;
     let targets = targets(&params, &checkpoint)?;
     let plugin = Plugin::open(job, reporter)?;
+    let ends = RoundedEnds::new(&params, &checkpoint, &job.method, plugin.scope() == Scope::Block)?;
     let mut services = Services::new(job, &scratch.work_folder()?, reporter, "layers");
     services.models.insert("model".into(), &checkpoint);
     let mut facts = Map::new();
     let sequences = calibration(job, &params, &checkpoint, &mut facts)?;
-    facts.insert("layers".into(), json!({ "quantized": targets.len(), "of": checkpoint.config().linears().len() }));
-    facts.insert("grids".into(), grids(&targets));
+    let in_blocks = targets.iter().filter(|target| target.info.site.block.is_some()).count();
+    facts.insert("layers".into(), json!({ "quantized": in_blocks, "of": checkpoint.config().linears().len() }));
+    if !ends.quantized.is_empty() || ends.unties {
+        facts.insert("ends".into(), json!({ "quantized": ends.quantized, "untied": ends.unties }));
+    }
+    facts.insert("grids".into(), grids(&targets, ends.embeddings.as_ref().map(Rounded::grid)));
+    let warnings: Vec<String> = warnings(&params.groups).into_iter().chain(ends.remarks.iter().cloned()).collect();
 
     let mut resume = Resume::open(scratch)?;
     let cache = params.kv_cache.as_ref().map(|given| {
         let stored = scales_of(given.args(), storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight"));
         KvCache::new(given, stored, checkpoint.config())
     });
-    let made = Made::new(&checkpoint, plugin, services, targets, cache.transpose()?, &mut resume)?;
+    let made = Made::new(&checkpoint, plugin, services, (targets, ends), cache.transpose()?, &mut resume)?;
     let passes = made.observes()? || made.plugin.scope() == Scope::Block;
     let made = match (&sequences, passes) {
         (None, true) => {
@@ -128,7 +140,6 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         }
         (_, false) => without_data(&checkpoint, made, &mut resume, reporter)?,
     };
-    let warnings = warnings(&params.groups);
     if !warnings.is_empty() {
         facts.insert("warnings".into(), json!(warnings));
     }
@@ -157,6 +168,7 @@ fn without_data<'a>(
         resume.save(index + 1, None, &made.record())?;
         reporter.progress(index as u64 + 1, blocks as u64, "blocks");
     }
+    made.quantize_site(Site::head(), None, None)?;
     Ok(made)
 }
 
@@ -175,7 +187,7 @@ impl Walk<'_> {
             return block::run(self, room, made, resume);
         }
         let mut pass = match resume.blocks() {
-            0 => Pass::begin(self.checkpoint, self.sequences, room)?,
+            0 => self.begin(room, &made, self.order)?,
             _ => {
                 let mut pass = Pass::empty(config, self.sequences, room)?;
                 resume.load(&mut [pass.hidden_mut()])?;
@@ -193,7 +205,18 @@ impl Walk<'_> {
             resume.save(index + 1, Some(&[pass.hidden()]), &made.record())?;
             self.reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
         }
+        pass.head(self.checkpoint, &mut made)?;
         Ok(made)
+    }
+
+    /// Embeds the sequences: with the embeddings that the order says.
+    fn begin(&self, room: Room, made: &Made<'_>, order: Order) -> Result<Pass> {
+        match &made.ends.embeddings {
+            Some(rounded) if order != Order::FullPrecision => {
+                Pass::begin_with(self.checkpoint, &rounded.over(self.checkpoint), self.sequences, room)
+            }
+            _ => Pass::begin(self.checkpoint, self.sequences, room),
+        }
     }
 }
 
@@ -222,24 +245,28 @@ fn scales_of(args: &QuantizationArgs, stored: StorageDtype) -> StorageDtype {
     if args.dynamic == Dynamic::No { stored } else { StorageDtype::F32 }
 }
 
+/// The grid of a module's weight or input.
+fn grid_of(checkpoint: &Checkpoint, module: &str, args: &QuantizationArgs, conventions: Conventions) -> Result<Grid> {
+    let stored = storage(checkpoint, &checkpoint.config().weight_of(module));
+    Grid::new(args, scales_of(args, stored), conventions)
+        .map_err(|e| Error::refused(format!("no grid for `{module}`")).cause(e.to_string()).maybe_hint(e.hint()))
+}
+
 fn targets(params: &Params, checkpoint: &Checkpoint) -> Result<Vec<Target>> {
     let mut grids = BTreeMap::new();
     for group in &params.groups {
         let Some(weights) = &group.scheme.args.weights else {
             return Err(Error::internal("a group without weight arguments"));
         };
-        for module in &group.modules {
-            let stored = storage(checkpoint, &format!("{module}.weight"));
-            let grid = |args: &QuantizationArgs| {
-                Grid::new(args, scales_of(args, stored), group.scheme.conventions).map_err(|e| {
-                    Error::refused(format!("no grid for `{module}`")).cause(e.to_string()).maybe_hint(e.hint())
-                })
-            };
+        // The embeddings are no linear.
+        for module in group.modules.iter().filter(|module| *module != EMBEDDINGS) {
+            let grid = |args: &QuantizationArgs| grid_of(checkpoint, module, args, group.scheme.conventions);
             let inputs = group.scheme.args.input_activations.as_ref().map(grid).transpose()?;
             grids.insert(module.as_str(), (grid(weights)?, inputs));
         }
     }
-    let linears = checkpoint.config().linears().into_iter();
+    let config = checkpoint.config();
+    let linears = config.linears().into_iter().chain([config.head()]);
     let mut targets: Vec<Target> = linears
         .filter_map(|info| grids.remove(info.name.as_str()).map(|(weights, inputs)| Target { info, weights, inputs }))
         .collect();
@@ -270,7 +297,7 @@ fn linear(target: &Target, checkpoint: &Checkpoint) -> Result<Linear> {
     let bias = format!("{name}.bias");
     Ok(Linear {
         module: name.clone(),
-        weight: format!("{name}.weight"),
+        weight: checkpoint.config().weight_of(name),
         bias: checkpoint.shape(&bias).is_some().then_some(bias),
         site: Some(target.info.site.to_string()),
         grid: serde_json::to_value(&target.weights).map_err(|e| Error::internal(e.to_string()))?,
@@ -284,11 +311,12 @@ fn warnings(groups: &[Group]) -> Vec<String> {
 }
 
 /// Every grid in use with the number of layers on it.
-fn grids(targets: &[Target]) -> Value {
+fn grids(targets: &[Target], embeddings: Option<&Grid>) -> Value {
     let mut seen: Vec<(Value, usize)> = Vec::new();
-    for target in targets {
-        let weights = target.weights.clone().with_global_scale(None);
-        let grid = json!({ "weights": weights, "inputs": target.inputs });
+    let linears = targets.iter().map(|target| (&target.weights, target.inputs.as_ref()));
+    for (weights, inputs) in linears.chain(embeddings.map(|grid| (grid, None))) {
+        let weights = weights.clone().with_global_scale(None);
+        let grid = json!({ "weights": weights, "inputs": inputs });
         match seen.iter_mut().find(|(known, _)| *known == grid) {
             Some((_, count)) => *count += 1,
             None => seen.push((grid, 1)),

@@ -1,0 +1,78 @@
+//! What the host itself does at the ends of a model: the embeddings, which are looked up and have no activations to go by, and
+//! an `lm_head` that is the same tensor or that the method cannot take.
+
+use workbench_model::{
+    Checkpoint,
+    config::{EMBEDDINGS, LM_HEAD},
+};
+
+use super::{Group, Params, grid_of, rounded::Rounded};
+use crate::{
+    error::{Error, Result},
+    graph::ends::{Asked, ENDS, Ends},
+};
+
+/// The ends of the model that is made.
+pub(super) struct RoundedEnds {
+    /// The embeddings, rounded to nearest.
+    pub embeddings: Option<Rounded>,
+    /// `lm_head`, where the method does not quantize it; that of `embeddings` where both are one tensor.
+    head: Option<Rounded>,
+    shared: bool,
+    /// Whether the head gets a weight of its own, which the model does not have.
+    pub unties: bool,
+    /// Which of both are quantized.
+    pub quantized: Vec<&'static str>,
+    /// What a reader of the result has to know.
+    pub remarks: Vec<String>,
+}
+
+impl RoundedEnds {
+    /// Chooses the scales of what is rounded here. `by_block` says that the method takes blocks as a whole.
+    ///
+    /// # Errors
+    /// The choice of schemes does not fit the model, or a tensor cannot be read.
+    pub(super) fn new(params: &Params, checkpoint: &Checkpoint, method: &str, by_block: bool) -> Result<Self> {
+        let [head, embeddings] = ENDS.map(|module| group(params, module));
+        let tied = checkpoint.config().tie_word_embeddings;
+        let ends = Ends {
+            head: head.map(Asked::from),
+            embeddings: embeddings.map(Asked::from),
+            tied,
+            untie: params.untie_word_embeddings,
+        };
+        ends.check().map_err(|problem| Error::refused(problem.message).hint(problem.hint))?;
+        let rounded = |module: &str, group: Option<&Group>| -> Result<Option<Rounded>> {
+            let Some((group, args)) = group.and_then(|g| Some((g, g.scheme.args.weights.as_ref()?))) else {
+                return Ok(None);
+            };
+            let grid = grid_of(checkpoint, module, args, group.scheme.conventions)?;
+            Rounded::new(checkpoint, checkpoint.config().weight_of(module), &grid).map(Some)
+        };
+        let shared = ends.is_shared();
+        Ok(Self {
+            embeddings: rounded(EMBEDDINGS, embeddings)?,
+            head: rounded(LM_HEAD, head.filter(|_| by_block && !shared))?,
+            shared,
+            unties: ends.unties(),
+            quantized: ENDS.into_iter().filter(|module| group(params, module).is_some()).collect(),
+            remarks: ends.remarks(method, by_block),
+        })
+    }
+
+    /// What is rounded here of a linear; `None` where the method quantizes it.
+    pub(super) fn of_linear(&self, module: &str) -> Option<&Rounded> {
+        let head = if self.shared { self.embeddings.as_ref() } else { self.head.as_ref() };
+        head.filter(|_| module == LM_HEAD)
+    }
+}
+
+impl<'a> From<&'a Group> for Asked<'a> {
+    fn from(group: &'a Group) -> Self {
+        Self { scheme: &group.scheme.args, conventions: group.scheme.conventions }
+    }
+}
+
+fn group<'a>(params: &'a Params, module: &str) -> Option<&'a Group> {
+    params.groups.iter().find(|group| group.modules.iter().any(|name| name == module))
+}
