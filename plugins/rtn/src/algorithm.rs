@@ -31,19 +31,41 @@ pub(crate) struct Rounded {
 pub(crate) fn round_to_nearest(weight: Matrix<'_>, grid: &Grid) -> Result<Rounded, GridError> {
     // 1. and 2. Scales, zero-points and codes.
     let (codes, parameters) = grid.round_to_nearest(weight)?;
-    // 3. What the codes stand for.
-    let mut restored = vec![0.0; codes.len()];
-    grid.dequantize(&codes, weight.rows(), weight.columns(), &parameters, &mut restored)?;
-    let relative_error = relative_error(weight.values(), &restored);
+    // 3. What the codes stand for, some rows at a time: that of a vocabulary would take as much memory again as its weight.
+    let (rows, columns) = (weight.rows(), weight.columns());
+    let height = rows_together(grid, columns);
+    let mut restored = vec![0.0; height.min(rows) * columns];
+    let (mut lost, mut energy) = (0.0, 0.0);
+    for first in (0..rows).step_by(height) {
+        let count = height.min(rows - first);
+        let piece = first * columns..(first + count) * columns;
+        let restored = &mut restored[..piece.len()];
+        let own = grid.parameters_of_rows(&parameters, [rows, columns], first, count)?;
+        grid.dequantize(&codes[piece.clone()], count, columns, &own, restored)?;
+        for (l, e) in squares(&weight.values()[piece], restored) {
+            (lost, energy) = (lost + l, energy + e);
+        }
+    }
+    let relative_error = if energy > 0.0 { lost / energy } else { 0.0 };
     Ok(Rounded { codes, parameters, relative_error })
 }
 
-/// `|a - b|² / |a|²`; 0 where both are zero.
-fn relative_error(a: &[f32], b: &[f32]) -> f64 {
+/// Values of a task. Their sums are added up in order: threads must not change the result.
+const PIECE: usize = 1 << 16;
+
+/// Rows that are looked at together: whole tasks, and whole rectangles that share a scale, so that cutting a weight into such
+/// rows changes no sum.
+fn rows_together(grid: &Grid, columns: usize) -> usize {
+    let whole_tasks = PIECE >> columns.max(1).trailing_zeros().min(PIECE.trailing_zeros());
+    let together = grid.args().block_structure.map_or(1, |[height, _]| height.max(1));
+    // Enough to share among threads.
+    (whole_tasks * together).max((1 << 20) / columns.max(1)).next_multiple_of(whole_tasks * together)
+}
+
+/// `|a - b|²` and `|a|²` of each task.
+fn squares(a: &[f32], b: &[f32]) -> Vec<(f64, f64)> {
     /// Partial sums, so that one addition need not wait for the one before.
     const LANES: usize = 8;
-    /// Values of a task. Their sums are added up in order: threads must not change the result.
-    const PIECE: usize = 1 << 16;
     let sums = |(a, b): (&[f32], &[f32])| {
         let (mut lost, mut energy) = ([0.0; LANES], [0.0; LANES]);
         for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
@@ -55,9 +77,7 @@ fn relative_error(a: &[f32], b: &[f32]) -> f64 {
         }
         (lost.iter().sum::<f64>(), energy.iter().sum::<f64>())
     };
-    let pieces: Vec<(f64, f64)> = a.par_chunks(PIECE).zip(b.par_chunks(PIECE)).map(sums).collect();
-    let (lost, energy) = pieces.into_iter().fold((0.0, 0.0), |(l, e), (lost, energy)| (l + lost, e + energy));
-    if energy > 0.0 { lost / energy } else { 0.0 }
+    a.par_chunks(PIECE).zip(b.par_chunks(PIECE)).map(sums).collect()
 }
 
 #[cfg(test)]
@@ -128,6 +148,19 @@ mod tests {
         // With the scales of the first time, since the largest value that is left may ask for a smaller one.
         let again = grid.quantize(Matrix::new(&restored, 4, 32).unwrap(), &once.parameters).unwrap();
         assert_eq!(once.codes, again);
+    }
+
+    #[test]
+    fn the_error_is_that_of_the_whole_however_many_rows_there_are() {
+        for (rows, columns, group) in [(3000, 96, Some(32)), (5, 64, None), (700, 1000, None)] {
+            let (weight, grid) = (weight(rows * columns), grid(3, false, group));
+            let found = round_to_nearest(Matrix::new(&weight, rows, columns).unwrap(), &grid).unwrap();
+            let mut restored = vec![0.0; weight.len()];
+            grid.dequantize(&found.codes, rows, columns, &found.parameters, &mut restored).unwrap();
+            let (lost, energy) =
+                squares(&weight, &restored).into_iter().fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+            assert_eq!(found.relative_error, lost / energy, "{rows} x {columns}");
+        }
     }
 
     #[test]
