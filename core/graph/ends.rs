@@ -108,8 +108,12 @@ impl Ends<'_> {
             (Some(_), Some(_)) => ("their weights have different schemes".to_owned(), LM_HEAD),
         };
         Err(Problem {
-            message: format!("`{LM_HEAD}` and `{EMBEDDINGS}` are one tensor of this model (`tie_word_embeddings`), and {what}"),
-            hint: "name both with the same scheme for weights, or give lm_head a weight of its own: untie_word_embeddings: true".into(),
+            message: format!(
+                "`{LM_HEAD}` and `{EMBEDDINGS}` are one tensor of this model (`tie_word_embeddings`), and {what}"
+            ),
+            hint: "name both with the same scheme for weights, or give lm_head a weight of its own: \
+                   untie_word_embeddings: true"
+                .into(),
             module,
         })
     }
@@ -119,9 +123,13 @@ impl Ends<'_> {
         let mut lines = Vec::new();
         let nearest = method == "rtn";
         if self.is_shared() {
-            lines.push("lm_head and the embeddings have the same codes, stored once for each: transformers opens no folder with one quantized tensor for both".to_owned());
+            lines.push("lm_head and the embeddings have the same codes, stored once for each: transformers opens no folder with one \
+                 quantized tensor for both".to_owned());
             if !nearest {
-                lines.push(format!("lm_head and the embeddings, one tensor, are rounded to nearest and not by `{method}`: untie_word_embeddings gives `{method}` a head of its own"));
+                lines.push(format!(
+                    "lm_head and the embeddings, one tensor, are rounded to nearest and not by `{method}`: \
+                     untie_word_embeddings gives `{method}` a head of its own"
+                ));
             }
         } else if !nearest {
             if self.embeddings.is_some() {
@@ -135,7 +143,8 @@ impl Ends<'_> {
         }
         let packed = |asked: &Asked<'_>| asked.scheme.weights.as_ref().is_some_and(|weights| weights.num_bits != 8);
         if self.embeddings.as_ref().is_some_and(packed) {
-            lines.push("the codes of the embeddings are packed: transformers (as of 5.17) fails to open such a folder, and opens embeddings of 8 bits".to_owned());
+            lines.push("the codes of the embeddings are packed: transformers (as of 5.17) fails to open such a folder, and opens \
+                 embeddings of 8 bits".to_owned());
         }
         lines
     }
