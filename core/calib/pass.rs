@@ -77,7 +77,7 @@ impl Pass {
         let mut pass = Self::empty(checkpoint.config(), sequences, room)?;
         let config = checkpoint.config();
         // Rows of a table that is stored as it is are read one by one; another one is decoded once.
-        let table = match checkpoint.is_dense("model.embed_tokens.weight") {
+        let table = match embeddings.has_rows("model.embed_tokens.weight") {
             true => None,
             false => Some(Embedding::load(config, embeddings, &Device::Cpu)?),
         };

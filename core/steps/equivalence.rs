@@ -5,14 +5,14 @@
 //! model is evaluated a second time with the channels of the hidden states in reverse order, which changes nothing else. (The
 //! channels of an MLP would not do: an online rotation mixes them in their order.)
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde_json::{Value, json};
 use workbench_model::{
     Block, Checkpoint, Context, ModelConfig, ModelError, Tokenizer, WeightSource,
     checkpoint::{Dtype, narrow, widened},
-    decoder::{Embedding, Head},
+    decoder::{self, Embedding},
     statistics::divergences,
 };
 
@@ -114,11 +114,9 @@ fn logits(config: &ModelConfig, source: &dyn WeightSource, texts: &[Vec<u32>]) -
             *hidden = block.forward(hidden, context, &mut ())?;
         }
     }
-    let head = Head::load(config, source, &Device::Cpu)?;
     let mut all = Vec::new();
     for (hidden, _) in &states {
-        let values = |x: Tensor| -> Result<Vec<f32>, ModelError> { Ok(x.flatten_all()?.to_vec1()?) };
-        all.extend(values(head.forward(hidden, &mut ())?)?);
+        all.extend(decoder::logits(config, source, hidden)?);
     }
     Ok(all)
 }
@@ -140,6 +138,10 @@ impl WeightSource for Rounded<'_> {
 
     fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
         Ok(widened(&narrow(&self.source.rows(name, rows)?, self.dtype), self.dtype))
+    }
+
+    fn has_rows(&self, name: &str) -> bool {
+        self.source.has_rows(name)
     }
 }
 

@@ -8,6 +8,7 @@ use workbench_api::job::{Job as Work, Linear, Model, Stream};
 use workbench_model::{
     ChatTemplate, Checkpoint, ModelConfig, ModelError, Precision, Tokenizer, WeightSource,
     checkpoint::{Dtype, widened},
+    source::no_row,
 };
 
 use super::{
@@ -173,5 +174,20 @@ impl WeightSource for Made<'_> {
             Some((dtype, _, bytes)) => Ok(widened(bytes, *dtype)),
             None => self.original.values(name),
         }
+    }
+
+    fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let Some((dtype, shape, bytes)) = self.output.tensors.get(name) else { return self.original.rows(name, rows) };
+        let size = dtype.size() * shape.last().copied().unwrap_or(1);
+        let mut found = Vec::with_capacity(rows.len() * size);
+        for row in rows {
+            let start = *row as usize * size;
+            found.extend_from_slice(bytes.get(start..start + size).ok_or_else(|| no_row(name, *row))?);
+        }
+        Ok(widened(&found, *dtype))
+    }
+
+    fn has_rows(&self, name: &str) -> bool {
+        self.output.tensors.contains_key(name) || self.original.has_rows(name)
     }
 }

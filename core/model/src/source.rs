@@ -15,6 +15,11 @@ pub trait WeightSource {
         let columns = self.shape(name).and_then(|shape| shape.last().copied()).unwrap_or(1);
         pick(name, &self.values(name)?, columns, rows)
     }
+
+    /// Whether [`rows`](Self::rows) reads those rows alone, and not the whole matrix.
+    fn has_rows(&self, _name: &str) -> bool {
+        false
+    }
 }
 
 /// Some rows of a matrix of `columns` columns.
@@ -27,6 +32,7 @@ pub(crate) fn pick(name: &str, values: &[f32], columns: usize, rows: &[u32]) -> 
     Ok(found)
 }
 
-pub(crate) fn no_row(name: &str, row: u32) -> ModelError {
+/// The error for a row that a matrix does not have.
+pub fn no_row(name: &str, row: u32) -> ModelError {
     candle_core::Error::Msg(format!("`{name}` has no row {row}")).into()
 }

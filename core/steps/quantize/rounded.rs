@@ -81,7 +81,7 @@ impl Rounded {
     /// Rows of a piece. What is not stored row by row is decoded as a whole, and so only once.
     fn piece(&self, checkpoint: &Checkpoint) -> usize {
         let [rows, columns] = self.shape;
-        if !checkpoint.is_dense(&self.tensor) {
+        if !checkpoint.has_rows(&self.tensor) {
             return rows.max(1);
         }
         // Rows that share a scale stay together.
@@ -148,6 +148,10 @@ impl WeightSource for Overlay<'_> {
             self.rounded.round(rows, &mut values).map_err(|error| failed(name, &error))?;
         }
         Ok(values)
+    }
+
+    fn has_rows(&self, name: &str) -> bool {
+        self.checkpoint.has_rows(name)
     }
 }
 

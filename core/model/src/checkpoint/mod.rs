@@ -298,11 +298,6 @@ impl Checkpoint {
         })
     }
 
-    /// Whether a tensor is stored as it is, and not in blocks or codes.
-    pub fn is_dense(&self, name: &str) -> bool {
-        matches!(self.tensors.get(name), Some(Stored::Dense(_)))
-    }
-
     /// Lets the kernel take back the memory that holds these tensors' pages. They can be read again at any time.
     pub fn drop_pages<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
         for stored in names.into_iter().filter_map(|name| self.tensors.get(name)) {
@@ -332,6 +327,11 @@ impl WeightSource for Checkpoint {
 
     fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
         self.stored(name)?.rows(name, rows)
+    }
+
+    /// Where a tensor is stored as it is, and not in blocks or codes.
+    fn has_rows(&self, name: &str) -> bool {
+        matches!(self.tensors.get(name), Some(Stored::Dense(_)))
     }
 }
 

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use super::RawTensor;
+use rayon::prelude::*;
+
 use super::compressed::CompressedLinear;
 use super::dtype::{Dtype, find_non_finite, first_non_finite, widen};
 use super::gguf::GgufTensor;
@@ -93,16 +95,18 @@ impl Stored {
     pub(crate) fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
         let columns = self.shape().last().copied().unwrap_or(1);
         let Self::Dense(tensor) = self else { return pick(name, &self.values(name)?, columns, rows) };
-        let mut found = vec![0.0; rows.len() * columns];
-        for (slot, row) in found.chunks_exact_mut(columns.max(1)).zip(rows) {
-            let size = tensor.dtype.size() * columns;
+        let size = tensor.dtype.size() * columns;
+        let read = |(slot, row): (&mut [f32], &u32)| {
             let start = *row as usize * size;
-            let bytes = tensor.bytes().get(start..start + size).ok_or_else(|| no_row(name, *row))?;
-            if let Some(column) = widen(tensor.dtype, bytes, slot) {
-                return Err(self.not_finite(name, (*row as usize * columns + column, slot[column])));
-            }
+            let Some(bytes) = tensor.bytes().get(start..start + size) else { return Some(no_row(name, *row)) };
+            let column = widen(tensor.dtype, bytes, slot)?;
+            Some(self.not_finite(name, (*row as usize * columns + column, slot[column])))
+        };
+        let mut found = vec![0.0; rows.len() * columns];
+        match found.par_chunks_exact_mut(columns.max(1)).zip(rows).find_map_first(read) {
+            None => Ok(found),
+            Some(error) => Err(error),
         }
-        Ok(found)
     }
 
     /// Reads the tensor once and makes sure that its values are finite.

@@ -1,0 +1,38 @@
+//! Logits of a few positions.
+
+use candle_core::{Device, Tensor};
+
+use super::kernels::matmul;
+use super::layers::FinalNorm;
+use super::ops::View;
+use crate::config::LM_HEAD;
+use crate::{ModelConfig, ModelError, WeightSource};
+
+/// Rows of `lm_head` that are in memory together, where its source has them one by one.
+const ROWS: usize = 4096;
+
+/// Logits of the last block's output `[.., hidden]`, final norm included, position after position. For few positions: the weight
+/// of `lm_head`, much larger than they are, is widened a few rows at a time.
+///
+/// # Errors
+/// A malformed source.
+pub fn logits(config: &ModelConfig, source: &dyn WeightSource, hidden: &Tensor) -> Result<Vec<f32>, ModelError> {
+    let normed = FinalNorm::load(config, source, &Device::Cpu)?.forward(hidden)?.contiguous()?;
+    let view = View::new(&normed)?;
+    let (inputs, vocabulary, name) = (config.hidden_size, config.vocab_size, config.weight_of(LM_HEAD));
+    let positions = view.values().len() / inputs.max(1);
+    let piece = if source.has_rows(&name) { ROWS } else { vocabulary };
+    let mut all = vec![0.0; positions * vocabulary];
+    for first in (0..vocabulary).step_by(piece.max(1)) {
+        let count = piece.min(vocabulary - first);
+        let weight = match count == vocabulary {
+            true => source.values(&name)?,
+            false => source.rows(&name, &(first..first + count).map(|row| row as u32).collect::<Vec<_>>())?,
+        };
+        let some = matmul::linear(view.values(), &weight, positions, inputs, count);
+        for (to, from) in all.chunks_exact_mut(vocabulary).zip(some.chunks_exact(count)) {
+            to[first..first + count].copy_from_slice(from);
+        }
+    }
+    Ok(all)
+}
