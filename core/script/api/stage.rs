@@ -73,6 +73,12 @@ fn apply(host: &Host, model: &ModelHandle, stage: &Stage, options: Map, origin: 
     let calibration = own_data(host, stage, calibration).map_err(|error| stage.locate(error, None))?;
     let mut made = model.clone();
     for step in &stage.steps {
+        if stages::means_head(step) {
+            lock(&host.shared).warn(format!(
+                "{}: llm-compressor's `{}` quantizes lm_head as well, which is left as it is here: `ignore` it, or name it as a target",
+                stage.file.name, step.modifier
+            ));
+        }
         let mut options = as_map(step.options.clone()).map_err(|error| stage.locate(error, Some(step)))?;
         if let Some(data) = calibration.as_ref().filter(|_| step.calibrated) {
             options.insert("calibration".into(), Dynamic::from(data.clone()));

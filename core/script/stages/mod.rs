@@ -16,6 +16,7 @@ use serde_json::Value;
 
 pub(super) use fields::as_map;
 pub(super) use measures::{Subject, measures};
+pub(super) use modifiers::means_head;
 
 use super::{files::DataFile, options::Options};
 use crate::{

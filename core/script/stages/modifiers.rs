@@ -4,6 +4,7 @@
 //! there, while the plugin `rotate` draws signs. A plugin under its own name takes the options that a script would pass.
 
 use serde_json::{Map, Value, json};
+use workbench_model::config::LM_HEAD;
 use workbench_quant::Scheme;
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, did_you_mean},
-    graph::NodeKind,
+    graph::{NodeKind, selector::Selector},
     plugin::{Kind, Registry},
 };
 
@@ -50,6 +51,20 @@ pub(super) fn steps(given: &Value, registry: &Registry) -> Result<Vec<Step>, Fau
     }
     complete_searches(&mut steps)?;
     Ok(steps)
+}
+
+/// Whether a modifier's recipe quantizes `lm_head` where it comes from, and not here: there it is one of the linears that `Linear`
+/// stands for, and here it has to be named.
+pub(crate) fn means_head(step: &Step) -> bool {
+    let every = step.options.contains_key("scheme") && !step.options.contains_key("targets");
+    let ignored = step.options.get("ignore").and_then(texts).unwrap_or_default();
+    let named = |pattern: &String| Selector::new(pattern).is_ok_and(|selector| selector.matches(LM_HEAD));
+    let groups = step.options.get("config_groups").and_then(Value::as_object).into_iter().flatten();
+    let grouped = groups.filter_map(|(_, group)| texts(group.get("targets").unwrap_or(group))).flatten();
+    MODIFIERS.contains(&step.modifier.as_str())
+        && step.kind == NodeKind::Quantize
+        && every
+        && !ignored.iter().chain(&grouped.collect::<Vec<_>>()).any(named)
 }
 
 fn read(name: &str, given: &Value, registry: &Registry) -> Result<Vec<Step>> {

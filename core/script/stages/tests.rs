@@ -70,6 +70,24 @@ fn a_modifier_brings_the_defaults_of_its_own_package() {
 }
 
 #[test]
+fn a_recipe_that_would_quantize_the_head_is_noticed() {
+    let means_head = |modifiers: Value| {
+        let steps = modifiers::steps(&modifiers, &Registry::default()).map_err(|fault| fault.1).unwrap();
+        steps.iter().any(means_head)
+    };
+    let quantized = |given: Value| json!({ "QuantizationModifier": given });
+    assert!(means_head(quantized(json!({ "scheme": "W8A8" }))));
+    assert!(means_head(quantized(json!({ "scheme": "W8A8", "targets": "Linear", "ignore": ["re:.*down_proj"] }))));
+    assert!(means_head(quantized(json!({ "config_groups": { "group_0": { "weights": { "num_bits": 8 } } } }))));
+    assert!(means_head(json!({ "GPTQModifier": { "scheme": "W4A16" } })));
+    assert!(!means_head(quantized(json!({ "scheme": "W8A8", "ignore": ["lm_head"] }))));
+    assert!(!means_head(quantized(json!({ "scheme": "W8A8", "ignore": ["re:.*head"] }))));
+    assert!(!means_head(quantized(json!({ "scheme": "W8A8", "targets": ["re:.*down_proj"] }))));
+    assert!(!means_head(quantized(json!({ "scheme": { "W4A16": ["Linear"], "W8A16": ["lm_head"] } }))));
+    assert!(!means_head(json!({ "SpinQuantModifier": null })));
+}
+
+#[test]
 fn groups_for_every_linear_are_the_scheme_of_the_rest() {
     let given = json!({ "QuantizationModifier": { "config_groups": {
         "down": { "targets": ["re:.*down_proj"], "weights": { "num_bits": 8 } },
