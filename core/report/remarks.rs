@@ -24,6 +24,7 @@ pub(super) fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], 
     for id in closure {
         let Some(record) = store.object(&keys[id.0].1).ok().and_then(|o| o.record().ok()) else { continue };
         let facts = &record.facts;
+        lines.extend(calibrated(facts));
         if let Some(observer) = facts["input_scales"]["observer"].as_str() {
             lines.push(observed("static input scales", observer, &facts["input_scales"], facts));
         }
@@ -51,6 +52,21 @@ pub(super) fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], 
     lines.sort();
     lines.dedup();
     lines
+}
+
+/// How calibration data passed the model, and what it was computed in.
+fn calibrated(facts: &Value) -> Option<String> {
+    let observed = &facts["observed"];
+    let order = match observed["order"].as_str()? {
+        "sequential" => "each linear quantized before the next one sees its data",
+        "block" => "block by block, each block quantized before the next one sees its data",
+        _ => "through the model as it was given",
+    };
+    let (kept, factors) = (observed["hidden_states"].as_str()?, observed["compute_dtype"].as_str()?);
+    let (tokens, sequences) = (&facts["calibration"]["tokens"], &facts["calibration"]["sequences"]);
+    Some(format!(
+        "calibration: {tokens} tokens in {sequences} sequences, {order}; activations kept in {kept}, matrix products of {factors} factors with f32 sums"
+    ))
 }
 
 /// Where static scales come from.
