@@ -6,7 +6,7 @@ use workbench_model::config::{EMBEDDINGS, LM_HEAD};
 use workbench_quant::{Conventions, Scheme};
 
 use super::selector::{Selector, select};
-use crate::error::Result;
+use crate::error::{Error, Result, did_you_mean};
 
 /// The modules that hold weights outside of the decoder blocks.
 pub const ENDS: [&str; 2] = [LM_HEAD, EMBEDDINGS];
@@ -32,7 +32,7 @@ pub fn select_targets<'a>(patterns: &[String], linears: &'a [String]) -> Result<
                 ends.extend(ENDS.into_iter().filter(|end| selector.matches(end)).filter(named));
                 if picked.is_empty() && ends.len() == before {
                     // The error with what a near miss would have picked.
-                    select(std::slice::from_ref(pattern), linears)?;
+                    select(std::slice::from_ref(pattern), linears).map_err(|error| hint_at_ends(error, pattern))?;
                 }
                 blocks.extend(picked);
             }
@@ -40,6 +40,17 @@ pub fn select_targets<'a>(patterns: &[String], linears: &'a [String]) -> Result<
     }
     let blocks = linears.iter().map(String::as_str).filter(|name| blocks.contains(name));
     Ok(blocks.chain(ENDS.into_iter().filter(|end| ends.contains(end))).collect())
+}
+
+/// Puts the ends in the place of the hint, where a pattern is nearer to one of their names than to that of a layer.
+fn hint_at_ends(error: Error, pattern: &str) -> Error {
+    let near = |name: &&str| did_you_mean(pattern.trim_start_matches("*."), [*name]).is_some();
+    let names = [LM_HEAD, EMBEDDINGS, "embed_tokens", "Embedding", "Linear"];
+    match names.into_iter().find(near) {
+        Some("embed_tokens") => Error { hints: vec![format!("did you mean `{EMBEDDINGS}`?")], ..error },
+        Some(name) => Error { hints: vec![format!("did you mean `{name}`?")], ..error },
+        None => error,
+    }
 }
 
 /// What an end is quantized by.
@@ -179,6 +190,16 @@ mod tests {
         assert_eq!(picked(&["model.embed_tokens", "lm_head", "Linear"]).len(), 4);
         let error = select_targets(&["*.q_prj".to_owned()], &linears()).unwrap_err();
         assert_eq!(error.hints, ["the model has 1 layers matching `*.q_proj`"]);
+        for (wrong, right) in [
+            ("lm_haed", "lm_head"),
+            ("Embeddings", "Embedding"),
+            ("embed_token", "model.embed_tokens"),
+            ("model.embed_token", "model.embed_tokens"),
+            ("Linears", "Linear"),
+        ] {
+            let error = select_targets(&[wrong.to_owned()], &linears()).unwrap_err();
+            assert_eq!(error.hints, [format!("did you mean `{right}`?")], "{wrong}");
+        }
     }
 
     fn scheme(value: serde_json::Value) -> Scheme {

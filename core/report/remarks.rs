@@ -25,6 +25,7 @@ pub(super) fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], 
         let Some(record) = store.object(&keys[id.0].1).ok().and_then(|o| o.record().ok()) else { continue };
         let facts = &record.facts;
         lines.extend(calibrated(facts));
+        lines.extend(stored_in_bytes(facts));
         if let Some(observer) = facts["input_scales"]["observer"].as_str() {
             lines.push(observed("static input scales", observer, &facts["input_scales"], facts));
         }
@@ -66,6 +67,19 @@ fn calibrated(facts: &Value) -> Option<String> {
     let (tokens, sequences) = (&facts["calibration"]["tokens"], &facts["calibration"]["sequences"]);
     Some(format!(
         "calibration: {tokens} tokens in {sequences} sequences, {order}; activations kept in {kept}, matrix products of {factors} factors with f32 sums"
+    ))
+}
+
+/// Why narrow codes take a byte each.
+fn stored_in_bytes(facts: &Value) -> Option<String> {
+    let in_bytes = |layers: &&Value| {
+        let (weights, inputs) = (&layers["grid"]["weights"]["args"], &layers["grid"]["inputs"]);
+        weights["type"] == "int" && weights["num_bits"].as_u64().is_some_and(|bits| bits < 8) && !inputs.is_null()
+    };
+    let found = facts["grids"].as_array()?.iter().find(in_bytes)?;
+    Some(format!(
+        "bits/weight counts what is stored: the {}-bit codes of linears with quantized inputs lie in bytes (int-quantized)",
+        found["grid"]["weights"]["args"]["num_bits"]
     ))
 }
 

@@ -105,6 +105,11 @@ impl Options {
         value.try_cast::<T>().map(Some).ok_or_else(|| self.wrong(key, &shown, wanted))
     }
 
+    /// The names that were asked for.
+    pub(super) fn known(&self) -> &[&'static str] {
+        &self.known
+    }
+
     /// Everything that was not read, as JSON: the parameters of a plugin.
     pub(super) fn rest(self) -> Result<Value> {
         to_json(&Dynamic::from(self.map))

@@ -26,6 +26,10 @@ use crate::{
     store::Scratch,
 };
 
+/// What whoever takes the folder elsewhere has to know. A rotation of queries and keys is none of it: they cancel each other.
+const ONLINE: &str = "the input of down_proj is rotated while the model runs, as `transform_config` in config.json says: transformers \
+    (as of 5.17) does not read that and computes another function";
+
 #[derive(Debug, Deserialize)]
 struct Params {
     /// Dtype of the written weights.
@@ -81,6 +85,9 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     }
     facts.insert("written".into(), artifact.finish(scratch)?);
     facts.insert("changed_tensors".into(), output.tensors.len().into());
+    if made.config.online.down.is_some() {
+        facts.insert("warnings".into(), json!([ONLINE]));
+    }
     if report.as_object().is_some_and(|r| !r.is_empty()) {
         facts.insert("plugin".into(), report);
     }

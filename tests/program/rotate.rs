@@ -129,6 +129,9 @@ fn the_artifact_says_what_is_rotated_while_it_runs() {
         assert_eq!(groups["R3"]["apply"][1]["location"], "k_cache");
         assert_eq!(groups["R4"]["apply"][0]["location"], "input");
     }
+    let [(_, record)] = &project.stored("results", "transform", "rotate")[..] else { panic!("one transform") };
+    let warning = record["facts"]["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("`transform_config`") && warning.contains("another function"), "{warning}");
     // Gains are folded, heads' own norms are not touched.
     assert!(rotated.values("model.norm.weight").unwrap().iter().all(|gain| *gain == 1.0));
     let head_norm = "model.layers.0.self_attn.q_norm.weight";

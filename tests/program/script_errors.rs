@@ -53,6 +53,9 @@ fn quantization() {
         "scheme_contradicts_itself",
         r#"let q = base.quantize("rtn", #{ scheme: #{ weights: #{ num_bits: 4, type: "int", symmetric: true, strategy: "channel", group_size: 32 } } });"#,
     );
+    case("misspelled_override", r#"let q = base.quantize("rtn", #{ scheme: "INT8", observr: "mse" });"#);
+    case("option_of_nobody", r#"let q = base.quantize("rtn", #{ scheme: "INT8", zzz: 3 });"#);
+    case("misspelled_end", r#"let q = base.quantize("rtn", #{ scheme: "W4A16", targets: ["Linear", "lm_haed"] });"#);
     case("unknown_scheme", r#"let q = base.quantize("rtn", #{ scheme: "W4A61" });"#);
     case("group_size_does_not_divide", r#"let q = base.quantize("rtn", #{ scheme: "W4A16", group_size: 24 });"#);
     case("everything_ignored", r#"let q = base.quantize("rtn", #{ scheme: "INT8", ignore: "*" });"#);

@@ -13,7 +13,7 @@ use workbench_model::{Checkpoint, ModelConfig};
 use super::{Called, Host, data::file, groups, placed};
 use crate::{
     calib::Order,
-    error::{Error, Result},
+    error::{Error, Result, did_you_mean},
     graph::{
         Input, Node, NodeKind,
         node::{DataSource, Origin, PluginUse, SourceModel},
@@ -344,11 +344,27 @@ fn default_tokens_all() -> Value {
 
 /// The plugin's parameters, checked against its schema and complete. A plugin that takes a seed gets the run's.
 fn parameters(plugin: &PluginInfo, options: Options, seed: u64) -> Result<Value> {
+    let known = options.known().to_vec();
     let mut given = options.rest()?;
     if seed != 0 && given.get("seed").is_none() && plugin.descriptor.schema["properties"].get("seed").is_some() {
         given["seed"] = seed.into();
     }
-    Ok(crate::plugin::validate(&plugin.descriptor, &given)?)
+    crate::plugin::validate(&plugin.descriptor, &given).map_err(|error| {
+        // An option of the call itself that was misspelled arrives here too.
+        let own = plugin.descriptor.schema["properties"].as_object();
+        let is_own = |key: &String| own.is_some_and(|own| own.contains_key(key));
+        let guessed = error.hint.as_ref().is_some_and(|hint| hint.starts_with("did you mean"));
+        if guessed || given.get(&error.key).is_none() || is_own(&error.key) {
+            return error.into();
+        }
+        let near = did_you_mean(&error.key, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+        let hint = near.unwrap_or_else(|| {
+            let own: Vec<&str> = own.into_iter().flat_map(|own| own.keys()).map(String::as_str).collect();
+            let own = if own.is_empty() { "no parameters".to_owned() } else { own.join(", ") };
+            format!("the call takes {}; `{}` has {own}", known.join(", "), plugin.descriptor.name)
+        });
+        Error::usage(error.message).at(error.key).hint(hint)
+    })
 }
 
 /// The kind of plugin that makes a kind of node.
