@@ -12,7 +12,11 @@ pub(crate) fn by_pieces<T: Copy + Default + Send + Sync>(
     piece: usize,
     fill: impl Fn(usize, &mut [T]) + Sync,
 ) -> Vec<T> {
-    make(len, piece, |_, room| room.fill(MaybeUninit::new(T::default())), fill)
+    // SAFETY: `first` fills its piece.
+    #[allow(unsafe_code)]
+    unsafe {
+        make(len, piece, |_, room| room.fill(MaybeUninit::new(T::default())), fill)
+    }
 }
 
 /// The same out of a copy of `from`.
@@ -27,11 +31,19 @@ pub(crate) fn copied_by_pieces<T: Copy + Send + Sync>(
             slot.write(*value);
         }
     };
-    make(from.len(), piece, copy, fill)
+    // SAFETY: pieces of `from.len()` elements begin where those of `from` do, so that there is a value for each element.
+    #[allow(unsafe_code)]
+    unsafe {
+        make(from.len(), piece, copy, fill)
+    }
 }
 
-/// `first` must write every element of its piece, of which `from` and `len` leave no doubt above.
-fn make<T: Copy + Send + Sync>(
+/// A vector whose pieces `first` writes before `fill` works on them.
+///
+/// # Safety
+/// `first` must write every element of the piece that it is given.
+#[allow(unsafe_code)]
+unsafe fn make<T: Copy + Send + Sync>(
     len: usize,
     piece: usize,
     first: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
@@ -41,7 +53,7 @@ fn make<T: Copy + Send + Sync>(
     let room = &mut made.spare_capacity_mut()[..len];
     room.par_chunks_mut(piece.max(1)).enumerate().for_each(|(index, room)| {
         first(index, room);
-        // SAFETY: every element of this piece was just written.
+        // SAFETY: the caller vouches that every element of this piece was just written.
         #[allow(unsafe_code)]
         let piece = unsafe { room.assume_init_mut() };
         fill(index, piece);
