@@ -11,9 +11,9 @@ use std::{
 
 use polars::prelude::{AnyValue, DataFrame};
 use polars_io::{SerReader, csv::read::CsvReadOptions};
-use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Map, Number, Value};
 
+use super::yaml::{self, Dialect};
 use crate::error::{Error, Location, Result};
 
 /// Endings of files that can be read, in the order in which messages list them.
@@ -41,21 +41,33 @@ pub(super) struct DataFile {
 impl DataFile {
     /// Reads a file by the ending of its name.
     pub(super) fn read(path: &Path, name: &str) -> Result<Self> {
+        Self::read_as(path, name, Dialect::Core)
+    }
+
+    /// Reads a stage file, whose YAML is that of other packages' recipes.
+    pub(super) fn read_stage(path: &Path, name: &str) -> Result<Self> {
+        Self::read_as(path, name, Dialect::PyYaml)
+    }
+
+    fn read_as(path: &Path, name: &str, dialect: Dialect) -> Result<Self> {
+        if !ENDINGS.contains(&ending(path)) {
+            return Err(Error::usage(format!("`{name}` is of no kind that a script can read"))
+                .at(name)
+                .hint(format!("files ending in {} are", ENDINGS.join(", "))));
+        }
         let text = fs::read_to_string(path).map_err(|e| {
             let error = Error::io("read", path, &e);
             Error { kind: crate::error::ErrorKind::Usage, ..error }
         })?;
+        // A mark of the byte order is no part of the text.
+        let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         let mut file = Self { name: name.to_owned(), text, value: Value::Null };
         file.value = match ending(path) {
             "toml" => file.toml()?,
-            "yaml" | "yml" => file.yaml()?,
+            "yaml" | "yml" => yaml::parse(&file.text, dialect)
+                .map_err(|fault| file.malformed(fault.line, fault.column, fault.message))?,
             "json" => serde_json::from_str(&file.text).map_err(|e| file.malformed(e.line(), e.column(), e))?,
-            "csv" => file.csv()?,
-            _ => {
-                return Err(Error::usage(format!("`{name}` is of no kind that a script can read"))
-                    .at(name)
-                    .hint(format!("files ending in {} are", ENDINGS.join(", "))));
-            }
+            _ => file.csv()?,
         };
         Ok(file)
     }
@@ -82,16 +94,6 @@ impl DataFile {
         toml::from_str(&self.text).map_err(refused)
     }
 
-    fn yaml(&self) -> Result<Value> {
-        let documents = Yaml::load_from_str(&self.text)
-            .map_err(|e| self.malformed(e.marker().line(), e.marker().col() + 1, e.info()))?;
-        match documents.as_slice() {
-            [] => Ok(Value::Object(Map::new())),
-            [document] => plain(document).map_err(|what| self.malformed(1, 1, what)),
-            several => Err(self.malformed(1, 1, format!("it holds {} documents instead of one", several.len()))),
-        }
-    }
-
     fn csv(&self) -> Result<Value> {
         let options = CsvReadOptions::default().with_has_header(true).with_infer_schema_length(None);
         let frame = options.into_reader_with_file_handle(Cursor::new(self.text.as_bytes())).finish();
@@ -99,14 +101,16 @@ impl DataFile {
         rows.map(Value::Array).map_err(|e| self.malformed(1, 1, e))
     }
 
-    /// An error with its place in this file: the line with the text at fault, looked for behind `section` where that is given.
-    pub(super) fn locate(&self, error: Error, section: Option<&str>) -> Error {
+    /// An error with its place in this file: the line with the text at fault, looked for behind a section where that is given, as
+    /// the names that lead to it.
+    pub(super) fn locate(&self, error: Error, section: &[&str]) -> Error {
         if error.location.is_some() {
             return error;
         }
-        let begin = section.and_then(|section| self.find(section, 0));
+        let inwards = |from: Option<usize>, name: &&str| self.find(name, from.unwrap_or(0)).or(from);
+        let begin = section.iter().fold(None, inwards);
         let own = error.needle.as_deref().and_then(|needle| self.find(needle, begin.unwrap_or(0)));
-        let needle = if own.is_some() { error.needle.clone() } else { section.map(str::to_owned) };
+        let needle = if own.is_some() { error.needle.clone() } else { section.last().map(|name| (*name).to_owned()) };
         let (line, column) = position(&self.text, own.or(begin).unwrap_or(0));
         Error { location: Some(Box::new(self.place(line, column, needle))), ..error }
     }
@@ -136,31 +140,6 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     (line, column)
-}
-
-/// A YAML node as JSON, or what keeps it from being that.
-fn plain(node: &Yaml<'_>) -> Result<Value, String> {
-    match node {
-        Yaml::Value(scalar) => Ok(match scalar {
-            Scalar::Null => Value::Null,
-            Scalar::Boolean(flag) => Value::Bool(*flag),
-            Scalar::Integer(number) => Value::from(*number),
-            Scalar::FloatingPoint(number) => Number::from_f64(number.into_inner())
-                .map(Value::Number)
-                .ok_or_else(|| format!("{number} is not a finite number"))?,
-            Scalar::String(text) => Value::from(text.as_ref()),
-        }),
-        Yaml::Sequence(items) => items.iter().map(plain).collect::<Result<Vec<_>, _>>().map(Value::Array),
-        Yaml::Mapping(pairs) => {
-            let pair = |(key, value): (&Yaml<'_>, &Yaml<'_>)| {
-                let key = key.as_str().ok_or("a key of it is not text")?;
-                Ok((key.to_owned(), plain(value)?))
-            };
-            pairs.iter().map(pair).collect::<Result<Map<_, _>, String>>().map(Value::Object)
-        }
-        Yaml::Tagged(tag, _) => Err(format!("the tag `{tag}` has no meaning here")),
-        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => Err("it holds a value that is none".to_owned()),
-    }
 }
 
 /// A row of a CSV by column. An empty cell is null.
@@ -318,13 +297,13 @@ mod tests {
     fn errors_point_at_the_key_and_not_at_a_comment() {
         let text = "# scheme is below\nname: x\nA:\n  ignore: [b]\nB:\n  schemes: W4\n  scheme: W4\n  ignore: [b]\n";
         let file = written("s.yaml", text).unwrap();
-        let line = |needle: &str, section: Option<&str>| {
+        let line = |needle: &str, section: &[&str]| {
             file.locate(Error::usage("wrong").at(needle), section).location.unwrap().line
         };
-        assert_eq!(line("scheme", None), 7);
-        assert_eq!(line("ignore", Some("B")), 8);
-        assert_eq!(line("nowhere", Some("B")), 5);
-        assert_eq!(line("nowhere", None), 1);
+        assert_eq!(line("scheme", &[]), 7);
+        assert_eq!(line("ignore", &["B"]), 8);
+        assert_eq!(line("nowhere", &["B"]), 5);
+        assert_eq!(line("nowhere", &[]), 1);
     }
 
     #[test]

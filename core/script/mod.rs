@@ -14,6 +14,7 @@ mod place;
 mod resolver;
 mod settings;
 mod stages;
+mod yaml;
 
 pub use builder::{Builder, Labels, ReportSpec, RowSpec, SaveSpec};
 pub use handle::{DatasetHandle, EvaluationHandle, ModelHandle, Signature, TaskHandle};

@@ -79,6 +79,12 @@ fn apply(host: &Host, model: &ModelHandle, stage: &Stage, options: Map, origin: 
                 stage.file.name, step.modifier
             ));
         }
+        let head = model.signature.config.head_dim as u64;
+        if let Some(other) = step.head_size.filter(|size| *size != head) {
+            let error =
+                Error::usage(format!("`transform_config` is for heads of {other}, and those of the model have {head}"));
+            return Err(stage.locate(error.at("transform_config").hint("leave it out"), Some(step)));
+        }
         let mut options = as_map(step.options.clone()).map_err(|error| stage.locate(error, Some(step)))?;
         if let Some(data) = calibration.as_ref().filter(|_| step.calibrated) {
             options.insert("calibration".into(), Dynamic::from(data.clone()));
@@ -120,11 +126,11 @@ fn own_data(host: &Host, stage: &Stage, given: Option<DatasetHandle>) -> Result<
 fn tasks(host: &Host, pattern: &str, reference: &ModelHandle, folder: &str) -> Result<Array> {
     let mut found: Vec<(TaskHandle, String)> = Vec::new();
     for (path, name) in matching(&host.root, pattern)? {
-        let stage = DataFile::read(&path, &name)?;
+        let stage = DataFile::read_stage(&path, &name)?;
         let (wanted, warnings) = measures(&stage)?;
         warnings.into_iter().for_each(|warning| lock(&host.shared).warn(warning));
         for measure in wanted {
-            let located = |error| stage.locate(error, Some(&measure.name));
+            let located = |error| stage.locate(error, &[&measure.name]);
             let task = match measure.subject {
                 Subject::Text { method, text, mut options } => data::dataset(&host.root, &text).and_then(|text| {
                     options.insert("text".into(), Dynamic::from(text));

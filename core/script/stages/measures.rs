@@ -58,7 +58,7 @@ pub(in crate::script) fn measures(file: &DataFile) -> Result<(Vec<Measure>, Vec<
         let warnings = ignored.iter().map(|key| format!("{}: `{key}` has no effect here", file.name)).collect();
         Ok((shared_out(entries.iter().map(entry).collect::<Result<_>>()?, total), warnings))
     };
-    read().map_err(|error| file.locate(error, None))
+    read().map_err(|error| file.locate(error, &[]))
 }
 
 /// A measure with its share of the samples.

@@ -2,12 +2,16 @@
 //!
 //! A stage is a file of one of three folders (`1-trans`, `2-quant`, `3-eval`), in TOML or YAML. Its keys are those of the
 //! pipelines that people build around llm-compressor: a `name`, an `output_suffix` that names the model it makes, and
-//! `quant_modifiers` in the shapes of that package's recipes. Reading one yields the calls that a script would make, so that
+//! `quant_modifiers` in the shapes of that package's recipes; a recipe of that package as it is, which has neither name nor suffix, takes
+//! both from the name of its file. Reading one yields the calls that a script would make, so that
 //! everything behind them (defaults, checks, keys) is the same for both.
 
 mod fields;
 mod measures;
+mod merge;
 mod modifiers;
+mod recipe;
+mod rotations;
 
 use std::{path::Path, sync::Arc};
 
@@ -16,6 +20,7 @@ use serde_json::Value;
 
 pub(super) use fields::as_map;
 pub(super) use measures::{Subject, measures};
+use modifiers::Fault;
 pub(super) use modifiers::means_head;
 
 use super::{files::DataFile, options::Options};
@@ -33,9 +38,13 @@ pub(super) struct Step {
     pub method: String,
     /// As the file names it.
     pub modifier: String,
+    /// The names of the sections that lead to it in the file.
+    pub path: Vec<String>,
     pub options: serde_json::Map<String, Value>,
     /// Whether the pipeline's calibration data is for it. Data that is passed is part of a key, read or not.
     pub calibrated: bool,
+    /// The size of heads that the file was written for, where it says one.
+    pub head_size: Option<u64>,
 }
 
 /// A stage that makes a model of a model.
@@ -57,16 +66,24 @@ pub(super) struct Stage {
 impl Stage {
     /// Reads and checks a stage file.
     pub(super) fn read(path: &Path, name: &str, registry: &Registry) -> Result<Self> {
-        let file = DataFile::read(path, name)?;
-        Self::from_file(&file, registry).map_err(|error| file.locate(error, None))
+        let file = DataFile::read_stage(path, name)?;
+        Self::from_file(&file, registry).map_err(|error| file.locate(error, &[]))
     }
 
     fn from_file(file: &DataFile, registry: &Registry) -> Result<Self> {
-        let (modifiers, rest) = split(file, "quant_modifiers")?;
-        let mut o = Options::new("a stage", rest);
-        let name =
-            o.text("name")?.ok_or_else(|| Error::usage("the stage has no `name`").hint("name it: name = \"…\""))?;
-        let suffix = o.text("output_suffix")?;
+        let within = |fault: Fault| file.locate(fault.1, &names(&fault.0));
+        let mut keys = keys(file)?;
+        let found = recipe::take(&mut keys).map_err(within)?;
+        keys.retain(|_, value| !value.is_null());
+        let nameless = !keys.contains_key("name") && !keys.contains_key("output_suffix");
+        let mut o = Options::new("a stage", as_map(keys)?);
+        let (mut name, mut suffix) = (o.text("name")?, o.text("output_suffix")?);
+        if (found.staged || nameless) && !found.entries.is_empty() {
+            let own = stem(&file.name);
+            suffix.get_or_insert_with(|| format!("-{}", name.as_deref().unwrap_or(own)));
+            name.get_or_insert_with(|| own.to_owned());
+        }
+        let name = name.ok_or_else(|| Error::usage("the stage has no `name`").hint("name it: name = \"…\""))?;
         let input_model = o.text("input_model")?;
         if !o.flag("save_compressed", true)? {
             return Err(Error::usage("models are always saved compressed").at("save_compressed"));
@@ -76,13 +93,10 @@ impl Stage {
         for (key, least) in [("num_calibration_samples", 1), ("max_seq_length", 2)] {
             tokens.extend(o.count(key, least)?.map(|n| (key, n)));
         }
+        // Taken out already: it is named where a key is misspelled.
+        o.take("quant_modifiers");
         o.finish()?;
-        let steps = match modifiers {
-            None => Vec::new(),
-            Some(given) => {
-                modifiers::steps(&given, registry).map_err(|fault| file.locate(fault.1, fault.0.as_deref()))?
-            }
-        };
+        let steps = modifiers::steps(found.entries, registry).map_err(within)?;
         let unread = dataset.is_some().then_some("dataset").or(tokens.first().map(|(key, _)| *key));
         if let (Some(key), false) = (unread, steps.iter().any(|step| step.calibrated)) {
             return Err(Error::usage(format!("no modifier of stage `{name}` reads calibration data"))
@@ -108,15 +122,31 @@ impl Stage {
 
     /// An error of one of its steps, with its place in the file.
     pub(super) fn locate(&self, error: Error, step: Option<&Step>) -> Error {
-        self.file.locate(error, step.map(|step| step.modifier.as_str()))
+        self.file.locate(error, &step.map(|step| names(&step.path)).unwrap_or_default())
+    }
+}
+
+/// Names of sections, as errors are located by.
+fn names(path: &[String]) -> Vec<&str> {
+    path.iter().map(String::as_str).collect()
+}
+
+/// The name of a file without folder and ending.
+fn stem(name: &str) -> &str {
+    Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or(name)
+}
+
+/// A file's keys.
+fn keys(file: &DataFile) -> Result<serde_json::Map<String, Value>> {
+    match &file.value {
+        Value::Object(keys) => Ok(keys.clone()),
+        _ => Err(Error::usage(format!("`{}` is no stage: a map of keys is wanted", file.name))),
     }
 }
 
 /// A file's keys: one taken out as JSON, whose order counts, and the others for [`Options`]. Null means not given.
 fn split(file: &DataFile, key: &str) -> Result<(Option<Value>, Map)> {
-    let Value::Object(mut keys) = file.value.clone() else {
-        return Err(Error::usage(format!("`{}` is no stage: a map of keys is wanted", file.name)));
-    };
+    let mut keys = keys(file)?;
     let taken = keys.shift_remove(key).filter(|value| !value.is_null());
     keys.retain(|_, value| !value.is_null());
     Ok((taken, as_map(keys)?))
@@ -138,7 +168,7 @@ pub(super) fn distinct(stages: &[Stage]) -> Result<()> {
                     ))
                     .at(key)
                     .hint("give one of them another, or choose fewer files");
-                    return Err(stage.file.locate(error, None));
+                    return Err(stage.file.locate(error, &[]));
                 }
             }
         }

@@ -5,11 +5,14 @@
 
 use serde_json::{Map, Value, json};
 use workbench_model::config::LM_HEAD;
-use workbench_quant::Scheme;
+use workbench_quant::{Dynamic as Timing, Scheme};
 
 use super::{
     Step,
     fields::{Fields, texts},
+    merge,
+    recipe::Entry,
+    rotations,
 };
 use crate::{
     error::{Error, Result, did_you_mean},
@@ -20,33 +23,38 @@ use crate::{
 const MODIFIERS: [&str; 5] =
     ["SpinQuantModifier", "SmoothQuantModifier", "AWQModifier", "QuantizationModifier", "GPTQModifier"];
 
-/// What is wrong, and the modifier that it is about.
-pub(super) type Fault = Box<(Option<String>, Error)>;
+/// Modifiers of that package which cannot be expressed here, and why.
+const ELSEWHERE: [(&str, &str); 8] = [
+    ("AutoRoundModifier", "it learns roundings by gradients"),
+    ("ConstantPruningModifier", "it prunes weights"),
+    ("LogarithmicEqualizationModifier", "it scales by logarithms of ranges; SmoothQuantModifier does not"),
+    ("MagnitudePruningModifier", "it prunes weights"),
+    ("QuIPModifier", "it rotates the inputs and outputs of each linear while the model runs"),
+    ("REAPPruningModifier", "it prunes experts"),
+    ("SparseGPTModifier", "it prunes weights"),
+    ("WandaPruningModifier", "it prunes weights"),
+];
 
-fn fault(modifier: &str, error: Error) -> Fault {
-    Box::new((Some(modifier.to_owned()), error))
-}
+/// What is wrong, and the names that lead to the section that it is about.
+pub(super) type Fault = Box<(Vec<String>, Error)>;
 
 /// The calls of a stage in the order of its file.
-pub(super) fn steps(given: &Value, registry: &Registry) -> Result<Vec<Step>, Fault> {
-    let Value::Object(modifiers) = given else {
-        let error = Error::usage(format!("`quant_modifiers` is a map of modifiers by name, not {given}"));
-        return Err(Box::new((None, error.at("quant_modifiers"))));
-    };
+pub(super) fn steps(entries: Vec<Entry>, registry: &Registry) -> Result<Vec<Step>, Fault> {
     let mut steps: Vec<Step> = Vec::new();
-    for (name, options) in modifiers {
-        let read = read(name, options, registry).map_err(|error| fault(name, error))?;
+    for Entry { path, options } in entries {
+        let name = path.last().cloned().unwrap_or_default();
+        let read = read(&path, &options, registry).map_err(|error| Box::new((path.clone(), error)))?;
         for step in read {
-            if let Some(before) = steps.iter().find(|before| before.kind == NodeKind::Quantize) {
-                let message = match step.kind {
-                    NodeKind::Quantize => format!("`{}` and `{name}` both quantize the model", before.modifier),
-                    _ => format!("`{name}` comes after `{}`, which leaves codes behind", before.modifier),
-                };
-                let error =
-                    Error::usage(message).at(name.as_str()).hint("transforms come first, and one modifier quantizes");
-                return Err(fault(name, error));
+            let Some(before) = steps.iter_mut().find(|before| before.kind == NodeKind::Quantize) else {
+                steps.push(step);
+                continue;
+            };
+            if step.kind != NodeKind::Quantize {
+                let message = format!("`{name}` comes after `{}`, which leaves codes behind", before.modifier);
+                let error = Error::usage(message).at(name.as_str()).hint("transforms come first, then what quantizes");
+                return Err(Box::new((path, error)));
             }
-            steps.push(step);
+            merge::into(before, step).map_err(|error| Box::new((path.clone(), error.at(name.as_str()))))?;
         }
     }
     complete_searches(&mut steps)?;
@@ -67,15 +75,18 @@ pub(crate) fn means_head(step: &Step) -> bool {
         && !ignored.iter().chain(&grouped.collect::<Vec<_>>()).any(named)
 }
 
-fn read(name: &str, given: &Value, registry: &Registry) -> Result<Vec<Step>> {
+fn read(path: &[String], given: &Value, registry: &Registry) -> Result<Vec<Step>> {
+    let name = path.last().map_or("", String::as_str);
     // Rotations of the modifier are drawn; those that learn come under the plugin's own name.
     let calibrated = name != "SpinQuantModifier";
     let step = |kind, method: &str, options| Step {
         kind,
         method: method.to_owned(),
         modifier: name.to_owned(),
+        path: path.to_vec(),
         options,
         calibrated,
+        head_size: None,
     };
     if !MODIFIERS.contains(&name) {
         let kind = plugin(name, registry)?;
@@ -86,21 +97,28 @@ fn read(name: &str, given: &Value, registry: &Registry) -> Result<Vec<Step>> {
         };
     }
     let mut fields = Fields::new(name, given)?;
+    common(&mut fields)?;
     let mut options = Map::new();
     let steps = match name {
         "SpinQuantModifier" => {
-            spinquant(&mut fields, &mut options)?;
-            vec![step(NodeKind::Transform, "rotate", options)]
+            let head_size = rotations::spinquant(&mut fields, &mut options)?;
+            vec![Step { head_size, ..step(NodeKind::Transform, "rotate", options) }]
         }
         "SmoothQuantModifier" => {
             fields.pass("smoothing_strength", &mut options, "smoothing_strength");
             mappings(&mut fields, &mut options)?;
             fields.must_be("algorithm", &"smoothquant".into(), "the log-equalization of that package is not here")?;
+            let why = "every layer of a mapping is smoothed: leave the mapping out";
+            fields.must_be("ignore", &json!([]), why)?;
+            fields.must_be("num_calibration_steps", &Value::Null, "write num_calibration_samples beside the stages")?;
+            fields.must_be("calibration_function", &Value::Null, "a file holds no function")?;
             vec![step(NodeKind::Transform, "smoothquant", options)]
         }
         "AWQModifier" => {
             fields.pass("n_grid", &mut options, "n_grid");
             fields.pass("duo_scaling", &mut options, "duo_scaling");
+            // Where cached activations lie: how the search is computed.
+            fields.take("offload_device");
             mappings(&mut fields, &mut options)?;
             let mut scheme = Map::new();
             quantization(&mut fields, &mut scheme)?;
@@ -121,6 +139,23 @@ fn read(name: &str, given: &Value, registry: &Registry) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
+/// Keys that every modifier has. None of them says what is done: those of a schedule are about training.
+fn common(fields: &mut Fields<'_>) -> Result<()> {
+    for how in ["group", "index", "requires_calibration_data"] {
+        fields.take(how);
+    }
+    for key in ["start", "end", "update"] {
+        match fields.take(key) {
+            Some(given) if !matches!(given.as_f64(), Some(0.0 | -1.0)) => {
+                let error = fields.wrong(key, &given, "left out: a schedule of epochs is for training");
+                return Err(error.hint("this runs each modifier once"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// The kind of call that a plugin's own name stands for.
 fn plugin(name: &str, registry: &Registry) -> Result<NodeKind> {
     let usable = |kind: Kind| match kind {
@@ -132,6 +167,10 @@ fn plugin(name: &str, registry: &Registry) -> Result<NodeKind> {
     if let Some((_, kind)) = known().find(|(known, _)| *known == name) {
         return Ok(kind);
     }
+    if let Some((_, why)) = ELSEWHERE.iter().find(|(known, _)| *known == name) {
+        let error = Error::usage(format!("llm-compressor's `{name}` has no counterpart here: {why}")).at(name);
+        return Err(error.hint(format!("there are {}", MODIFIERS.join(", "))));
+    }
     let names: Vec<&str> = MODIFIERS.into_iter().chain(known().map(|(name, _)| name)).collect();
     let error = Error::usage(format!("there is no modifier `{name}`")).at(name);
     Err(match did_you_mean(name, names.iter().copied()) {
@@ -140,36 +179,11 @@ fn plugin(name: &str, registry: &Registry) -> Result<NodeKind> {
     })
 }
 
-fn spinquant(fields: &mut Fields<'_>, options: &mut Map<String, Value>) -> Result<()> {
-    fields.pass("rotations", options, "rotations");
-    let kind = match fields.text("transform_type")?.as_deref() {
-        None | Some("hadamard") => "hadamard",
-        Some("random-hadamard") => "random-hadamard",
-        Some("random-matrix") => "random-orthogonal",
-        Some(other) => {
-            return Err(fields.wrong(
-                "transform_type",
-                &other.into(),
-                "one of hadamard, random-hadamard, random-matrix",
-            ));
-        }
-    };
-    options.insert("kind".to_owned(), kind.into());
-    fields.pass("transform_block_size", options, "block_size");
-    fields.pass("seed", options, "seed");
-    fields.must_be("randomize", &false.into(), "every place has one rotation")?;
-    fields.must_be("learnable", &false.into(), "name the plugin `rotate` with `learn` instead")?;
-    match fields.text("precision")?.as_deref() {
-        None | Some("float64" | "torch.float64") => Ok(()),
-        Some(other) => Err(fields.wrong("precision", &other.into(), "torch.float64: rotations are folded in that")),
-    }
-}
-
 fn gptq(fields: &mut Fields<'_>, options: &mut Map<String, Value>) -> Result<()> {
     quantization(fields, options)?;
     fields.pass("dampening_frac", options, "dampening_fraction");
     // Columns that are compressed in one pass, devices, batches: how GPTQ is computed, not what.
-    for how in ["block_size", "offload_hessians", "sequential_update", "batched_quantization"] {
+    for how in ["block_size", "offload_hessians", "sequential_update", "batched_quantization", "sequential_targets"] {
         fields.take(how);
     }
     let order = match fields.take_even_null("actorder") {
@@ -226,8 +240,74 @@ fn quantization(fields: &mut Fields<'_>, options: &mut Map<String, Value>) -> Re
     }
     fields.pass("ignore", options, "ignore");
     fields.pass("kv_cache_scheme", options, "kv_cache_scheme");
-    fields.pass("input_observer", options, "observer");
-    fields.must_be("bypass_divisibility_checks", &false.into(), "choose a group size that divides the inputs")
+    // Sizes that do not divide are an error whatever it says.
+    fields.take("bypass_divisibility_checks");
+    observers(fields, options)
+}
+
+/// Observers that a modifier chooses for all of its schemes, as keys of these schemes.
+fn observers(fields: &mut Fields<'_>, options: &mut Map<String, Value>) -> Result<()> {
+    let [mut weights, mut inputs, mut outputs] =
+        [fields.text("weight_observer")?, fields.text("input_observer")?, fields.text("output_observer")?];
+    if let Some(given) = fields.take("observer") {
+        let known = |key: &String| ["weights", "input", "output"].contains(&key.as_str());
+        let names = given.as_object().filter(|names| names.keys().all(known) && names.values().all(Value::is_string));
+        let Some(names) = names.filter(|_| [&weights, &inputs, &outputs].iter().all(|one| one.is_none())) else {
+            return Err(fields.wrong("observer", &given, "a map of weights, input and output, and nothing beside it"));
+        };
+        let named = |key: &str| names.get(key).and_then(Value::as_str).map(str::to_owned);
+        (weights, inputs, outputs) = (named("weights"), named("input"), named("output"));
+    }
+    if let Some(outputs) = outputs {
+        return Err(fields.wrong("output_observer", &outputs.into(), "left out: outputs are not quantized"));
+    }
+    if weights.is_none() && inputs.is_none() {
+        return Ok(());
+    }
+    for (_, scheme) in options.iter_mut().filter(|(key, _)| *key == "scheme") {
+        observe(scheme, weights.as_deref(), inputs.as_deref())?;
+    }
+    if let Some(Value::Object(groups)) = options.get_mut("config_groups") {
+        for (name, group) in groups.iter_mut() {
+            if !group.is_object() {
+                *group = json!({ "scheme": name, "targets": group.clone() });
+            }
+            observe(group, weights.as_deref(), inputs.as_deref())?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes observers into a scheme, in the place of its own.
+fn observe(scheme: &mut Value, weights: Option<&str>, inputs: Option<&str>) -> Result<()> {
+    let meant = meaning(scheme)?;
+    if let Value::String(name) = scheme {
+        *scheme = json!({ "scheme": name });
+    }
+    if let (Some(observer), Some(_)) = (weights, &meant.weights) {
+        set_observer(scheme, "weights", observer);
+    }
+    // Dynamic scales are not observed.
+    if let (Some(observer), Some(args)) = (inputs, &meant.input_activations)
+        && args.dynamic != Timing::Yes
+    {
+        set_observer(scheme, "input_activations", observer);
+    }
+    Ok(())
+}
+
+fn set_observer(scheme: &mut Value, key: &str, observer: &str) {
+    if !scheme[key].is_object() {
+        scheme[key] = json!({});
+    }
+    scheme[key]["observer"] = observer.into();
+}
+
+/// A scheme as it is read later on.
+fn meaning(given: &Value) -> Result<Scheme> {
+    let mut given = given.clone();
+    given.as_object_mut().map(|keys| keys.shift_remove("targets"));
+    Scheme::from_value(&given).map_err(|e| Error::usage(e.message).maybe_hint(e.hint).at(e.key))
 }
 
 /// The scheme of a group that is meant for every linear; `None` if it names others.
@@ -295,20 +375,16 @@ fn complete_searches(steps: &mut [Step]) -> Result<(), Fault> {
             )
             .hint("give AWQModifier a scheme, or put the modifier that quantizes into the same stage")),
         };
-        step.options
-            .insert("scheme".to_owned(), weights.map_err(|e| fault(&step.modifier, e.at(step.modifier.as_str())))?);
+        let weights = weights.map_err(|e| Box::new((step.path.clone(), e.at(step.modifier.as_str()))))?;
+        step.options.insert("scheme".to_owned(), weights);
     }
     Ok(())
 }
 
 /// How weights are rounded, where all are rounded alike.
 fn weights(options: &Map<String, Value>) -> Result<Value> {
-    let scheme = |given: &Value| {
-        let mut given = given.clone();
-        given.as_object_mut().map(|keys| keys.shift_remove("targets"));
-        let found = Scheme::from_value(&given).map_err(|e| Error::usage(e.message).maybe_hint(e.hint));
-        Ok(found?.weights.map(|args| json!(args)).unwrap_or_default())
-    };
+    let scheme =
+        |given: &Value| -> Result<Value> { Ok(meaning(given)?.weights.map(|args| json!(args)).unwrap_or_default()) };
     let groups = options.get("config_groups").and_then(Value::as_object).into_iter().flatten();
     let mut all = options.get("scheme").map(&scheme).into_iter().collect::<Result<Vec<Value>>>()?;
     for (name, group) in groups {

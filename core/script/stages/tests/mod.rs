@@ -4,27 +4,35 @@ use serde_json::json;
 
 use super::*;
 
+mod recipes;
+
 fn file(name: &str, text: &str) -> DataFile {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     std::fs::write(&path, text).unwrap();
-    DataFile::read(&path, name).unwrap()
+    DataFile::read_stage(&path, name).unwrap()
 }
 
 /// A stage without any plugin at hand.
 fn stage(text: &str) -> Result<Stage> {
     let file = file("s.yaml", text);
-    Stage::from_file(&file, &Registry::default()).map_err(|error| file.locate(error, None))
+    Stage::from_file(&file, &Registry::default()).map_err(|error| file.locate(error, &[]))
+}
+
+/// The steps of a stage with these modifiers.
+fn steps(modifiers: Value) -> Result<Vec<Step>, Fault> {
+    let mut keys = serde_json::Map::from_iter([("quant_modifiers".to_owned(), modifiers)]);
+    modifiers::steps(recipe::take(&mut keys)?.entries, &Registry::default())
 }
 
 /// The calls of a stage with these modifiers.
 fn calls(modifiers: Value) -> Vec<(String, Value)> {
-    let steps = modifiers::steps(&modifiers, &Registry::default()).map_err(|fault| fault.1).unwrap();
+    let steps = steps(modifiers).map_err(|fault| fault.1).unwrap();
     steps.into_iter().map(|step| (format!("{} {}", step.kind, step.method), Value::Object(step.options))).collect()
 }
 
 fn refused(modifiers: Value) -> Error {
-    modifiers::steps(&modifiers, &Registry::default()).unwrap_err().1
+    steps(modifiers).unwrap_err().1
 }
 
 fn call(name: &str, options: Value) -> (String, Value) {
@@ -71,10 +79,7 @@ fn a_modifier_brings_the_defaults_of_its_own_package() {
 
 #[test]
 fn a_recipe_that_would_quantize_the_head_is_noticed() {
-    let means_head = |modifiers: Value| {
-        let steps = modifiers::steps(&modifiers, &Registry::default()).map_err(|fault| fault.1).unwrap();
-        steps.iter().any(means_head)
-    };
+    let means_head = |modifiers: Value| steps(modifiers).map_err(|fault| fault.1).unwrap().iter().any(means_head);
     let quantized = |given: Value| json!({ "QuantizationModifier": given });
     assert!(means_head(quantized(json!({ "scheme": "W8A8" }))));
     assert!(means_head(quantized(json!({ "scheme": "W8A8", "targets": "Linear", "ignore": ["re:.*down_proj"] }))));
@@ -169,6 +174,7 @@ fn what_is_not_understood_is_named_with_its_line() {
             "`rotate` with `learn`",
         ),
         ("name: a\nquant_modifiers:\n  SpinQuantModifier: {}\n", 3, "has no `output_suffix`", "output_suffix ="),
+        ("name: a\nquant_modifers: {}\n", 2, "has no option `quant_modifers`", "did you mean `quant_modifiers`?"),
         ("name: a\noutput_suffix: -a\n", 2, "and no `quant_modifiers`", "leaves the model as it is"),
         ("name: a\noutput_suffix: /a\nquant_modifiers: {SpinQuantModifier: }\n", 2, "folder's name", ""),
         ("name: a\nsave_compressed: False\n", 2, "always saved compressed", ""),
