@@ -72,6 +72,9 @@ pub enum GridError {
     /// Slices, shapes or parameters that do not belong together.
     #[error("{0}")]
     Shape(String),
+    /// A code, scale or zero-point that no tensor on the grid has.
+    #[error("{0}")]
+    Value(String),
 }
 
 impl GridError {
@@ -85,7 +88,7 @@ impl GridError {
             Self::NonFinite { .. } => {
                 Some("check the weights, or the activations that were observed, for overflow".into())
             }
-            Self::Shape(_) => None,
+            Self::Shape(_) | Self::Value(_) => None,
         }
     }
 }

@@ -46,6 +46,8 @@ pub mod f8e4m3 {
 
     /// Largest finite value.
     pub const MAX: f32 = 448.0;
+    /// The bit pattern of NaN, without its sign.
+    pub(crate) const NAN: i8 = 0x7f;
     /// Values from here on, on the real line, are nearer to the next value above [`MAX`]; exactly here the tie goes to [`MAX`].
     pub(crate) const LAST_THAT_FITS: f32 = 464.0;
     const SMALLEST_NORMAL: f32 = 0.015625;

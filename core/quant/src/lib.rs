@@ -5,6 +5,7 @@
 
 mod apply;
 pub mod args;
+mod check;
 mod column;
 pub mod conventions;
 mod derive;

@@ -65,9 +65,9 @@ impl ScaleRule {
         let (min, max) = (min.min(0.0), max.max(0.0));
         let scale = if self.symmetric { self.symmetric_scale(min, max) } else { self.asymmetric_scale(min, max) };
         let scale = global.map_or(scale, |global| global * scale);
-        let scale = self.store(scale);
+        let scale = store(self.scale_dtype, scale);
         let zero_point = if self.symmetric { 0 } else { self.zero_point(min, scale) };
-        (if scale == 0.0 { self.smallest_step() } else { scale }, zero_point)
+        (if scale == 0.0 { smallest_step(self.scale_dtype) } else { scale }, zero_point)
     }
 
     fn symmetric_scale(&self, min: f32, max: f32) -> f32 {
@@ -102,33 +102,33 @@ impl ScaleRule {
         if exact.is_nan() { 0 } else { exact.clamp(low, high).round_ties_even() as i32 }
     }
 
-    /// Rounds a scale to the dtype in which it is stored.
-    fn store(&self, scale: f32) -> f32 {
-        match self.scale_dtype {
-            ScaleDtype::F32 | ScaleDtype::E8M0 => scale,
-            ScaleDtype::Bf16 => round_bf16(scale),
-            ScaleDtype::F16 => f16::from_f32(scale.clamp(f16::MIN.to_f32(), f16::MAX.to_f32())).to_f32(),
-            ScaleDtype::F8E4M3 => f8e4m3::saturate(scale),
-        }
-    }
-
-    /// What stands in for a scale of zero, so that nothing is divided by it.
-    fn smallest_step(&self) -> f32 {
-        match self.scale_dtype {
-            ScaleDtype::F32 => f32::EPSILON,
-            ScaleDtype::Bf16 => 0.0078125,
-            ScaleDtype::F16 => f16::EPSILON.to_f32(),
-            ScaleDtype::F8E4M3 => 0.125,
-            ScaleDtype::E8M0 => e8m0::decode(0),
-        }
-    }
-
     /// The tensor-wide scale of NVFP4: it maps the largest magnitude to the largest group scale times the largest code.
     /// Torch divides a number by a tensor as the product with its reciprocal, which rounds twice, and so does this.
     pub(crate) fn global_scale(&self, absmax: f32) -> f32 {
         let reciprocal = self.round(1.0 / absmax.max(f32::MIN_POSITIVE));
         let scale = self.round(f8e4m3::MAX * e2m1::MAX * reciprocal);
         if scale.is_finite() { scale } else { 1.0 }
+    }
+}
+
+/// Rounds a scale to the dtype in which it is stored. Those of the MX formats are made as powers of two.
+pub(crate) fn store(dtype: ScaleDtype, scale: f32) -> f32 {
+    match dtype {
+        ScaleDtype::F32 | ScaleDtype::E8M0 => scale,
+        ScaleDtype::Bf16 => round_bf16(scale),
+        ScaleDtype::F16 => f16::from_f32(scale.clamp(f16::MIN.to_f32(), f16::MAX.to_f32())).to_f32(),
+        ScaleDtype::F8E4M3 => f8e4m3::saturate(scale),
+    }
+}
+
+/// What stands in for a scale of zero, so that nothing is divided by it.
+pub(crate) fn smallest_step(dtype: ScaleDtype) -> f32 {
+    match dtype {
+        ScaleDtype::F32 => f32::EPSILON,
+        ScaleDtype::Bf16 => 0.0078125,
+        ScaleDtype::F16 => f16::EPSILON.to_f32(),
+        ScaleDtype::F8E4M3 => 0.125,
+        ScaleDtype::E8M0 => e8m0::decode(0),
     }
 }
 

@@ -14,3 +14,4 @@ mod packing;
 mod properties;
 mod reference;
 mod schemes;
+mod values;
