@@ -3,46 +3,54 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
 use serde_json::Value;
 use workbench_api::abi::{Dtype, Level, NamedTensor, Tensor, TensorInfo};
+use workbench_api::descriptor::Scope;
 use workbench_api::error::{Error, ErrorKind};
 use workbench_api::host::{CodesView, HostServices};
 use workbench_api::job::{Job, Linear};
-use workbench_quant::Grid;
+use workbench_quant::{Dynamic, Grid, GridError, Strategy};
 
 /// Services behind checks.
 pub(super) struct Gate<'a> {
     services: &'a dyn HostServices,
     linears: &'a [Linear],
-    /// Whether codes must be on the grids of the job: a trainer brings its own.
-    grids_are_given: bool,
-    /// Whether every linear with a grid must get codes.
-    codes_are_due: bool,
+    scope: Scope,
     /// Whether the plugin carries rounding rules that were compared with the host's.
     rounds: bool,
-    coded: Mutex<BTreeSet<String>>,
+    put: Mutex<Put>,
     refusal: Mutex<Option<Error>>,
+}
+
+/// Names of what arrived.
+#[derive(Default)]
+struct Put {
+    /// Linears with codes.
+    codes: BTreeSet<String>,
+    tensors: BTreeSet<String>,
 }
 
 impl<'a> Gate<'a> {
     pub(super) fn new(job: &'a Job, services: &'a dyn HostServices, rounds: bool) -> Self {
-        let (linears, quantizes) = match job {
-            Job::Linear(linear) => (std::slice::from_ref(linear), true),
-            Job::Block(block) => (block.linears.as_slice(), true),
-            Job::Transform(model) | Job::Train(model) => (model.linears.as_slice(), false),
+        let (linears, scope) = match job {
+            Job::Linear(linear) => (std::slice::from_ref(linear), Scope::Linear),
+            Job::Block(block) => (block.linears.as_slice(), Scope::Block),
+            Job::Transform(model) => (model.linears.as_slice(), Scope::Transform),
+            Job::Train(model) => (model.linears.as_slice(), Scope::Train),
         };
-        Self {
-            services,
-            linears,
-            grids_are_given: quantizes,
-            codes_are_due: quantizes,
-            rounds,
-            coded: Mutex::default(),
-            refusal: Mutex::default(),
-        }
+        Self { services, linears, scope, rounds, put: Mutex::default(), refusal: Mutex::default() }
+    }
+
+    /// Whether the job is to quantize: codes are due for every linear with a grid, on that grid. A trainer brings its own.
+    fn quantizes(&self) -> bool {
+        matches!(self.scope, Scope::Linear | Scope::Block)
+    }
+
+    fn put(&self) -> MutexGuard<'_, Put> {
+        self.put.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first thing that was refused, or that is missing at the end.
@@ -55,10 +63,14 @@ impl<'a> Gate<'a> {
 
     /// Whether a job that reports success has put all that it owes.
     pub(super) fn complete(&self) -> Result<(), Error> {
-        let coded = self.coded.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = |linear: &&Linear| self.codes_are_due && !linear.grid.is_null() && !coded.contains(&linear.module);
-        match self.linears.iter().find(due) {
-            Some(linear) => Err(Error::new(ErrorKind::Other, format!("it put no codes of `{}`", linear.module))),
+        let put = self.put();
+        let missing = |what: String| Err(Error::new(ErrorKind::Other, what));
+        if self.scope == Scope::Train && put.codes.is_empty() && put.tensors.is_empty() {
+            return missing("it reported success, and put neither weights nor codes".to_owned());
+        }
+        let due = |linear: &&Linear| !linear.grid.is_null() && !put.codes.contains(&linear.module);
+        match self.linears.iter().filter(|_| self.quantizes()).find(due) {
+            Some(linear) => missing(format!("it put no codes of `{}`", linear.module)),
             None => Ok(()),
         }
     }
@@ -77,17 +89,29 @@ impl<'a> Gate<'a> {
                 "the plugin declares that it rounds nothing (GRID_VERSION 0)".to_owned(),
             );
         }
+        if self.scope == Scope::Transform {
+            return refuse(
+                ErrorKind::Unsupported,
+                "a transform puts tensors, and leaves rounding to others".to_owned(),
+            );
+        }
         let linear = self.linears.iter().find(|linear| linear.module == module);
-        if linear.is_none() && self.grids_are_given {
+        if linear.is_none() && self.quantizes() {
             return refuse(ErrorKind::Other, "the job is not about this linear".to_owned());
+        }
+        if linear.is_some_and(|linear| linear.grid.is_null()) && self.quantizes() {
+            return refuse(ErrorKind::Other, "the job leaves this linear alone: it has no grid".to_owned());
         }
         let grid = match Grid::deserialize(&codes.grid) {
             Ok(grid) => grid,
             Err(error) => return refuse(ErrorKind::Other, format!("their grid cannot be read: {error}")),
         };
-        let asked = linear.filter(|_| self.grids_are_given);
+        let asked = linear.filter(|_| self.quantizes());
         if asked.is_some_and(|linear| Grid::deserialize(&linear.grid).is_ok_and(|asked| asked != grid)) {
             return refuse(ErrorKind::Other, "they are on another grid than the one asked for".to_owned());
+        }
+        if grid.args().dynamic != Dynamic::No || grid.args().strategy == Strategy::AttnHead {
+            return refuse(ErrorKind::Other, format!("their grid ({}) is one of activations", grid.args()));
         }
         let weight = linear.map_or_else(|| format!("{module}.weight"), |linear| linear.weight.clone());
         let Some(info) = self.services.tensor_info("model", &weight)? else {
@@ -99,16 +123,25 @@ impl<'a> Gate<'a> {
                 format!("their shape is {:?}, that of `{weight}` {:?}", codes.shape, info.shape),
             );
         }
-        if let Some(index) = codes.scales.iter().position(|scale| !scale.is_finite()) {
-            return refuse(ErrorKind::Numeric, format!("scale {index} is {}", codes.scales[index]));
+        let weight_is_put = self.put().tensors.contains(&weight);
+        if weight_is_put {
+            return refuse(ErrorKind::Other, format!("`{weight}` was put as a tensor too"));
         }
-        if let Some(scale) = codes.global_scale.filter(|scale| !scale.is_finite()) {
-            return refuse(ErrorKind::Numeric, format!("the global scale is {scale}"));
-        }
-        check_against_grid(&grid, codes).or_else(|what| refuse(ErrorKind::Other, what))
+        check_against_grid(&grid, codes).or_else(|error| match error {
+            GridError::Value(what) => refuse(ErrorKind::Numeric, what),
+            other => refuse(ErrorKind::Other, other.to_string()),
+        })
     }
 
     fn check_tensor(&self, name: &str, tensor: &Tensor<'_>) -> Result<(), Error> {
+        let refuse = |kind, what: &str| Err(self.refuse(kind, format!("tensor `{name}`: {what}")));
+        if self.scope == Scope::Linear {
+            return refuse(ErrorKind::Unsupported, "a quantizer of linears puts codes and nothing else");
+        }
+        let coded = name.strip_suffix(".weight").is_some_and(|module| self.put().codes.contains(module));
+        if coded {
+            return refuse(ErrorKind::Other, "its linear has codes already");
+        }
         if let Some(info) = self.services.tensor_info("model", name)?
             && info.shape.as_slice() != tensor.shape()
         {
@@ -127,38 +160,53 @@ impl<'a> Gate<'a> {
     }
 }
 
-/// Whether codes are what their grid can hold.
-fn check_against_grid(grid: &Grid, codes: &CodesView<'_>) -> Result<(), String> {
+/// Whether codes, scales and zero-points are what their grid can hold.
+fn check_against_grid(grid: &Grid, codes: &CodesView<'_>) -> Result<(), GridError> {
     let [rows, columns] = codes.shape;
-    let expected = grid.parameters_shape(rows, columns).map_err(|error| error.to_string())?;
+    let expected = grid.parameters_shape(rows, columns)?;
+    let other = |what: String| Err(GridError::Shape(what));
     if expected != codes.scale_shape {
-        return Err(format!("the shape of their scales is {:?}, the grid wants {expected:?}", codes.scale_shape));
+        return other(format!("the shape of their scales is {:?}, the grid wants {expected:?}", codes.scale_shape));
     }
-    let Some((low, high)) = grid.code_range() else { return Ok(()) };
     let symmetric = grid.args().symmetric;
     if symmetric == codes.zero_points.is_some() {
-        return Err(format!("zero-points: the grid {}", if symmetric { "has none" } else { "wants them" }));
+        return other(format!("zero-points: the grid {}", if symmetric { "has none" } else { "wants them" }));
     }
-    match codes.codes.iter().position(|code| !(low..=high).contains(code)) {
-        Some(index) => Err(format!("code {index} is {}, outside {low}..={high}", codes.codes[index])),
-        None => Ok(()),
+    let two_level = grid.args().strategy == Strategy::TensorGroup;
+    if two_level != codes.global_scale.is_some() {
+        return other(format!("a global scale: the grid {}", if two_level { "wants one" } else { "has none" }));
     }
+    if let (Some(given), Some(found)) = (grid.given_global_scale(), codes.global_scale)
+        && given.to_bits() != found.to_bits()
+    {
+        return other(format!("the global scale is {found}, the grid's {given}"));
+    }
+    grid.check_scales(codes.scales, codes.global_scale)?;
+    grid.check_zero_points(codes.zero_points.unwrap_or_default())?;
+    grid.check_codes(codes.codes)?;
+    grid.check_rounding(codes.scales)
 }
 
 impl HostServices for Gate<'_> {
     fn put_tensor(&self, name: &str, tensor: &Tensor<'_>) -> Result<(), Error> {
         self.check_tensor(name, tensor)?;
-        self.services.put_tensor(name, tensor)
+        self.services.put_tensor(name, tensor)?;
+        self.put().tensors.insert(name.to_owned());
+        Ok(())
     }
 
     fn put_codes(&self, module: &str, codes: &CodesView<'_>) -> Result<(), Error> {
         self.check_codes(module, codes)?;
         self.services.put_codes(module, codes)?;
-        self.coded.lock().unwrap_or_else(PoisonError::into_inner).insert(module.to_owned());
+        self.put().codes.insert(module.to_owned());
         Ok(())
     }
 
     fn patch_config(&self, patch: &Value) -> Result<(), Error> {
+        if self.quantizes() {
+            let message = "a quantizer writes no configuration: what it makes is the model's own, rounded".to_owned();
+            return Err(self.refuse(ErrorKind::Unsupported, message));
+        }
         if !patch.is_object() {
             return Err(self.refuse(ErrorKind::Other, "a patch to the configuration must be an object".to_owned()));
         }

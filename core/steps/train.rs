@@ -1,5 +1,7 @@
 //! Training nodes.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::job::{Job as Work, Model, Stream};
@@ -149,6 +151,11 @@ fn write(scratch: &Scratch, start: &Start, params: &Params, output: &Output) -> 
         None => config_json,
     };
     let config = ModelConfig::from_json(&config_json, std::path::Path::new("config.json"))?;
+    let needed: BTreeSet<String> = config.tensors().into_iter().map(|tensor| tensor.name).collect();
+    let coded = output.codes.keys().map(|module| format!("{module}.weight"));
+    if let Some(stray) = output.tensors.keys().cloned().chain(coded).find(|name| !needed.contains(name)) {
+        return Err(Error::refused(format!("the trainer put `{stray}`, which the resulting model has no place for")));
+    }
     let mut artifact = match start {
         Start::Weights(checkpoint) => Artifact::create(scratch, checkpoint, &config_json)?,
         Start::Blank(blank) => Artifact::create_from_folder(scratch, &blank.folder, &config_json)?,

@@ -59,14 +59,16 @@ fn errors_keep_their_context_and_hint() {
 #[test]
 fn results_that_are_not_finite_or_do_not_fit_are_refused() {
     let cases = [
-        ("nan_scale", "codes of `a`: scale 1 is NaN"),
-        ("nan_tensor", "tensor `a.weight`: value 1 of 4 is inf"),
+        ("nan_scale", "codes of `a`: scale 1 is NaN, not a positive number"),
+        ("puts_tensor", "tensor `a.weight`: a quantizer of linears puts codes and nothing else"),
+        ("zero_scale", "codes of `a`: scale 1 is 0, not a positive number"),
+        ("patches_config", "a quantizer writes no configuration: what it makes is the model's own, rounded"),
         ("wrong_shape", "codes of `a`: their shape is [1, 2], that of `a.weight` [2, 2]"),
         ("wrong_scale_shape", "codes of `a`: the shape of their scales is [1, 1], the grid wants [2, 1]"),
         ("code_out_of_range", "codes of `a`: code 1 is 9, outside -8..=7"),
         ("other_module", "codes of `model.layers.9.mlp.up_proj`: the job is not about this linear"),
         ("other_grid", "codes of `a`: they are on another grid than the one asked for"),
-        ("swallow", "codes of `a`: scale 0 is inf"),
+        ("swallow", "codes of `a`: scale 0 is inf, not a positive number"),
     ];
     for (fault, expected) in cases {
         let error = refused(fault);

@@ -5,6 +5,7 @@
 
 mod conduct;
 mod discovery;
+mod gate;
 mod loading;
 mod new;
 mod parameters;

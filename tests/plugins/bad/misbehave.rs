@@ -23,7 +23,9 @@ enum Fault {
     Hang,
     EatMemory,
     NanScale,
-    NanTensor,
+    ZeroScale,
+    PutsTensor,
+    PatchesConfig,
     WrongShape,
     WrongScaleShape,
     CodeOutOfRange,
@@ -105,11 +107,9 @@ impl Quantizer for Misbehave {
         end_badly(self.0);
         match self.0 {
             Fault::NanScale => quantized.scales[rows - 1] = f32::NAN,
-            Fault::NanTensor => {
-                let mut values = values.into_owned();
-                values[1] = f32::INFINITY;
-                host.put_tensor(&linear.weight, Tensor::from_vec(&[rows, columns], values)?)?;
-            }
+            Fault::ZeroScale => quantized.scales[rows - 1] = 0.0,
+            Fault::PutsTensor => host.put_tensor(&linear.weight, Tensor::from_slice(&[rows, columns], &values)?)?,
+            Fault::PatchesConfig => host.patch_config(&json!({ "rms_norm_eps": 1.0 }))?,
             Fault::WrongShape => {
                 quantized.codes.truncate((rows - 1) * columns);
                 quantized.shape = [rows - 1, columns];
