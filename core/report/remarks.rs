@@ -1,6 +1,9 @@
 //! What a reader must know of the nodes behind a table: machines, observers, fallbacks, warnings, proofs of equivalence.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
+use workbench_api::sdk::SILENT_CHANNELS;
 
 use crate::{
     graph::{Graph, Key, NodeId},
@@ -30,6 +33,8 @@ pub(super) fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], 
             lines.push(observed("static input scales", observer, &facts["input_scales"], facts));
         }
         lines.extend(fallbacks(&graph.node(*id).label, &facts["plugin"]));
+        lines.extend(unseen(&graph.node(*id).label, "static input scales", &facts["input_scales"]));
+        lines.extend(unseen(&graph.node(*id).label, "static KV-cache scales", &facts["kv_cache"]));
         if let Some(observer) = facts["kv_cache"]["observer"].as_str() {
             lines.push(observed("static KV-cache scales", observer, &facts["kv_cache"], facts));
         }
@@ -97,12 +102,102 @@ fn observed(what: &str, observer: &str, fact: &Value, facts: &Value) -> String {
 /// What a method had to do otherwise than it was asked to.
 fn fallbacks(label: &str, reports: &Value) -> Vec<String> {
     let reports = || reports.as_object().into_iter().flatten();
-    let count = |key: &str| reports().filter(|(_, report)| !report[key].is_null()).count();
-    let known = [
-        ("dampening_raised_to", "the dampening was raised until the Hessian was positive definite"),
-        ("dead_channels", "some input channels were zero for all of the calibration data"),
-    ];
     let of = reports().count();
-    let told = known.iter().filter_map(|(key, what)| Some((count(key), what)).filter(|(n, _)| *n > 0));
-    told.map(|(n, what)| format!("{label}: in {n} of {of} layers {what}")).collect()
+    let mut lines = Vec::new();
+    let raised = reports().filter(|(_, report)| !report["dampening_raised_to"].is_null()).count();
+    if raised > 0 {
+        lines.push(format!(
+            "{label}: in {raised} of {of} layers the dampening was raised until the Hessian was positive definite"
+        ));
+    }
+    let mut whole: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (module, report) in reports() {
+        if let Some(reason) = report["rounded_to_nearest"].as_str() {
+            whole.entry(reason).or_default().push(module.clone());
+        }
+    }
+    for (reason, modules) in whole {
+        let (n, named) = (modules.len(), named(&modules));
+        lines.push(format!("Warning: {label}: {n} of {of} layers were rounded to nearest, because {reason}: {named}"));
+    }
+    lines.extend(silent(label, reports().map(|(place, report)| (vec![place.as_str()], report)).collect()));
+    lines
+}
+
+/// Channels that no calibration token excited, wherever in the reports they are noted.
+fn silent<'a>(label: &str, mut open: Vec<(Vec<&'a str>, &'a Value)>) -> Vec<String> {
+    let mut found: BTreeMap<&str, (u64, Vec<String>)> = BTreeMap::new();
+    open.reverse();
+    while let Some((path, report)) = open.pop() {
+        let Some(report) = report.as_object() else { continue };
+        let inside = report.iter().map(|(key, value)| ([&path[..], &[key.as_str()]].concat(), value));
+        open.extend(inside.filter(|(path, _)| path.last() != Some(&SILENT_CHANNELS)).rev());
+        let Some(fact) = report.get(SILENT_CHANNELS) else { continue };
+        let (Some(count), Some(what)) = (fact["count"].as_u64(), fact["what"].as_str()) else { continue };
+        // A method may group its blocks under a word of its own.
+        let place: Vec<&str> = path.iter().copied().skip_while(|part| !part.contains('.')).collect();
+        let first: Vec<String> = fact["first"].as_array().into_iter().flatten().map(Value::to_string).collect();
+        let more = if first.len() as u64 == count { "" } else { ", …" };
+        let (total, places) = found.entry(what).or_default();
+        *total += count;
+        places.push(format!("{} ({}{more})", place.join(" "), first.join(", ")));
+    }
+    let line = |(what, (total, places)): (&str, (u64, Vec<String>))| {
+        let channels = if total == 1 { "channel that was" } else { "channels that were" };
+        format!(
+            "Warning: {label}: {total} input {channels} zero for every calibration token {what}: {}",
+            named(&places)
+        )
+    };
+    found.into_iter().map(line).collect()
+}
+
+/// Names in a line; of many the first ones.
+fn named(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown}, and {more} more"),
+    }
+}
+
+/// Static scales that stand for nothing: their inputs were zero throughout.
+fn unseen(label: &str, what: &str, fact: &Value) -> Option<String> {
+    let sites: Vec<String> =
+        fact["silent_sites"].as_array()?.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    Some(format!(
+        "Warning: {label}: {what} of {} are the least there are, because all calibration tokens were zero there; whatever is \
+         not will be clipped: {}",
+        super::format::plural(sites.len(), "site"),
+        named(&sites)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fallbacks_are_counted_and_named() {
+        let silent = |channels: &[usize]| json!({ "silent_channels": { "count": channels.len(), "of": 64, "first": channels, "what": "were kept" } });
+        let reports = json!({ "model.layers.0.up": silent(&[5, 9]), "model.layers.1.up": silent(&[7]),
+            "model.layers.1.down": { "rounded_to_nearest": "its input is zero" }, "model.layers.2.up": { "loss": 1.0 } });
+        assert_eq!(
+            fallbacks("gptq W4", &reports),
+            [
+                "Warning: gptq W4: 1 of 4 layers were rounded to nearest, because its input is zero: model.layers.1.down",
+                "Warning: gptq W4: 3 input channels that were zero for every calibration token were kept: model.layers.0.up \
+                 (5, 9), model.layers.1.up (7)",
+            ]
+        );
+        // Under a word of the method's own, and more than are named.
+        let many = json!({ "silent_channels": { "count": 40, "first": [1, 2], "what": "were kept" } });
+        let reports = json!({ "scales": { "model.layers.0": { "norm->qkv": many } }, "strength": 0.5 });
+        let [line] = &fallbacks("smooth", &reports)[..] else { panic!("one line") };
+        assert!(line.ends_with("were kept: model.layers.0 norm->qkv (1, 2, …)"), "{line}");
+        assert!(fallbacks("rtn", &Value::Null).is_empty());
+    }
 }

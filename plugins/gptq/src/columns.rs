@@ -19,7 +19,8 @@ const STRIP: usize = 16;
 pub struct Rounded {
     /// `[rows, columns]` row by row.
     pub codes: Vec<i8>,
-    /// `Σ (w - q)² / U² / 2` over all weights, which is `tr(E (H + λI) Eᵀ) / 2` for the error `E` of the weight.
+    /// `Σ (w - q)² / U² / 2` over all weights but those of channels that were always zero, which is `tr(E (H + λI) Eᵀ) / 2` for
+    /// the error `E` of the weight.
     pub loss: f64,
 }
 
@@ -32,6 +33,9 @@ pub struct Rounded {
 ///     E      = (W[:,c] - Q[:,c]) / U[c,c]
 ///     W[:,j] = W[:,j] - E U[c,j]            for all j that come later
 /// ```
+///
+/// The column of a channel that no token excited is rounded as it stands. (The original code and those that follow it set such
+/// weights to zero, where any text that excites the channel after all meets a weight that is not there.)
 ///
 /// The last line is put off: within a strip of columns it is done at once, for the rest of a block after each strip, and for
 /// all other columns after each block, so that nearly all the work is matrix products. Rows do not depend on each other.
@@ -71,11 +75,8 @@ impl<'a> Tile<'a> {
         let columns = factor.order.len();
         let rows = given.len() / columns.max(1);
         let mut weight = vec![0.0; given.len()];
-        for ((column, dead), out) in factor.order.iter().zip(&factor.dead).zip(weight.chunks_exact_mut(rows)) {
-            // What a dead channel is multiplied by does not matter, and zero is on every grid.
-            if !dead {
-                out.iter_mut().zip(given.chunks_exact(columns)).for_each(|(out, row)| *out = row[*column]);
-            }
+        for (column, out) in factor.order.iter().zip(weight.chunks_exact_mut(rows)) {
+            out.iter_mut().zip(given.chunks_exact(columns)).for_each(|(out, row)| *out = row[*column]);
         }
         let (codes, errors) = (vec![0; given.len()], vec![0.0; BLOCK * rows]);
         Self { factor, rows, weight, codes, errors, loss: 0.0 }
@@ -106,8 +107,13 @@ impl<'a> Tile<'a> {
             &mut self.codes[at.clone()],
             values,
         );
-        let pivot = self.factor.upper[column * (self.factor.order.len() + 1)];
         let errors = &mut self.errors[(column - block) * rows..][..rows];
+        if self.factor.dead[column] {
+            // The error meets no input that was seen, and no other column could make up for it.
+            errors.fill(0.0);
+            return;
+        }
+        let pivot = self.factor.upper[column * (self.factor.order.len() + 1)];
         let mut sum = 0.0;
         for ((error, w), q) in errors.iter_mut().zip(&self.weight[at]).zip(values) {
             *error = (w - *q) / pivot;

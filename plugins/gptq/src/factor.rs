@@ -8,7 +8,7 @@ use faer::{
         triangular_solve::solve_lower_triangular_in_place,
     },
 };
-use workbench_api::sdk::{Error, ErrorKind};
+use workbench_api::sdk::Error;
 
 use crate::order::ActOrder;
 
@@ -27,6 +27,15 @@ pub struct Factor {
     pub raised: u32,
 }
 
+/// Why there is no factor.
+#[derive(Debug)]
+pub enum Failure {
+    /// What was given does not belong together.
+    Input(Error),
+    /// The inputs tell nothing that the columns could be rounded by. Says what they are, as the end of a sentence.
+    Unusable(String),
+}
+
 /// Dampening past which the Hessian decides nothing any more.
 const LARGEST_DAMPENING: f64 = 1.0;
 
@@ -38,8 +47,12 @@ impl Factor {
     /// factor of `H + λI` and its inverse the `U` that is wanted: one factorization and one triangular inverse, where the
     /// original takes a factorization, an inverse, and another factorization.
     ///
+    /// A channel that is zero for all tokens correlates with none: it is compensated by nothing and compensates nothing, so that
+    /// its column is rounded to nearest whatever its weights are.
+    ///
     /// # Errors
-    /// The matrix holds a value that is not finite, or is not positive definite even with a dampening of 1.
+    /// [`Failure::Unusable`] where every channel is zero, a value is not finite, or the matrix is not positive definite even with
+    /// a dampening of 1; [`Failure::Input`] where sizes do not fit.
     pub fn new(
         gram: &[f32],
         columns: usize,
@@ -47,18 +60,19 @@ impl Factor {
         dampening: f64,
         order: ActOrder,
         group: usize,
-    ) -> Result<Self, Error> {
-        if gram.len() != columns * columns || tokens < 1.0 {
-            return Err(Error::input(format!("{} values of {tokens} tokens for {columns} channels", gram.len())));
+    ) -> Result<Self, Failure> {
+        if gram.len() != columns * columns || tokens.is_nan() || tokens < 1.0 {
+            let message = format!("{} values of {tokens} tokens for {columns} channels", gram.len());
+            return Err(Failure::Input(Error::input(message)));
         }
         if let Some(bad) = gram.iter().position(|v| !v.is_finite()) {
             let message = format!("the Hessian is not finite at channels {} and {}", bad / columns, bad % columns);
-            return Err(Error::new(ErrorKind::Numeric, message));
+            return Err(Failure::Unusable(message));
         }
         let energy: Vec<f64> = (0..columns).map(|i| f64::from(gram[i * (columns + 1)]) * 2.0 / tokens).collect();
         let alive = energy.iter().filter(|e| **e > 0.0).count();
         if alive == 0 {
-            return Err(Error::new(ErrorKind::Numeric, "all input channels are zero for every calibration token"));
+            return Err(Failure::Unusable("the input is zero for every calibration token".to_owned()));
         }
         let mean = energy.iter().sum::<f64>() / alive as f64;
         let order = order.columns(&energy, group);
@@ -85,12 +99,21 @@ impl Factor {
                 }
                 None => {
                     let message = format!("the Hessian is not positive definite even with a dampening of {share}");
-                    return Err(Error::new(ErrorKind::Numeric, message)
-                        .with_hint("more calibration tokens, or a look at the activations, may help"));
+                    return Err(Failure::Unusable(message));
                 }
             }
         };
         Ok(Self { order, upper: reversed_inverse(&factor), dead, dampening: share, raised })
+    }
+}
+
+impl Factor {
+    /// The input channels that were zero for all tokens, from left to right.
+    pub fn silent(&self) -> Vec<usize> {
+        let dead = self.order.iter().zip(&self.dead).filter(|(_, dead)| **dead);
+        let mut channels: Vec<usize> = dead.map(|(column, _)| *column).collect();
+        channels.sort_unstable();
+        channels
     }
 }
 
@@ -194,7 +217,7 @@ mod tests {
         }
         let factor = Factor::new(&gram, n, 40.0, 0.01, ActOrder::Static, 4).unwrap();
         let at = factor.order.iter().position(|column| *column == 5).unwrap();
-        assert!(factor.dead[at] && factor.dead.iter().filter(|dead| **dead).count() == 1);
+        assert!(factor.dead[at] && factor.silent() == [5]);
         assert_eq!(at, n - 1);
     }
 
@@ -212,10 +235,32 @@ mod tests {
     }
 
     #[test]
-    fn bad_matrices_are_refused() {
-        let nan = Factor::new(&[1.0, f32::NAN, 0.0, 1.0], 2, 3.0, 0.01, ActOrder::None, 2);
-        assert!(nan.err().unwrap().message.contains("channels 0 and 1"));
-        assert!(Factor::new(&[0.0; 4], 2, 3.0, 0.01, ActOrder::None, 2).is_err());
-        assert!(Factor::new(&[0.0; 3], 2, 3.0, 0.01, ActOrder::None, 2).is_err());
+    fn what_tells_nothing_is_no_factor() {
+        let unusable = |gram: &[f32]| match Factor::new(gram, 2, 3.0, 0.01, ActOrder::None, 2) {
+            Err(Failure::Unusable(reason)) => reason,
+            Err(Failure::Input(error)) => panic!("{error}"),
+            Ok(_) => panic!("{gram:?} was factored"),
+        };
+        assert!(unusable(&[1.0, f32::NAN, 0.0, 1.0]).contains("channels 0 and 1"));
+        assert!(unusable(&[1.0, 0.0, 0.0, f32::INFINITY]).contains("channels 1 and 1"));
+        assert_eq!(unusable(&[0.0; 4]), "the input is zero for every calibration token");
+        assert!(unusable(&[1.0, 9.0, 9.0, 1.0]).contains("not positive definite"));
+        let wrong = [(3, 3.0), (4, 0.0), (4, f64::NAN)].map(|(n, tokens)| {
+            matches!(Factor::new(&vec![1.0; n], 2, tokens, 0.01, ActOrder::None, 2), Err(Failure::Input(_)))
+        });
+        assert_eq!(wrong, [true; 3]);
+    }
+
+    /// The Hessian of one token has rank one, and energies may lie orders of magnitude apart.
+    #[test]
+    fn one_token_and_hardly_excited_channels_have_a_factor() {
+        for x in [[1.0_f32, -2.0, 3.0], [1e-18, 1.0, 1e-6], [1e-18, 2e-18, -1e-18], [1e18, 1.0, 1e-18]] {
+            let gram: Vec<f32> = (0..9).map(|k| x[k / 3] * x[k % 3]).collect();
+            for dampening in [0.0, 0.01] {
+                let factor = Factor::new(&gram, 3, 1.0, dampening, ActOrder::Static, 3).unwrap();
+                assert!(factor.upper.iter().all(|u| u.is_finite()), "{x:?}");
+                assert!((0..3).all(|i| factor.upper[i * 4] > 0.0), "{x:?}");
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@ use workbench_api::sdk::*;
 use workbench_quant::{Conventions, GRID_VERSION, Grid, GridError, Matrix, QuantizationArgs, StorageDtype, Strategy};
 
 pub use columns::{Rounded, round_columns};
-pub use factor::Factor;
+pub use factor::{Factor, Failure};
 pub use order::ActOrder;
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -38,8 +38,11 @@ impl Default for Parameters {
 struct Gptq {
     parameters: Parameters,
     /// The factor of the last site: the linears that read it come one after the other.
-    last: Mutex<Option<(Key, Arc<Factor>)>>,
+    last: Mutex<Option<(Key, Found)>>,
 }
+
+/// The factor of a site, or why its columns have to be rounded to nearest.
+type Found = Arc<Result<Factor, String>>;
 
 /// What a factor depends on.
 #[derive(Clone, PartialEq)]
@@ -70,7 +73,8 @@ impl Plugin for Gptq {
 
     fn examples() -> Result<Vec<Example>, Error> {
         let golden: Value = serde_json::from_str(include_str!("golden.json"))?;
-        golden["cases"].as_array().into_iter().flatten().map(|case| golden_example(&golden, case)).collect()
+        let golden = golden["cases"].as_array().into_iter().flatten().map(|case| golden_example(&golden, case));
+        golden.chain([silent_example(&[0, 3]), silent_example(&[0, 1, 2, 3])]).collect()
     }
 }
 
@@ -87,25 +91,32 @@ impl Quantizer for Gptq {
         let wrong = |error: GridError| with_hint(&error).context(format!("rounding `{}`", linear.weight));
         let parameters =
             Matrix::new(&values, rows, columns).and_then(|matrix| grid.parameters(matrix)).map_err(wrong)?;
-        let rounder = grid.column_rounder(&parameters, rows, columns).map_err(wrong)?;
         host.check_cancelled()?;
-        let rounded = round_columns(&values, &factor, &rounder);
-        if !rounded.loss.is_finite() {
-            return Err(Error::new(ErrorKind::Numeric, format!("the loss of `{}` is not finite", linear.module)));
-        }
-        let mut facts =
-            Facts::from_iter([("loss".to_owned(), json!(rounded.loss)), ("tokens".to_owned(), json!(tokens))]);
-        let dead = factor.dead.iter().filter(|dead| **dead).count();
-        if dead > 0 {
-            facts.insert("dead_channels".to_owned(), json!(dead));
-        }
-        if factor.raised > 0 {
-            let message = format!("`{}`: dampening raised to {}", linear.module, factor.dampening);
-            host.log(Level::Warn, &message);
-            facts.insert("dampening_raised_to".to_owned(), json!(factor.dampening));
-        }
+        let mut facts = Facts::from_iter([("tokens".to_owned(), json!(tokens))]);
+        let codes = match &*factor {
+            Ok(factor) => {
+                let rounder = grid.column_rounder(&parameters, rows, columns).map_err(wrong)?;
+                let rounded = round_columns(&values, factor, &rounder);
+                if !rounded.loss.is_finite() {
+                    let message = format!("the loss of `{}` is not finite", linear.module);
+                    return Err(Error::new(ErrorKind::Numeric, message));
+                }
+                facts.insert("loss".to_owned(), json!(rounded.loss));
+                note_silent(&mut facts, &factor.silent(), columns, SILENT_WEIGHTS);
+                if factor.raised > 0 {
+                    facts.insert("dampening_raised_to".to_owned(), json!(factor.dampening));
+                }
+                rounded.codes
+            }
+            Err(reason) => {
+                facts.insert(ROUNDED_TO_NEAREST.to_owned(), json!(reason));
+                Matrix::new(&values, rows, columns)
+                    .and_then(|matrix| grid.quantize(matrix, &parameters))
+                    .map_err(wrong)?
+            }
+        };
         Ok(QuantizedLinear {
-            codes: rounded.codes,
+            codes,
             shape: [rows, columns],
             scales: parameters.scales,
             scale_shape: parameters.shape,
@@ -118,15 +129,16 @@ impl Quantizer for Gptq {
     }
 }
 
+/// The fact that says why a whole linear was rounded to nearest.
+const ROUNDED_TO_NEAREST: &str = "rounded_to_nearest";
+
+/// What becomes of the weights of channels that were always zero.
+const SILENT_WEIGHTS: &str = "had their weights rounded to nearest";
+
 impl Gptq {
-    /// The factor for a linear's site, and the number of tokens behind it.
-    fn factor(
-        &self,
-        linear: &Linear,
-        grid: &Grid,
-        columns: usize,
-        host: &Host<'_>,
-    ) -> Result<(Arc<Factor>, f64), Error> {
+    /// The factor for a linear's site, and the number of tokens behind it. What is unusual about a site is logged with the first
+    /// linear that reads it.
+    fn factor(&self, linear: &Linear, grid: &Grid, columns: usize, host: &Host<'_>) -> Result<(Found, f64), Error> {
         let site = linear.site.clone().ok_or_else(|| Error::input(format!("`{}` reads no site", linear.module)))?;
         let tokens = host.required_statistics(&site, Statistic::Count)?.values::<f64>()?.first().copied();
         let tokens = tokens.unwrap_or_default();
@@ -148,12 +160,40 @@ impl Gptq {
         }
         *last = None;
         let gram = host.required_statistics(&site, Statistic::Gram)?;
-        let factor = Factor::new(gram.values()?, columns, tokens, self.parameters.dampening_fraction, order, key.group)
-            .map_err(|e| e.context(format!("factoring the Hessian of {site}")))?;
+        let factor = Factor::new(gram.values()?, columns, tokens, self.parameters.dampening_fraction, order, key.group);
+        let factor = match factor {
+            Ok(factor) => Ok(factor),
+            Err(Failure::Unusable(reason)) => Err(reason),
+            Err(Failure::Input(error)) => return Err(error.context(format!("factoring the Hessian of {site}"))),
+        };
+        if let Some(unusual) = unusual(&factor, columns) {
+            host.log(Level::Warn, &format!("{site}: {unusual}"));
+        }
         let factor = Arc::new(factor);
         *last = Some((key, factor.clone()));
         Ok((factor, tokens))
     }
+}
+
+/// What a user should know about a site's factor.
+fn unusual(factor: &Result<Factor, String>, columns: usize) -> Option<String> {
+    let factor = match factor {
+        Ok(factor) => factor,
+        Err(reason) => return Some(format!("{reason}: what reads it is rounded to nearest")),
+    };
+    let mut parts = Vec::new();
+    let silent = factor.silent();
+    if let Some(first) = silent.first() {
+        parts.push(format!(
+            "{} of {columns} channels (the first is {first}) are zero for every calibration token: their weights are rounded to \
+             nearest",
+            silent.len()
+        ));
+    }
+    if factor.raised > 0 {
+        parts.push(format!("dampening raised to {}", factor.dampening));
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 fn with_hint(error: &GridError) -> Error {
@@ -195,6 +235,40 @@ fn golden_example(golden: &Value, case: &Value) -> Result<Example, Error> {
     example.statistics.insert(site.to_owned(), statistics.into_iter().collect());
     example.expected.codes.insert(module.to_owned(), serde_json::from_value(case["codes"].clone())?);
     example.expected.tolerance = 1e-5;
+    Ok(example)
+}
+
+/// A row of four weights, of whose uncorrelated inputs some are always zero. With 4 bits, symmetric, the scale is 7.5 / 7.5 and
+/// every weight is rounded to nearest, those that no input meets too.
+fn silent_example(silent: &[usize]) -> Result<Example, Error> {
+    let args =
+        QuantizationArgs { num_bits: 4, symmetric: true, strategy: Strategy::Channel, ..QuantizationArgs::default() };
+    let grid = Grid::new(&args, StorageDtype::F32, Conventions::default())?;
+    let (module, site) = ("model.layers.0.mlp.down_proj".to_owned(), "model.layers.0.mlp.down_proj.input".to_owned());
+    let weight = format!("{module}.weight");
+    let mut model = ExampleModel::default();
+    model.tensors.insert(weight.clone(), ExampleTensor::f32(&[1, 4], &[7.5, -3.2, 1.2, -5.9]));
+    let linear = Linear {
+        module: module.clone(),
+        weight,
+        bias: None,
+        site: Some(site.clone()),
+        grid: serde_json::to_value(&grid)?,
+    };
+    let title = format!("{} of 4 input channels are always zero", silent.len());
+    let mut example = Example::new(&title, Job::Linear(linear), model);
+    let excited = |k: usize| f32::from(u8::from(k / 4 == k % 4 && !silent.contains(&(k / 4))));
+    let gram = ExampleTensor::f32(&[4, 4], &(0..16).map(excited).collect::<Vec<_>>());
+    let count = ExampleTensor { dtype: Dtype::F64, shape: vec![1], values: vec![2.0] };
+    example.statistics.insert(site, [("gram".to_owned(), gram), ("count".to_owned(), count)].into_iter().collect());
+    let expected = &mut example.expected;
+    expected.codes.insert(module, ExampleCodes { codes: vec![7, -3, 1, -6], scales: vec![1.0], zero_points: None });
+    if silent.len() == 4 {
+        let reason = "the input is zero for every calibration token";
+        expected.facts.insert(ROUNDED_TO_NEAREST.to_owned(), json!(reason));
+    } else {
+        note_silent(&mut expected.facts, silent, 4, SILENT_WEIGHTS);
+    }
     Ok(example)
 }
 

@@ -206,6 +206,61 @@ fn without_correlations_it_is_round_to_nearest() {
     assert_eq!(rounded.codes, grid.quantize(Matrix::new(&weight, 5, n).unwrap(), &p).unwrap());
 }
 
+/// Against the definition, in which a silent channel has the dampening alone; and against plain rounding, on which its weights
+/// must lie whatever the bits, the order and the neighbours.
+#[test]
+fn weights_of_silent_channels_are_rounded_to_nearest() {
+    let (n, tokens, silent) = (40, 100, [0, 17, 18, 39]);
+    let mut gram = gram(tokens, n, 5);
+    for channel in silent {
+        (0..n).for_each(|k| (gram[channel * n + k], gram[k * n + channel]) = (0.0, 0.0));
+    }
+    let weight = draw(9 * n, 11);
+    let hessian = hessian(&gram, tokens);
+    let lambda = 0.01 * mean_of_diagonal(&hessian, n) * n as f64 / (n - silent.len()) as f64;
+    for order in [ActOrder::None, ActOrder::Static, ActOrder::GroupAware] {
+        let factor = Factor::new(&gram, n, tokens as f64, 0.01, order, 8).unwrap();
+        assert_eq!(factor.silent(), silent);
+        for grid in [grid(4, true, Some(8)), grid(3, false, Some(20)), grid(8, true, None)] {
+            let (rounded, p, values) = quantize(&weight, n, &grid, &factor);
+            let nearest = grid.quantize(Matrix::new(&weight, 9, n).unwrap(), &p).unwrap();
+            for (row, nearest) in rounded.codes.chunks(n).zip(nearest.chunks(n)) {
+                assert_eq!(silent.map(|c| row[c]), silent.map(|c| nearest[c]), "{order:?}");
+            }
+            if order == ActOrder::None {
+                assert_eq!(rounded.codes, surgeon(&weight, &hessian, lambda, n, &grid, &p));
+            }
+            // Their errors meet no input: the loss is that of the others.
+            let alive: Vec<f32> =
+                (0..9 * n).map(|i| if silent.contains(&(i % n)) { values[i] } else { weight[i] }).collect();
+            let expected = energy(&alive, &values, &hessian, lambda, n) / 2.0;
+            assert!((rounded.loss / expected - 1.0).abs() < 1e-3, "{order:?}: {} against {expected}", rounded.loss);
+        }
+    }
+}
+
+/// A channel that one token excited a little is no silent one, and dampening keeps its weights where they were, to a step or so.
+#[test]
+fn weights_of_hardly_excited_channels_stay() {
+    let (n, tokens) = (40, 100);
+    let mut gram = gram(tokens, n, 5);
+    for scale in [1e-3_f32, 1e-6, 1e-12] {
+        (0..n).for_each(|k| {
+            gram[7 * n + k] *= scale;
+            gram[k * n + 7] *= scale;
+        });
+        let weight = draw(9 * n, 11);
+        let factor = Factor::new(&gram, n, tokens as f64, 0.01, ActOrder::Static, n).unwrap();
+        assert!(factor.silent().is_empty());
+        let grid = grid(8, true, None);
+        let (_, p, values) = quantize(&weight, n, &grid, &factor);
+        for row in 0..9 {
+            let moved = (values[row * n + 7] - weight[row * n + 7]).abs() / p.scales[row];
+            assert!(moved <= 0.6, "{scale}: by {moved} steps");
+        }
+    }
+}
+
 #[test]
 fn any_number_of_threads_gives_the_same_codes() {
     let (n, tokens) = (160, 300);
