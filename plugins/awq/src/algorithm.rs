@@ -76,6 +76,10 @@ pub(crate) fn weight_means(weights: &[&[f32]], columns: usize, span: Span) -> Ve
 /// s_j = t_j / √(max t · min t)           1 where that is not finite
 /// ```
 ///
+/// A channel that no calibration token excited (`x̄_j = 0`) has a scale of 1, and no say in the extremes. The tools let its `t_j` be
+/// 1e-4, which makes its weights so small beside those of its group that they are rounded to zero, although nothing is known
+/// about them.
+///
 /// `activation` is x̄, the mean magnitude of each channel over the calibration tokens; `weight` is w̄ of [`weight_means`].
 pub(crate) fn scales(candidate: Candidate, activation: &[f64], weight: &[f64]) -> Vec<f64> {
     let Candidate::Ratio { ratio, duo } = candidate else { return vec![1.0; activation.len()] };
@@ -84,9 +88,16 @@ pub(crate) fn scales(candidate: Candidate, activation: &[f64], weight: &[f64]) -
         (x.powf(ratio) / divisor).max(1e-4)
     };
     let raw: Vec<f64> = activation.iter().zip(weight).map(scale).collect();
-    let (least, most) = raw.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), t| (least.min(*t), most.max(*t)));
+    let excited = raw.iter().zip(activation).filter(|(_, x)| **x != 0.0);
+    let (least, most) = excited.fold((f64::INFINITY, 0.0_f64), |(least, most), (t, _)| (least.min(*t), most.max(*t)));
     let middle = (least * most).sqrt();
-    raw.into_iter().map(|t| if (t / middle).is_finite() { t / middle } else { 1.0 }).collect()
+    let scale = |(t, x): (f64, &f64)| if *x != 0.0 && (t / middle).is_finite() { t / middle } else { 1.0 };
+    raw.into_iter().zip(activation).map(scale).collect()
+}
+
+/// The channels that no calibration token excited.
+pub(crate) fn silent(activation: &[f64]) -> Vec<usize> {
+    (0..activation.len()).filter(|channel| activation[*channel] == 0.0).collect()
 }
 
 #[cfg(test)]
@@ -142,11 +153,24 @@ mod tests {
 
     #[test]
     fn the_largest_and_the_smallest_scale_are_reciprocal() {
-        let activation = [0.0, 1e-3, 0.4, 70.0];
+        let activation = [1e-9, 1e-3, 0.4, 70.0];
         for candidate in candidates(GridPoints::LlmCompressor, 20, true) {
             let found = scales(candidate, &activation, &[0.1, 0.5, 0.0, 1.0]);
             let (least, most) = found.iter().fold((f64::MAX, 0.0_f64), |(a, b), s| (a.min(*s), b.max(*s)));
             assert!((least * most - 1.0).abs() < 1e-12, "{candidate:?}: {found:?}");
         }
+    }
+
+    /// With the tools' floor of 1e-4 the first channel would have a scale of 1/200 or less, that is 1/40000 of the last one's.
+    #[test]
+    fn a_silent_channel_is_left_alone() {
+        let weight = [0.5, 0.25, 1.0];
+        for candidate in candidates(GridPoints::LlmCompressor, 20, true) {
+            let found = scales(candidate, &[0.0, 1.0, 4.0], &weight);
+            assert_eq!(found[0], 1.0, "{candidate:?}");
+            assert_eq!(found[1..], scales(candidate, &[1.0, 4.0], &weight[1..]), "{candidate:?}");
+            assert_eq!(scales(candidate, &[0.0; 3], &weight), [1.0; 3], "{candidate:?}");
+        }
+        assert_eq!(silent(&[0.0, 1.0, 0.0]), [0, 2]);
     }
 }

@@ -12,12 +12,12 @@ use candle_core::{Device, Tensor as Values};
 use serde_json::{Value, json};
 use workbench_api::job::Facts;
 use workbench_api::sdk::rescale::{Heads, Mapping, Rescaling};
-use workbench_api::sdk::{Context, Error, Host};
+use workbench_api::sdk::{Context, Error, Host, note_silent};
 use workbench_model::decoder::{Embedding, keep_pages};
 use workbench_model::{Block, Context as Positions, ModelConfig, ModelError, Site};
 use workbench_quant::{Grid, GridError, Matrix};
 
-use crate::algorithm::{Candidate, Span, candidates, scales, weight_means};
+use crate::algorithm::{Candidate, Span, candidates, scales, silent, weight_means};
 use crate::observed::{Observed, squared_difference};
 use crate::parameters::{Parameters, with_hint};
 use crate::source::{HostWeights, model_error, sequences};
@@ -54,6 +54,8 @@ struct Found {
     scales: Vec<f64>,
     before: f64,
     after: f64,
+    /// Channels that no token excited.
+    silent: Vec<usize>,
 }
 
 /// What the batches looked like on their way through half a block.
@@ -201,7 +203,7 @@ impl<'a, 'h> Search<'a, 'h> {
                 before = after;
             }
             if after.is_finite() && best.as_ref().is_none_or(|best| after < best.after) {
-                best = Some(Found { candidate, scales, before, after });
+                best = Some(Found { candidate, scales, before, after, silent: silent(&x) });
             }
         }
         for (module, values, shape) in readers.linears {
@@ -280,7 +282,14 @@ impl Found {
             Candidate::Identity => (None, None),
             Candidate::Ratio { ratio, duo } => (Some(ratio), Some(duo)),
         };
-        json!({ "ratio": ratio, "duo_scaling": duo, "loss_before": self.before, "loss_after": self.after })
+        let mut facts = Facts::from_iter([
+            ("ratio".to_owned(), json!(ratio)),
+            ("duo_scaling".to_owned(), json!(duo)),
+            ("loss_before".to_owned(), json!(self.before)),
+            ("loss_after".to_owned(), json!(self.after)),
+        ]);
+        note_silent(&mut facts, &self.silent, self.scales.len(), "kept a scale of 1");
+        facts.into()
     }
 }
 

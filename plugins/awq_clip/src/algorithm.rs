@@ -40,6 +40,8 @@ pub(crate) struct Clipped {
     pub(crate) clipped: usize,
     /// Groups in all.
     pub(crate) groups: usize,
+    /// Input channels that no token excited.
+    pub(crate) silent: Vec<usize>,
 }
 
 /// Rounds a weight `W` after clipping each group of `width` neighbours in a row:
@@ -53,6 +55,9 @@ pub(crate) struct Clipped {
 ///
 /// The references average over 512 sampled tokens; the Gram matrix's diagonal block gives the mean over all of them. Of equal
 /// losses the wider bound wins, so a group is clipped only where that helps.
+///
+/// The weight of a channel that no token excited costs nothing in any of them, and is no reason to clip it: no bound lies below
+/// such a weight. (The references would give away up to half of it, which the first text that excites the channel finds missing.)
 ///
 /// # Errors
 /// A value is not finite, or the grid's group size does not divide the columns.
@@ -69,12 +74,16 @@ pub(crate) fn clip_and_round(
     let most: Vec<f32> =
         weight.values().chunks(width.max(1)).map(|g| g.iter().fold(0.0, |m: f32, w| m.max(w.abs()))).collect();
 
+    let silent: Vec<usize> = (0..columns).filter(|channel| inputs.gram[channel * (columns + 1)] == 0.0).collect();
+    let floors = floors(weight.values(), columns, width, &silent);
+
     // 1. to 3. All groups at a time, step by step.
     let mut bounds = most.clone();
     let mut best = vec![f64::INFINITY; groups];
     let mut loss_before = 0.0;
     for (step, share) in steps.shares().into_iter().enumerate() {
-        let candidates: Vec<f32> = most.iter().map(|m| (f64::from(*m) * share) as f32).collect();
+        let candidate = |(most, floor): (&f32, &f32)| ((f64::from(*most) * share) as f32).max(*floor);
+        let candidates: Vec<f32> = most.iter().zip(&floors).map(candidate).collect();
         let mut change = clamped(weight.values(), &candidates, width);
         let parameters = grid.parameters(Matrix::new(&change, rows, columns)?)?;
         grid.fake_quantize(&mut change, rows, columns, &parameters)?;
@@ -96,7 +105,28 @@ pub(crate) fn clip_and_round(
     let clipped = bounds.iter().zip(&most).filter(|(bound, most)| bound < most).count();
     let mean = |sum: f64| sum / rows.max(1) as f64;
     let loss_after = best.iter().sum();
-    Ok(Clipped { codes, parameters, loss_before: mean(loss_before), loss_after: mean(loss_after), clipped, groups })
+    Ok(Clipped {
+        codes,
+        parameters,
+        loss_before: mean(loss_before),
+        loss_after: mean(loss_after),
+        clipped,
+        groups,
+        silent,
+    })
+}
+
+/// Below which the bound of each group may not fall: its largest weight on a silent channel.
+fn floors(values: &[f32], columns: usize, width: usize, silent: &[usize]) -> Vec<f32> {
+    let across = columns / width.max(1);
+    let mut floors = vec![0.0_f32; values.len() / width.max(1)];
+    for (row, floors) in values.chunks_exact(columns.max(1)).zip(floors.chunks_exact_mut(across.max(1))) {
+        for channel in silent {
+            let floor = &mut floors[channel / width];
+            *floor = floor.max(row[*channel].abs());
+        }
+    }
+    floors
 }
 
 /// The values of each group of `width` between -bound and bound. What is not finite stays, so that rounding refuses it.
@@ -225,17 +255,46 @@ mod tests {
         }
     }
 
-    /// The step of the reference where it must clip: one huge value on a channel that is never excited.
+    /// The step of the reference where it must clip: one huge value on a channel that is hardly excited.
     #[test]
-    fn a_large_value_that_no_input_meets_is_clipped() {
+    fn a_large_value_that_hardly_any_input_meets_is_clipped() {
         let weight = [0.3_f32, -0.2, 0.1, 8.0];
         let mut gram = vec![0.0_f32; 16];
         (0..3).for_each(|i| gram[i * 5] = 1.0);
+        gram[15] = 1e-9;
         let inputs = Inputs { gram: &gram, tokens: 1.0 };
         let found = clip_and_round(Matrix::new(&weight, 1, 4).unwrap(), inputs, &grid(4, true, None), STEPS).unwrap();
         assert_eq!((found.clipped, found.groups), (1, 1));
         // Symmetric, 4 bits: the bound over 7.5. The search shrinks to .55 of the range at most.
         assert!(found.parameters.scales[0] <= 8.0 / 7.5 && found.parameters.scales[0] >= 0.55 * 8.0 / 7.5 * 0.999_999);
+    }
+
+    /// Nothing is known about the last channel of each group but its weight, which stays within half a step of what it was.
+    #[test]
+    fn a_value_that_no_input_meets_is_not_clipped() {
+        let weight = [0.3_f32, -0.2, 0.1, 8.0, 0.7, 0.2, -0.7, -0.5];
+        let mut gram = vec![0.0_f32; 64];
+        [0, 1, 2, 4, 5, 6].iter().for_each(|i| gram[i * 9] = 1.0);
+        let inputs = Inputs { gram: &gram, tokens: 1.0 };
+        for grid in [grid(8, true, Some(4)), grid(3, false, Some(4)), grid(4, true, None)] {
+            let found = clip_and_round(Matrix::new(&weight, 1, 8).unwrap(), inputs, &grid, STEPS).unwrap();
+            assert_eq!(found.silent, [3, 7]);
+            let mut values = [0.0; 8];
+            grid.dequantize(&found.codes, 1, 8, &found.parameters, &mut values).unwrap();
+            let step = |channel: usize| found.parameters.scales[channel * found.parameters.scales.len() / 8];
+            for channel in [3, 7] {
+                // The positive end of a symmetric grid lies half a step below the largest magnitude.
+                let moved = (values[channel] - weight[channel]).abs();
+                assert!(moved <= 0.51 * step(channel), "{} {channel}: {moved} of {}", grid.args(), step(channel));
+            }
+        }
+        // All of them silent: round-to-nearest.
+        let none = Inputs { gram: &[0.0; 64], tokens: 1.0 };
+        let grid = grid(4, true, Some(4));
+        let found = clip_and_round(Matrix::new(&weight, 1, 8).unwrap(), none, &grid, STEPS).unwrap();
+        let (codes, parameters) = grid.round_to_nearest(Matrix::new(&weight, 1, 8).unwrap()).unwrap();
+        assert_eq!((found.codes, found.parameters, found.clipped), (codes, parameters, 0));
+        assert_eq!((found.loss_before, found.loss_after, found.silent.len()), (0.0, 0.0, 8));
     }
 
     #[test]

@@ -103,13 +103,16 @@ impl AwqClip {
         let skipped = self.0.skip.iter().any(|p| linear.module.rsplit('.').next() == Some(p.name()));
         let (codes, parameters, facts) = if skipped {
             let (codes, parameters) = grid.round_to_nearest(matrix).map_err(|e| grid_error(&e)).context(doing)?;
-            (codes, parameters, json!({ "skipped": true }))
+            (codes, parameters, Facts::from_iter([("skipped".to_owned(), json!(true))]))
         } else {
             let found = self.clip(matrix, linear, &grid, host).context(doing)?;
-            let facts = json!({
-                "loss_before": found.loss_before, "loss_after": found.loss_after,
-                "clipped_groups": found.clipped, "groups": found.groups,
-            });
+            let mut facts = Facts::from_iter([
+                ("loss_before".to_owned(), json!(found.loss_before)),
+                ("loss_after".to_owned(), json!(found.loss_after)),
+                ("clipped_groups".to_owned(), json!(found.clipped)),
+                ("groups".to_owned(), json!(found.groups)),
+            ]);
+            note_silent(&mut facts, &found.silent, columns, "were not clipped");
             (found.codes, found.parameters, facts)
         };
         Ok(QuantizedLinear {
@@ -121,7 +124,7 @@ impl AwqClip {
             global_scale: parameters.global_scale,
             grid: linear.grid.clone(),
             extra: Vec::new(),
-            facts: facts.as_object().cloned().unwrap_or_default(),
+            facts,
         })
     }
 
@@ -173,7 +176,7 @@ fn grid_error(error: &GridError) -> Error {
     Error { hint, ..Error::new(kind, error.to_string()) }
 }
 
-/// A row whose last channel is large and never excited. With 2 bits, symmetric, a scale is the bound over 1.5 and codes go from
+/// A row whose last channel is large and hardly ever excited. With 2 bits, symmetric, a scale is the bound over 1.5 and codes go from
 /// -2 to 1. The channels 0 and 1 count equally: unclipped (bound 3, scale 2) both are rounded to 0, which costs 1 + 1. The bound
 /// falls in tenths; at 1.8 the scale is 1.2, the codes are 1 and -1, and the loss is 2 · .04, less than at every bound before;
 /// the search ends there.
@@ -192,10 +195,10 @@ fn example() -> Result<Example, Error> {
         site: Some(site.clone()),
         grid: serde_json::to_value(&grid)?,
     });
-    let mut example = Example::new("a large weight that no input meets", job, model)
+    let mut example = Example::new("a large weight that hardly any input meets", job, model)
         .parameter("n_grid", 10)
         .parameter("max_shrink", 0.5);
-    let gram = ExampleTensor::f32(&[3, 3], &[2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0]);
+    let gram = ExampleTensor::f32(&[3, 3], &[2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 1e-9]);
     let count = ExampleTensor { dtype: Dtype::F64, shape: vec![1], values: vec![2.0] };
     let kinds = BTreeMap::from([("gram".to_owned(), gram), ("count".to_owned(), count)]);
     example.statistics.insert(site, kinds);

@@ -14,11 +14,11 @@ pub(crate) enum Rule {
     Range,
 }
 
-/// The scale of each channel, and how many channels no calibration token excited.
+/// The scale of each channel, and the channels whose size is 0.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Scales {
     pub(crate) values: Vec<f64>,
-    pub(crate) dead: usize,
+    pub(crate) still: Vec<usize>,
 }
 
 /// Largest magnitude per column of the matrices `[_, columns]`, which read the same input.
@@ -40,7 +40,8 @@ pub(crate) fn column_absmax<'a>(matrices: impl IntoIterator<Item = &'a [f32]>, c
 /// holds max|w| per column, of which the rule makes `w_j`. Where the columns are zero, llm-compressor takes `s_j = a_j` and
 /// the paper's code lets `w_j` be 1e-5.
 ///
-/// A channel that no calibration token excited (`a_j = 0`) keeps its scale of 1. Both references would multiply what makes it
+/// A channel that no calibration token excited (`a_j = 0`; by the rule of llm-compressor also one that is the same for every
+/// token) keeps its scale of 1. Both references would multiply what makes it
 /// by 10^5 there, although nothing is known about it.
 ///
 /// # Errors
@@ -65,8 +66,8 @@ pub(crate) fn smoothing_scales(activation: &[f64], weight: &[f64], strength: f64
         }
         values.push(if a == 0.0 { 1.0 } else { scale(a, w).max(SMALLEST) });
     }
-    let dead = activation.iter().filter(|a| **a == 0.0).count();
-    Ok(Scales { values, dead })
+    let still = (0..activation.len()).filter(|channel| activation[*channel] == 0.0).collect();
+    Ok(Scales { values, still })
 }
 
 #[cfg(test)]
@@ -77,7 +78,7 @@ mod tests {
     fn scales_follow_the_formula() {
         // By hand: sqrt(16 / 4) = 2, sqrt(1 / 4) = 0.5.
         let found = smoothing_scales(&[16.0, 1.0], &[4.0, 4.0], 0.5, Rule::Absmax).unwrap();
-        assert_eq!(found, Scales { values: vec![2.0, 0.5], dead: 0 });
+        assert_eq!(found, Scales { values: vec![2.0, 0.5], still: Vec::new() });
         // Twice the weights: sqrt(16 / 8).
         let found = smoothing_scales(&[16.0], &[4.0], 0.5, Rule::Range).unwrap();
         assert!((found.values[0] - 2.0_f64.sqrt()).abs() < 1e-15);
@@ -106,9 +107,9 @@ mod tests {
     }
 
     #[test]
-    fn dead_channels_and_empty_columns() {
+    fn still_channels_and_empty_columns() {
         let found = smoothing_scales(&[0.0, 4.0], &[1.0, 0.0], 0.5, Rule::Range).unwrap();
-        assert_eq!(found, Scales { values: vec![1.0, 4.0], dead: 1 });
+        assert_eq!(found, Scales { values: vec![1.0, 4.0], still: vec![0] });
         let found = smoothing_scales(&[4.0], &[0.0], 0.5, Rule::Absmax).unwrap();
         assert!((found.values[0] - 2.0 / 1e-5_f64.sqrt()).abs() < 1e-9);
         let found = smoothing_scales(&[1e-12], &[1e6], 0.5, Rule::Absmax).unwrap();

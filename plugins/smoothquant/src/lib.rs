@@ -109,18 +109,28 @@ impl SmoothQuant {
         for &mapping in &self.0.mappings {
             let site = format!("{block}.{}", mapping.site());
             let doing = || format!("smoothing {} of `{block}`", mapping.name());
-            let activation = self.activation(&site, host).context(doing)?;
+            let [activation, absmax] = self.activation(&site, host).context(doing)?;
             let weight = reader_absmax(mapping, block, activation.len(), host).context(doing)?;
-            let (activation, weight) = match mapping {
+            let [activation, absmax, weight] = match mapping {
                 // Channels of heads that share values must share their scale: the largest of each decides.
-                Mapping::ValueToOutput => (heads.gather(&activation, f64::max)?, heads.gather(&weight, f64::max)?),
-                _ => (activation, weight),
+                Mapping::ValueToOutput => {
+                    let gather = |values: &[f64]| heads.gather(values, f64::max);
+                    [gather(&activation)?, gather(&absmax)?, gather(&weight)?]
+                }
+                _ => [activation, absmax, weight],
             };
             let scales = smoothing_scales(&activation, &weight, self.0.smoothing_strength, self.rule());
             let scales = scales.context(|| format!("at `{site}`")).context(doing)?;
             rescaling.add(mapping, block, &scales.values, heads)?;
             let (least, most) = scales.values.iter().fold((f64::MAX, 0.0_f64), |(a, b), s| (a.min(*s), b.max(*s)));
-            facts.insert(mapping.name().to_owned(), json!({ "min": least, "max": most, "dead_channels": scales.dead }));
+            let mut found = Facts::from_iter([("min".to_owned(), json!(least)), ("max".to_owned(), json!(most))]);
+            let (silent, constant): (Vec<usize>, Vec<usize>) =
+                scales.still.iter().partition(|channel| absmax[**channel] == 0.0);
+            note_silent(&mut found, &silent, scales.values.len(), "kept a scale of 1");
+            if !constant.is_empty() {
+                found.insert("constant_channels".to_owned(), json!(constant.len()));
+            }
+            facts.insert(mapping.name().to_owned(), found.into());
         }
         rescaling.put(host)?;
         Ok(facts.into())
@@ -133,16 +143,24 @@ impl SmoothQuant {
         }
     }
 
-    /// The size of each channel at a site.
-    fn activation(&self, site: &str, host: &Host<'_>) -> Result<Vec<f64>, Error> {
+    /// The size of each channel at a site, by the rule, and its largest magnitude: of a constant channel the one may be zero, and
+    /// the other not.
+    fn activation(&self, site: &str, host: &Host<'_>) -> Result<[Vec<f64>; 2], Error> {
         let read = |kind| -> Result<Vec<f64>, Error> {
             Ok(host.required_statistics(site, kind)?.to_f32()?.iter().map(|v| f64::from(*v)).collect())
         };
         match self.0.activation_range {
-            ActivationRange::Absmax => read(Statistic::Absmax),
+            ActivationRange::Absmax => {
+                let absmax = read(Statistic::Absmax)?;
+                Ok([absmax.clone(), absmax])
+            }
             ActivationRange::Range => {
                 let (min, max) = (read(Statistic::Min)?, read(Statistic::Max)?);
-                Ok(max.iter().zip(min).map(|(max, min)| max - min).collect())
+                let pairs = || max.iter().zip(&min);
+                Ok([
+                    pairs().map(|(max, min)| max - min).collect(),
+                    pairs().map(|(max, min)| max.abs().max(min.abs())).collect(),
+                ])
             }
         }
     }
