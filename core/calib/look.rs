@@ -25,6 +25,19 @@ pub struct InputScale {
     pub parameters: Parameters,
     /// Smallest and largest value that was observed, for the record.
     pub range: Value,
+    /// How many of its scales stand for values that were all zero, and how many scales there are.
+    pub silent: (usize, usize),
+}
+
+impl InputScale {
+    /// The site's name where some of it was silent, with the share.
+    pub fn silent_site(&self, site: Site) -> Option<String> {
+        match self.silent {
+            (0, _) => None,
+            (silent, all) if silent == all => Some(site.to_string()),
+            (silent, all) => Some(format!("{site} ({silent} of {all} groups)")),
+        }
+    }
 }
 
 /// What a look found.
@@ -87,16 +100,20 @@ impl Look {
             return Err(Error::refused(format!("no calibration token reached {site}")));
         }
         if let Some(channel) = self.statistics.finish() {
-            return Err(Error::refused(format!("the activation at {site} is not finite in channel {channel}"))
-                .hint("look for weights that overflow, or evaluate the model first"));
+            return Err(Error::refused(format!(
+                "the activation at {site}, or the sum of its squares, is not finite in channel {channel}"
+            ))
+            .hint("look for weights that overflow, or evaluate the model first"));
         }
         let scale = |(grid, observer): (Grid, Box<dyn RangeObserver>)| {
             let (min, max) =
                 observer.range().ok_or_else(|| Error::refused(format!("no calibration token reached {site}")))?;
             let parameters = grid.parameters_from_range(&min, &max).map_err(|e| refused(site, &e))?;
+            grid.check_parameters(&parameters).map_err(|e| refused(site, &e))?;
             let extreme = |values: &[f32], pick: fn(f32, f32) -> f32| values.iter().copied().reduce(pick);
             let range = json!([extreme(&min, f32::min), extreme(&max, f32::max)]);
-            Ok(InputScale { grid, parameters, range })
+            let silent = min.iter().zip(&max).filter(|(min, max)| **min == 0.0 && **max == 0.0).count();
+            Ok(InputScale { grid, parameters, range, silent: (silent, min.len()) })
         };
         let input_scales = self.observers.into_iter().map(scale).collect::<Result<_>>()?;
         Ok(Seen { statistics: self.statistics, input_scales })

@@ -46,6 +46,8 @@ pub(super) struct KvScales {
     pub value: Parameters,
     /// What was observed at either site, for the record.
     pub ranges: [(Site, Value); 2],
+    /// Sites that were zero throughout.
+    pub silent: Vec<String>,
 }
 
 impl KvCache {
@@ -107,8 +109,9 @@ impl KvCache {
         }
         let (Some(key), Some(value)) = (key, value) else { return Ok(None) };
         let of_keys = Site { kind: SiteKind::Key, ..site };
+        let silent = [key.silent_site(of_keys), value.silent_site(site)].into_iter().flatten().collect();
         let ranges = [(of_keys, key.range), (site, value.range)];
-        Ok(Some(KvScales { key: key.parameters, value: value.parameters, ranges }))
+        Ok(Some(KvScales { key: key.parameters, value: value.parameters, ranges, silent }))
     }
 
     /// What the record says about it; `mode` is the order in which calibration data passed, `ranges` by site.

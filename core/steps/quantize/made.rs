@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use workbench_api::job::Job as Work;
 use workbench_model::{
@@ -14,6 +13,7 @@ use workbench_model::{
 };
 use workbench_quant::{Dynamic, Grid, Parameters};
 
+use super::progress::{INPUTS, KEYS_AND_VALUES, Progress, parsed, silent_sites};
 use super::{
     super::{
         artifact::Artifact,
@@ -29,58 +29,6 @@ use crate::{
     plugin::Scope,
     store::Scratch,
 };
-
-/// The part of a record that grows with the blocks.
-///
-/// JSON is kept as text: reading a number from text may change its last bit, and a record must not tell whether its run was
-/// interrupted.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Progress {
-    /// What the plugin reported, by module, in the order of its jobs.
-    pub reports: Vec<(String, String)>,
-    /// Ranges of calibrated inputs, by site.
-    pub ranges: Vec<(String, String)>,
-    /// Calibrated scales of inputs, by module.
-    pub scales: BTreeMap<String, StoredParameters>,
-    /// Ranges of keys and values, by site.
-    #[serde(default)]
-    pub kv_ranges: Vec<(String, String)>,
-    /// Their scales, by block.
-    #[serde(default)]
-    pub kv_scales: BTreeMap<usize, [StoredParameters; 2]>,
-}
-
-/// The JSON of texts by name.
-fn parsed(texts: Vec<(String, String)>) -> Result<Value> {
-    let parse = |(name, text): (String, String)| Ok((name, serde_json::from_str(&text)?));
-    let map: serde_json::Result<Map<String, Value>> = texts.into_iter().map(parse).collect();
-    Ok(Value::Object(map.map_err(|e| Error::internal("the progress cannot be read back").cause(e.to_string()))?))
-}
-
-/// [`Parameters`] with the bits of their scales.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct StoredParameters {
-    scales: Vec<u32>,
-    zero_points: Option<Vec<i32>>,
-    global_scale: Option<u32>,
-    shape: [usize; 2],
-}
-
-impl From<&Parameters> for StoredParameters {
-    fn from(p: &Parameters) -> Self {
-        let scales = p.scales.iter().map(|s| s.to_bits()).collect();
-        let global_scale = p.global_scale.map(f32::to_bits);
-        Self { scales, zero_points: p.zero_points.clone(), global_scale, shape: p.shape }
-    }
-}
-
-impl From<&StoredParameters> for Parameters {
-    fn from(p: &StoredParameters) -> Self {
-        let scales = p.scales.iter().map(|s| f32::from_bits(*s)).collect();
-        let global_scale = p.global_scale.map(f32::from_bits);
-        Self { scales, zero_points: p.zero_points.clone(), global_scale, shape: p.shape }
-    }
-}
 
 /// A quantized model in the making.
 pub(super) struct Made<'a> {
@@ -173,6 +121,9 @@ impl<'a> Made<'a> {
         self.progress.kv_scales.insert(index, [(&scales.key).into(), (&scales.value).into()]);
         let ranges = scales.ranges.into_iter().map(|(site, range)| (site.to_string(), range.to_string()));
         self.progress.kv_ranges.extend(ranges);
+        for site in scales.silent {
+            self.note_silent(KEYS_AND_VALUES, site);
+        }
         Ok(())
     }
 
@@ -254,6 +205,9 @@ impl<'a> Made<'a> {
                 let name = site.to_string();
                 if self.progress.ranges.last().is_none_or(|(last, _)| *last != name) {
                     self.progress.ranges.push((name, range.to_string()));
+                    if let Some(site) = scale.and_then(|scale| scale.silent_site(site)) {
+                        self.note_silent(INPUTS, site);
+                    }
                 }
             }
             let Some(block) = block.as_deref_mut() else { continue };
@@ -270,6 +224,13 @@ impl<'a> Made<'a> {
             block.set_input_quantizer(&target.info.name, Some(quantizer))?;
         }
         Ok(())
+    }
+
+    /// Notes a site whose static scale stands for nothing, and says so at once.
+    fn note_silent(&mut self, of: usize, site: String) {
+        let message = format!("{site} is zero for every calibration token: its static scale is the least there is");
+        self.services.reporter.log("warn", &message);
+        self.progress.silent[of].push(site);
     }
 
     /// Puts a dense tensor of the block in place of the model's.
@@ -306,13 +267,16 @@ impl<'a> Made<'a> {
             let mut grids = self.targets.values().flatten().filter_map(Target::calibrated_inputs);
             let observer = grids.next().and_then(|g| g.args().observer.clone());
             let observed = json!({ "mode": facts["observed"]["order"], "ranges": parsed(self.progress.ranges)? });
-            facts.insert("input_scales".into(), json!({ "observer": observer, "observed": observed }));
+            let mut fact = json!({ "observer": observer, "observed": observed });
+            silent_sites(&mut fact, &self.progress.silent[INPUTS]);
+            facts.insert("input_scales".into(), fact);
         }
         if let Some(cache) = &self.cache {
-            let fact = cache.fact(
+            let mut fact = cache.fact(
                 &facts.get("observed").map_or(Value::Null, |o| o["order"].clone()),
                 parsed(self.progress.kv_ranges)?,
             );
+            silent_sites(&mut fact, &self.progress.silent[KEYS_AND_VALUES]);
             facts.insert("kv_cache".into(), fact);
         }
         if !self.progress.reports.is_empty() {

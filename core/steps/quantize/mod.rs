@@ -3,6 +3,7 @@
 mod block;
 mod ends;
 mod made;
+mod progress;
 mod resume;
 mod rounded;
 

@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use workbench_model::Activations;
 
-use super::made::Progress;
+use super::progress::Progress;
 use crate::{
     error::{Error, Result},
     store::{Scratch, write_json},
