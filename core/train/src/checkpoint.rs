@@ -25,8 +25,9 @@ const STATE: &str = "state.json";
 #[serde(deny_unknown_fields)]
 struct State {
     step: u64,
-    /// The mean losses of the steps so far: the summary of a resumed run is that of an uninterrupted one.
-    losses: Vec<f64>,
+    /// The bits of the mean losses of the steps so far: the summary of a resumed run is that of an uninterrupted one, and reading
+    /// a number from text may change its last bit.
+    losses: Vec<u64>,
     settings: Value,
 }
 
@@ -67,7 +68,7 @@ pub(crate) fn save(
     let views: Vec<_> = views.collect::<Result<_, TrainError>>()?;
     let bytes = safetensors::serialize(views, None).map_err(|error| broken(folder, error))?;
     write(&unfinished.join(TENSORS), &bytes)?;
-    let state = State { step, losses: losses.to_vec(), settings: settings.clone() };
+    let state = State { step, losses: losses.iter().map(|loss| loss.to_bits()).collect(), settings: settings.clone() };
     write(&unfinished.join(STATE), &serde_json::to_vec(&state).map_err(|error| broken(folder, error))?)?;
     let finished = folder.join(format!("step-{step}"));
     if !finished.exists() {
@@ -137,5 +138,5 @@ pub(crate) fn resume(
         optimizer.moments.insert(name.to_owned(), moments);
     }
     optimizer.steps = state.step;
-    Ok(Some(state.losses))
+    Ok(Some(state.losses.into_iter().map(f64::from_bits).collect()))
 }

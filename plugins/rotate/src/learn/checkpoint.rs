@@ -13,17 +13,23 @@ use workbench_rotation::Square;
 const FILE: &str = "rotations.safetensors";
 const SETTINGS: &str = "settings";
 const LOSSES: &str = "losses";
+const DEVIATION: &str = "deviation";
 
-/// Rotations by name, and the loss of every step that led to them.
+/// Rotations by name, the loss of every step that led to them, and the largest deviation of one from orthogonality.
+#[derive(Default)]
 pub(crate) struct State {
     pub(crate) matrices: Vec<(String, Square)>,
     pub(crate) losses: Vec<f64>,
+    pub(crate) deviation: f64,
 }
 
 /// Writes the state; `settings` say which run it belongs to.
 pub(crate) fn save(folder: &Path, state: &State, settings: &str) -> Result<(), Error> {
     let bytes = |values: &[f64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-    let mut tensors = vec![(LOSSES.to_owned(), vec![state.losses.len()], bytes(&state.losses))];
+    let mut tensors = vec![
+        (LOSSES.to_owned(), vec![state.losses.len()], bytes(&state.losses)),
+        (DEVIATION.to_owned(), vec![1], bytes(&[state.deviation])),
+    ];
     for (name, matrix) in &state.matrices {
         tensors.push((name.clone(), vec![matrix.size(); 2], bytes(matrix.values())));
     }
@@ -55,12 +61,13 @@ pub(crate) fn load(folder: &Path, settings: &str) -> Result<Option<State>, Error
         {
             return Err(Error::input("it belongs to a run with other settings").with_hint("remove it to start anew"));
         }
-        let mut state = State { matrices: Vec::new(), losses: Vec::new() };
+        let mut state = State::default();
         for (name, view) in SafeTensors::deserialize(&bytes)?.iter() {
             let (words, _) = view.data().as_chunks::<8>();
-            let values = words.iter().map(|word| f64::from_le_bytes(*word)).collect();
+            let values: Vec<f64> = words.iter().map(|word| f64::from_le_bytes(*word)).collect();
             match (name, view.shape()) {
                 (LOSSES, _) => state.losses = values,
+                (DEVIATION, _) => state.deviation = values.first().copied().unwrap_or_default(),
                 (_, [size, _]) => state.matrices.push((name.to_owned(), Square::new(*size, values)?)),
                 (_, shape) => return Err(Error::input(format!("`{name}` is of shape {shape:?}"))),
             }

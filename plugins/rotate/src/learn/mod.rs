@@ -76,12 +76,10 @@ impl Run<'_> {
         model.rotate(rotations)?;
         let before = model.loss(measured)?;
 
-        let mut losses = self.resume(rotations)?;
-        let resumed_at = losses.len() as u64;
+        let (mut losses, mut deviation) = self.resume(rotations)?;
         let mut order = Order::new(self.sequences.len(), self.learn.batch_size, self.seed);
         let schedule = Schedule::new(ScheduleKind::Cosine, 0.0, self.learn.steps);
-        let mut deviation: f64 = 0.0;
-        for number in resumed_at..self.learn.steps {
+        for number in losses.len() as u64..self.learn.steps {
             let rate = self.learn.learning_rate * schedule.factor(number);
             let step = self.step(&mut model, rotations, &order.step(number), rate)?;
             let step = Step { number: number + 1, ..step };
@@ -89,8 +87,10 @@ impl Run<'_> {
             deviation = deviation.max(step.deviation);
             let observed = observe(&step);
             let due = self.learn.checkpoint_every > 0 && step.number.is_multiple_of(self.learn.checkpoint_every);
-            if due || observed.is_err() {
-                self.save(rotations, &losses)?;
+            // Resuming behind the last step would take no step and so show none: the end is worth the last stretch again.
+            let more = step.number < self.learn.steps;
+            if more && (due || observed.is_err()) {
+                self.save(rotations, &losses, deviation)?;
             }
             observed?;
         }
@@ -98,7 +98,6 @@ impl Run<'_> {
         let after = model.loss(measured)?;
         Ok(json!({
             "steps": self.learn.steps,
-            "resumed_at": resumed_at,
             "loss": self.learn.loss,
             "first_loss": losses.first(),
             "last_loss": losses.last(),
@@ -160,17 +159,17 @@ impl Run<'_> {
         .to_string()
     }
 
-    fn save(&self, rotations: &mut Rotations, losses: &[f64]) -> Result<(), Error> {
+    fn save(&self, rotations: &mut Rotations, losses: &[f64], deviation: f64) -> Result<(), Error> {
         let Some(folder) = self.folder else { return Ok(()) };
         let matrices =
             dense(rotations).enumerate().map(|(index, matrix)| (index.to_string(), matrix.clone())).collect();
-        checkpoint::save(folder, &State { matrices, losses: losses.to_vec() }, &self.settings())
+        checkpoint::save(folder, &State { matrices, losses: losses.to_vec(), deviation }, &self.settings())
     }
 
-    /// Takes the rotations of a checkpoint, if there is one; returns the losses of the steps behind it.
-    fn resume(&self, rotations: &mut Rotations) -> Result<Vec<f64>, Error> {
+    /// Takes the rotations of a checkpoint, if there is one; returns the losses of the steps behind it, and the largest deviation.
+    fn resume(&self, rotations: &mut Rotations) -> Result<(Vec<f64>, f64), Error> {
         let found = self.folder.map(|folder| checkpoint::load(folder, &self.settings())).transpose()?.flatten();
-        let Some(state) = found else { return Ok(Vec::new()) };
+        let Some(state) = found else { return Ok((Vec::new(), 0.0)) };
         let matrices: std::collections::BTreeMap<String, _> = state.matrices.into_iter().collect();
         for (index, rotation) in dense(rotations).enumerate() {
             match matrices.get(&index.to_string()) {
@@ -183,7 +182,7 @@ impl Run<'_> {
                 }
             }
         }
-        Ok(state.losses)
+        Ok((state.losses, state.deviation))
     }
 }
 
