@@ -51,7 +51,8 @@ pub fn sign_quantize(
         if energy <= 0.0 {
             return Err(Error::numeric(format!("the inputs of row {row} are zero")));
         }
-        scales.push((product(cross, &s, &w) / energy) as f32);
+        // A scale is positive: where the opposite signs would serve better, the least one serves best.
+        scales.push(((product(cross, &s, &w) / energy) as f32).max(f32::EPSILON));
     }
     Ok(QuantizedLinear { codes, shape: [rows, columns], scale_shape: [rows, 1], scales, grid, ..Default::default() })
 }
