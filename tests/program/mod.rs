@@ -19,5 +19,6 @@ mod project;
 mod rotate;
 mod script_errors;
 mod sensitivity;
+mod silent;
 mod smoothing;
 mod store;
