@@ -1,8 +1,11 @@
 //! Text to token ids and back.
 
 mod chat;
+mod seams;
+mod stream;
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -10,6 +13,11 @@ use crate::checkpoint::{Checkpoint, companion_json};
 use crate::{ModelConfig, ModelError};
 
 pub use self::chat::{ChatTemplate, Message};
+use self::seams::Seams;
+pub use self::stream::Stream;
+
+/// Bytes from which on a text is encoded in pieces.
+const LONG: usize = 512 << 10;
 
 /// A model's tokenizer.
 pub struct Tokenizer {
@@ -18,6 +26,8 @@ pub struct Tokenizer {
     vocab_size: usize,
     bos: Option<u32>,
     eos: Vec<u32>,
+    /// Found when a text is first encoded in pieces.
+    seams: OnceLock<Seams>,
 }
 
 impl Tokenizer {
@@ -49,7 +59,7 @@ impl Tokenizer {
         let bos = named("bos_token").or(config.bos_token_id);
         let mut eos = config.eos_token_ids.clone();
         eos.extend(named("eos_token").filter(|id| !config.eos_token_ids.contains(id)));
-        Ok(Self { bos, eos, vocab_size: config.vocab_size, inner })
+        Ok(Self { bos, eos, vocab_size: config.vocab_size, inner, seams: OnceLock::new() })
     }
 
     /// The ids of a text; with `add_special` as the model was trained to see a document (a leading BOS where it has one).
@@ -57,6 +67,13 @@ impl Tokenizer {
     /// # Errors
     /// The text cannot be encoded, or gives an id that the model has no embedding for.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, ModelError> {
+        match add_special || text.len() < LONG {
+            true => self.encode_whole(text, add_special),
+            false => self.encode_first(text, usize::MAX),
+        }
+    }
+
+    fn encode_whole(&self, text: &str, add_special: bool) -> Result<Vec<u32>, ModelError> {
         let encoded = self.inner.encode_fast(text, add_special).map_err(text_error)?;
         self.check(encoded.get_ids().to_vec())
     }
