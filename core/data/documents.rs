@@ -9,6 +9,7 @@ use std::{
 use serde_json::Value;
 use workbench_model::tokenizer::Message;
 
+use super::text::{Paragraphs, TextPieces};
 use crate::{
     error::{Error, Result},
     graph::node::DataSource,
@@ -45,22 +46,11 @@ fn demo(name: &str) -> Result<Documents> {
 }
 
 fn text(path: &Path, characters: Option<usize>, split: bool) -> Result<Documents> {
-    let mut text = fs::read_to_string(path).map_err(|e| Error::io("read the text", path, &e))?;
-    if let Some(most) = characters
-        && let Some((end, _)) = text.char_indices().nth(most)
-    {
-        text.truncate(end);
+    let pieces = TextPieces::open(path, characters)?;
+    if split {
+        return Ok(Box::new(Paragraphs::of(pieces).map(|paragraph| paragraph.map(Document::Text))));
     }
-    if !split {
-        return Ok(Box::new(std::iter::once(Ok(Document::Text(text)))));
-    }
-    let parts: Vec<Document> = paragraphs(&text).map(|p| Document::Text(p.to_owned())).collect();
-    Ok(Box::new(parts.into_iter().map(Ok)))
-}
-
-/// Stretches of lines between blank lines.
-fn paragraphs(text: &str) -> impl Iterator<Item = &str> {
-    text.split("\n\n").map(|p| p.trim_matches('\n')).filter(|p| !p.trim().is_empty())
+    Ok(Box::new(std::iter::once(pieces.collect::<Result<String>>().map(Document::Text))))
 }
 
 fn lines(path: &Path, column: &str) -> Result<Documents> {
