@@ -6,8 +6,9 @@ use serde_json::{Map, json};
 use workbench_model::tokenizer::{Message, Tokenizer};
 
 use super::{
-    Item, Loaded, Measured, MetricInfo,
+    CHUNK, Item, Loaded, Measured, MetricInfo,
     task::{ChoiceItem, Items, Prompt, Task, Toggle},
+    walk::{Batch, Progress, groups},
 };
 use crate::{
     data::begins_with_bos,
@@ -32,20 +33,23 @@ pub fn choice(
     let style = Style::new(model, task)?;
     let requests = requests(items, &style, model)?;
     let mut scores: Vec<(f64, bool)> = Vec::with_capacity(requests.len());
-    for group in requests.chunks(batch) {
-        let sequences: Vec<&[u32]> = group.iter().map(|r| &r.ids[..r.ids.len() - 1]).collect();
-        let hidden = model.hidden(&sequences)?;
-        let spans =
-            group.iter().enumerate().flat_map(|(s, r)| (r.context..r.ids.len()).map(move |i| ((s, i - 1), r.ids[i])));
-        let (positions, targets): (Vec<_>, Vec<_>) = spans.unzip();
-        let found = model.score(&Loaded::gather(&hidden, &positions)?, &targets)?;
-        let mut sums = vec![(0.0, true); group.len()];
-        for (((sequence, _), target), score) in positions.iter().zip(&targets).zip(found) {
-            sums[*sequence].0 += score.log_probability;
-            sums[*sequence].1 &= score.top == *target;
+    let lens: Vec<usize> = requests.iter().map(|request| request.ids.len() - 1).collect();
+    let mut progress = Progress::new(reporter, requests.len().div_ceil(batch), &[model]);
+    for group in groups(&lens, batch, model.config().hidden_size) {
+        let group = requests[group].chunks(batch);
+        let batches: Vec<_> = group.map(|some| Batch::of(some.iter().map(|r| (&r.ids[..], r.context)))).collect();
+        let hidden = model.walk(&batches, &mut progress)?;
+        let head = model.head()?;
+        for (batch, hidden) in batches.iter().zip(hidden) {
+            let found = head.score(&hidden, &batch.targets, CHUNK)?;
+            let mut sums = vec![(0.0, true); batch.sequences.len()];
+            for (((sequence, _), target), score) in batch.positions.iter().zip(&batch.targets).zip(found) {
+                sums[*sequence].0 += score.log_probability;
+                sums[*sequence].1 &= score.top == *target;
+            }
+            scores.extend(sums);
+            progress.step();
         }
-        scores.extend(sums);
-        reporter.progress(scores.len() as u64, requests.len() as u64, "choices");
     }
     let mut rest = scores.as_slice();
     let items = items
@@ -115,7 +119,7 @@ impl Style {
 }
 
 fn requests(items: &[ChoiceItem], style: &Style, model: &Loaded) -> Result<Vec<Request>> {
-    let most = model.decoder.config().max_positions;
+    let most = model.config().max_positions;
     let mut found = Vec::new();
     for item in items {
         let prompt = style.render(&item.prompt, model)?;

@@ -4,12 +4,15 @@ use candle_core::Tensor;
 use serde_json::Map;
 use workbench_model::{
     ModelError,
+    activations::with_values,
+    decoder::Head,
     statistics::{Divergence, divergences},
 };
 
 use super::{
     CHUNK, Loaded, Measured, MetricInfo,
-    perplexity::{Sums, scored},
+    perplexity::{Sums, batches, lens},
+    walk::{Progress, groups},
     windows::Windows,
 };
 use crate::{
@@ -27,22 +30,25 @@ pub fn divergence(
     reporter: &NodeReporter,
 ) -> Result<Measured> {
     let mut sums = Sums::default();
-    let total = text.windows.len();
-    for (index, group) in text.windows.chunks(batch).enumerate() {
-        let sequences: Vec<&[u32]> = group.iter().map(|w| &w.ids[..w.ids.len() - 1]).collect();
-        let (positions, _) = scored(group);
-        let ours = Loaded::gather(&model.hidden(&sequences)?, &positions)?;
-        let theirs = Loaded::gather(&reference.hidden(&sequences)?, &positions)?;
-        for start in (0..positions.len()).step_by(CHUNK) {
-            let n = CHUNK.min(positions.len() - start);
-            let (q, vocabulary) = logits(model, &ours, start, n)?;
-            let (p, _) = logits(reference, &theirs, start, n)?;
-            let found = divergences(&p, &q, vocabulary);
-            for ((sequence, _), Divergence { kl, same_top }) in positions[start..start + n].iter().zip(found) {
-                sums.add(&group[*sequence].item, &[("kl", kl), ("top1", f64::from(same_top))]);
+    let mut progress = Progress::new(reporter, text.windows.len().div_ceil(batch), &[model, reference]);
+    // Both models' hidden states wait for their heads.
+    let wide = model.config().hidden_size + reference.config().hidden_size;
+    for group in groups(&lens(&text.windows), batch, wide) {
+        let windows = &text.windows[group];
+        let batches = batches(windows, batch);
+        let ours = model.walk(&batches, &mut progress)?;
+        let theirs = reference.walk(&batches, &mut progress)?;
+        let heads = [reference.head()?, model.head()?];
+        for ((windows, batch), hidden) in windows.chunks(batch).zip(&batches).zip(theirs.iter().zip(&ours)) {
+            for (first, positions) in batch.positions.chunks(CHUNK).enumerate() {
+                let found = compare(&heads, hidden, first * CHUNK, positions.len(), model.config().vocab_size)?;
+                for ((sequence, _), Divergence { kl, same_top }) in positions.iter().zip(found) {
+                    sums.add(&windows[*sequence].item, &[("kl", kl), ("top1", f64::from(same_top))]);
+                }
             }
+            progress.step();
+            progress.step();
         }
-        reporter.progress(((index + 1) * batch).min(total) as u64, total as u64, "windows");
     }
     let metrics = vec![MetricInfo::nats("kl"), MetricInfo::rate("top1")];
     let items = sums.items();
@@ -55,11 +61,15 @@ pub fn divergence(
     Ok(measured)
 }
 
-fn logits(model: &Loaded, hidden: &Tensor, start: usize, n: usize) -> Result<(Vec<f32>, usize)> {
-    let compute = || -> Result<(Vec<f32>, usize), ModelError> {
-        let logits = model.decoder.head(&hidden.narrow(0, start, n)?)?;
-        let vocabulary = logits.dim(candle_core::D::Minus1)?;
-        Ok((logits.flatten_all()?.to_vec1()?, vocabulary))
-    };
-    Ok(compute()?)
+/// Compares the predictions of the heads, the reference's first, for `n` positions of their hidden states.
+fn compare(
+    heads: &[Head; 2],
+    hidden: (&Tensor, &Tensor),
+    start: usize,
+    n: usize,
+    vocabulary: usize,
+) -> Result<Vec<Divergence>, ModelError> {
+    let p = heads[0].forward(&hidden.0.narrow(0, start, n)?, &mut ())?;
+    let q = heads[1].forward(&hidden.1.narrow(0, start, n)?, &mut ())?;
+    with_values(&p, |p| with_values(&q, |q| divergences(p, q, vocabulary)))?
 }

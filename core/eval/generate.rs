@@ -34,7 +34,7 @@ pub fn generate(
         .iter()
         .map(|item| {
             let ids = style.encode(&style.render(&item.prompt, model)?, &model.tokenizer)?;
-            let most = model.decoder.config().max_positions;
+            let most = model.config().max_positions;
             if ids.len() + longest > most {
                 return Err(Error::refused(format!(
                     "item `{}`: a prompt of {} tokens and an answer of {longest} do not fit into {most} positions",
@@ -52,6 +52,7 @@ pub fn generate(
         first_sequence: 0,
         stop_ids: model.tokenizer.eos_ids().to_vec(),
     };
+    let decoder = model.decoder()?;
     let total = items.len() as u64;
     let mut done = Vec::with_capacity(items.len());
     for (items, prompts) in items.chunks(batch).zip(prompts.chunks(batch)) {
@@ -61,7 +62,7 @@ pub fn generate(
             let text = model.tokenizer.decode(&written[sequence], true).unwrap_or_default();
             if stop_at(&text, &task.file.stop).is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let answers = write(&model.decoder, prompts, &config, &mut on_token)?;
+        let answers = write(&decoder, prompts, &config, &mut on_token)?;
         for (item, answer) in items.iter().zip(answers) {
             let text = model.tokenizer.decode(&answer.tokens, true)?;
             let cut = stop_at(&text, &task.file.stop).unwrap_or(text.len());

@@ -9,8 +9,11 @@ mod divergence;
 mod generate;
 mod loaded;
 mod measured;
+mod memory;
 mod perplexity;
+mod quantizers;
 pub mod task;
+mod walk;
 mod windows;
 
 pub use choice::choice;
@@ -18,6 +21,7 @@ pub use divergence::divergence;
 pub use generate::generate;
 pub use loaded::Loaded;
 pub use measured::{Item, Measured, MetricInfo, Unit};
+pub use memory::{Scored, scoring_memory};
 pub use perplexity::perplexity;
 pub use windows::{Protocol, TextOptions, Window, Windows, windows, windows_of};
 

@@ -4,23 +4,30 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Item, Loaded, Measured, MetricInfo, Window, windows::Windows};
+use super::{
+    CHUNK, Item, Loaded, Measured, MetricInfo, Window,
+    walk::{Batch, Progress, groups},
+    windows::Windows,
+};
 use crate::{error::Result, exec::NodeReporter};
 
 /// Scores windows of text: mean negative log-likelihood in nats per token, and whether each token was the likeliest.
 pub fn perplexity(model: &Loaded, text: Windows, batch: usize, reporter: &NodeReporter) -> Result<Measured> {
     let mut sums: Sums = Sums::default();
-    let total = text.windows.len();
-    for (index, group) in text.windows.chunks(batch).enumerate() {
-        let sequences: Vec<&[u32]> = group.iter().map(|w| &w.ids[..w.ids.len() - 1]).collect();
-        let hidden = model.hidden(&sequences)?;
-        let (positions, targets) = scored(group);
-        let scores = model.score(&Loaded::gather(&hidden, &positions)?, &targets)?;
-        for (((sequence, _), target), score) in positions.iter().zip(&targets).zip(scores) {
-            let found = [("nll", -score.log_probability), ("token_acc", f64::from(score.top == *target))];
-            sums.add(&group[*sequence].item, &found);
+    let mut progress = Progress::new(reporter, text.windows.len().div_ceil(batch), &[model]);
+    for group in groups(&lens(&text.windows), batch, model.config().hidden_size) {
+        let windows = &text.windows[group];
+        let batches = batches(windows, batch);
+        let hidden = model.walk(&batches, &mut progress)?;
+        let head = model.head()?;
+        for ((windows, batch), hidden) in windows.chunks(batch).zip(&batches).zip(hidden) {
+            let scores = head.score(&hidden, &batch.targets, CHUNK)?;
+            for (((sequence, _), target), score) in batch.positions.iter().zip(&batch.targets).zip(scores) {
+                let found = [("nll", -score.log_probability), ("token_acc", f64::from(score.top == *target))];
+                sums.add(&windows[*sequence].item, &found);
+            }
+            progress.step();
         }
-        reporter.progress(((index + 1) * batch).min(total) as u64, total as u64, "windows");
     }
     let metrics = vec![MetricInfo::nats("nll"), MetricInfo::rate("token_acc")];
     let mut measured =
@@ -37,12 +44,14 @@ pub fn perplexity(model: &Loaded, text: Windows, batch: usize, reporter: &NodeRe
     Ok(measured)
 }
 
-/// The positions whose next token counts, as (window of the group, position), and those tokens.
-pub(super) fn scored(group: &[Window]) -> (Vec<(usize, usize)>, Vec<u32>) {
-    let all = group.iter().enumerate().flat_map(|(sequence, window)| {
-        (window.scored..window.ids.len()).map(move |i| ((sequence, i - 1), window.ids[i]))
-    });
-    all.unzip()
+/// How many tokens of each window go through the model.
+pub(super) fn lens(windows: &[Window]) -> Vec<usize> {
+    windows.iter().map(|window| window.ids.len() - 1).collect()
+}
+
+/// Windows in batches of so many.
+pub(super) fn batches(windows: &[Window], batch: usize) -> Vec<Batch<'_>> {
+    windows.chunks(batch).map(|some| Batch::of(some.iter().map(|w| (&w.ids[..], w.scored)))).collect()
 }
 
 /// Sums by item, in the order in which items first appear.

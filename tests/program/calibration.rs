@@ -52,6 +52,7 @@ fn sequences(project: &Project, loaded: &Loaded) -> Vec<Vec<u32>> {
 /// The ranges that the sites of a model see before their quantizers.
 fn ranges(loaded: &Loaded, sequences: &[Vec<u32>]) -> BTreeMap<String, [f32; 2]> {
     let mut found: BTreeMap<String, [f32; 2]> = BTreeMap::new();
+    let decoder = loaded.decoder().unwrap();
     for ids in sequences {
         let mut tap = |site: Site, x: &Tensor| -> Result<(), ModelError> {
             let values: Vec<f32> = x.flatten_all()?.to_vec1()?;
@@ -61,7 +62,7 @@ fn ranges(loaded: &Loaded, sequences: &[Vec<u32>]) -> BTreeMap<String, [f32; 2]>
         };
         let ids = Tensor::from_vec(ids.clone(), (1, ids.len()), &Device::Cpu).unwrap();
         let context = Context::full(1, ids.dims()[1], None);
-        loaded.decoder.hidden(&ids, &context, &mut tap).unwrap();
+        decoder.hidden(&ids, &context, &mut tap).unwrap();
     }
     found
 }

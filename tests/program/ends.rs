@@ -105,7 +105,7 @@ fn ends_have_the_codes_of_their_schemes_and_the_logits_of_those_codes() {
     let reference = Replaced(source, values.into());
     let reference = Decoder::load(reference.0.config(), &reference, &Device::Cpu).unwrap();
     let loaded = Loaded::open(&folder).unwrap();
-    assert!(logits(&loaded.decoder) == logits(&reference), "logits are those of the codes, bit for bit");
+    assert!(logits(&loaded.decoder().unwrap()) == logits(&reference), "logits are those of the codes, bit for bit");
 
     let quantization = &config(&folder)["quantization_config"];
     let groups: Vec<&Value> = quantization["config_groups"].as_object().unwrap().values().collect();
@@ -202,16 +202,16 @@ fn dampening(source: &Checkpoint, made: &Path, inputs: &[f32]) -> f64 {
 /// What the head is given of the calibration set, `[tokens, hidden]`, and the range of it.
 fn head_inputs(project: &Project, loaded: &Loaded) -> (Vec<f32>, [f32; 2]) {
     let ids = loaded.tokenizer.encode(&project.read("text.txt"), false).unwrap();
-    let mut found = Vec::new();
+    let (decoder, mut found) = (loaded.decoder().unwrap(), Vec::new());
     for ids in ids.chunks_exact(48).take(6) {
         let ids = Tensor::from_vec(ids.to_vec(), (1, 48), &Device::Cpu).unwrap();
-        let hidden = loaded.decoder.hidden(&ids, &Context::full(1, 48, None), &mut ()).unwrap();
+        let hidden = decoder.hidden(&ids, &Context::full(1, 48, None), &mut ()).unwrap();
         let mut tap = |site: Site, x: &Tensor| -> Result<(), ModelError> {
             assert_eq!(site, Site::head());
             found.extend(x.flatten_all()?.to_vec1::<f32>()?);
             Ok(())
         };
-        loaded.decoder.head_layer().forward(&hidden, &mut tap).unwrap();
+        decoder.head_layer().forward(&hidden, &mut tap).unwrap();
     }
     let range = found.iter().fold([f32::INFINITY, f32::NEG_INFINITY], |[low, high], v| [low.min(*v), high.max(*v)]);
     (found, range)
@@ -290,6 +290,7 @@ fn calibration_begins_with_the_rounded_embeddings() {
         let loaded = Loaded::open(&seen).unwrap();
         let ids = loaded.tokenizer.encode(&project.read("text.txt"), false).unwrap();
         let mut range = [f32::INFINITY, f32::NEG_INFINITY];
+        let decoder = loaded.decoder().unwrap();
         for ids in ids.chunks_exact(48).take(6) {
             let ids = Tensor::from_vec(ids.to_vec(), (1, 48), &Device::Cpu).unwrap();
             let mut tap = |site: Site, x: &Tensor| -> Result<(), ModelError> {
@@ -301,7 +302,7 @@ fn calibration_begins_with_the_rounded_embeddings() {
                 }
                 Ok(())
             };
-            loaded.decoder.hidden(&ids, &Context::full(1, 48, None), &mut tap).unwrap();
+            decoder.hidden(&ids, &Context::full(1, 48, None), &mut tap).unwrap();
         }
         let found = &record["facts"]["input_scales"]["observed"]["ranges"]["model.layers.0.self_attn.input"];
         let found = found.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect::<Vec<_>>();

@@ -17,6 +17,7 @@ mod peer;
 mod pipeline;
 mod project;
 mod rotate;
+mod scoring;
 mod script_errors;
 mod sensitivity;
 mod silent;

@@ -150,7 +150,7 @@ fn ids(folder: &Path) -> (PathBuf, Vec<Vec<u32>>) {
 fn logits(folder: &Path, sequences: &[Vec<u32>]) -> Vec<f32> {
     let loaded = Loaded::open(folder).unwrap();
     let ids = Tensor::from_vec(sequences.concat(), (SEQUENCES, TOKENS), &Device::Cpu).unwrap();
-    let logits = loaded.decoder.forward(&ids, &Context::full(SEQUENCES, TOKENS, None)).unwrap();
+    let logits = loaded.decoder().unwrap().forward(&ids, &Context::full(SEQUENCES, TOKENS, None)).unwrap();
     logits.flatten_all().unwrap().to_vec1().unwrap()
 }
 

@@ -9,7 +9,7 @@ use super::ops::{self, View};
 use super::parameters::{Loading, TensorSource};
 use super::quantizer::ActivationQuantizer;
 use super::taps::Taps;
-use crate::config::LM_HEAD;
+use crate::config::{EMBEDDINGS, LM_HEAD};
 use crate::{ModelConfig, ModelError, Site, WeightSource, bf16};
 
 /// How a linear holds its weight `[outputs, inputs]`.
@@ -209,12 +209,12 @@ impl Embedding {
         ids: &[u32],
         batch: usize,
     ) -> Result<Tensor, ModelError> {
-        let rows = source.rows("model.embed_tokens.weight", ids)?;
+        let rows = source.rows(&config.weight_of(EMBEDDINGS), ids)?;
         Ok(Tensor::from_vec(rows, (batch, ids.len() / batch.max(1), config.hidden_size), &Device::Cpu)?)
     }
 
     pub(super) fn new(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
-        Ok(Self { weight: source.tensor("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size])? })
+        Ok(Self { weight: source.tensor(&config.weight_of(EMBEDDINGS), &[config.vocab_size, config.hidden_size])? })
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -259,15 +259,31 @@ impl Head {
     }
 
     pub(super) fn new(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
+        let weight = source.tensor(&config.weight_of(LM_HEAD), &[config.vocab_size, config.hidden_size])?;
+        Self::with_weight(config, source, weight)
+    }
+
+    /// The head beside these embeddings, whose table it shares where they are tied.
+    pub(super) fn beside(
+        embedding: &Embedding,
+        config: &ModelConfig,
+        source: &dyn TensorSource,
+    ) -> Result<Self, ModelError> {
+        match config.weight_of(LM_HEAD) == config.weight_of(EMBEDDINGS) {
+            true => Self::with_weight(config, source, embedding.weight.clone()),
+            false => Self::new(config, source),
+        }
+    }
+
+    fn with_weight(config: &ModelConfig, source: &dyn TensorSource, weight: Tensor) -> Result<Self, ModelError> {
         let norm = FinalNorm::new(config, source)?;
-        let shape = [config.vocab_size, config.hidden_size];
-        let weight = source.tensor(&config.weight_of(LM_HEAD), &shape)?;
         let linear = Linear { name: LM_HEAD.into(), weight: Weight::F32(weight), bias: None, quantizer: None };
         Ok(Self { norm, linear })
     }
 
-    pub(super) fn linear_mut(&mut self) -> &mut Linear {
-        &mut self.linear
+    /// Puts a quantizer on the input of `lm_head`, or takes it away.
+    pub fn set_input_quantizer(&mut self, quantizer: Option<Arc<dyn ActivationQuantizer>>) {
+        self.linear.set_quantizer(quantizer);
     }
 
     /// Logits `[.., vocabulary]` of the last block's output `[.., hidden]`, final norm included.

@@ -59,12 +59,9 @@ impl Decoder {
         let rope = Arc::new(Rope::new(config));
         let embedding = Embedding::new(config, source)?;
         let blocks = (0..config.num_layers).map(|index| Block::new(config, source, index, &rope));
-        Ok(Self {
-            config: config.clone(),
-            embedding,
-            blocks: blocks.collect::<Result<_, _>>()?,
-            head: Head::new(config, source)?,
-        })
+        let blocks = blocks.collect::<Result<_, _>>()?;
+        let head = Head::beside(&embedding, config, source)?;
+        Ok(Self { config: config.clone(), embedding, blocks, head })
     }
 
     /// The model's configuration.
@@ -95,7 +92,7 @@ impl Decoder {
         quantizer: Option<Arc<dyn ActivationQuantizer>>,
     ) -> Result<(), ModelError> {
         if module == "lm_head" {
-            self.head.linear_mut().set_quantizer(quantizer);
+            self.head.set_input_quantizer(quantizer);
             return Ok(());
         }
         self.block_of(module)?.set_input_quantizer(module, quantizer)
