@@ -121,7 +121,8 @@ fn as_json(
             json!({
                 "key": planned.key, "kind": node.kind, "method": node.method, "label": node.label, "note": node.note,
                 "cached": planned.state == State::Cached, "why": reason(planned), "identity": planned.identity,
-                "memory": node.memory, "disk": node.disk, "origin": node.origin,
+                "memory": node.memory, "disk": node.disk, "scratch": node.scratch,
+                "origin": node.origin,
             })
         })
         .collect();

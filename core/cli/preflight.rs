@@ -16,17 +16,17 @@ use crate::{
 pub(super) struct Needs {
     /// Bytes of memory of the largest node.
     pub memory: u64,
-    /// Bytes of all new artifacts.
+    /// Bytes of all new artifacts, and of what the node with the most needs beside its own.
     pub disk: u64,
 }
 
 /// The needs of the pending nodes.
 pub(super) fn needs(graph: &Graph, plan: &Plan) -> Needs {
-    let pending = plan.nodes.iter().filter(|n| n.state == State::Pending).map(|n| graph.node(n.id));
-    pending.fold(Needs::default(), |needs, node| Needs {
-        memory: needs.memory.max(node.memory),
-        disk: needs.disk + node.disk,
-    })
+    let pending = || plan.nodes.iter().filter(|n| n.state == State::Pending).map(|n| graph.node(n.id));
+    Needs {
+        memory: pending().map(|node| node.memory).max().unwrap_or(0),
+        disk: pending().map(|node| node.disk).sum::<u64>() + pending().map(|node| node.scratch).max().unwrap_or(0),
+    }
 }
 
 /// Refuses a plan that cannot end well here, and returns what looks doubtful.

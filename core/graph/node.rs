@@ -113,6 +113,8 @@ pub struct Node {
     pub memory: u64,
     /// Bytes that its artifact is expected to take. Not part of the key.
     pub disk: u64,
+    /// Bytes on disk that it is expected to need beside that while it runs. Not part of the key.
+    pub scratch: u64,
     /// A note for the plan: how many layers matched, and the like.
     pub note: String,
 }

@@ -1,6 +1,7 @@
 //! What a script can call. One file per kind of handle.
 
 mod data;
+mod estimates;
 mod groups;
 mod layers;
 mod model;

@@ -10,7 +10,7 @@ use rhai::{Engine, Map, NativeCallContext};
 use serde_json::{Value, json};
 use workbench_model::{Checkpoint, ModelConfig};
 
-use super::{Called, Host, data::file, groups, placed};
+use super::{Called, Host, data::file, estimates, groups, placed};
 use crate::{
     calib::Order,
     error::{Error, Result, did_you_mean},
@@ -180,6 +180,8 @@ pub(super) fn apply(
     let mut signature = (*model.signature).clone();
     signature.weights = true;
     signature.quantized = kind == NodeKind::Quantize;
+    let memory = estimates::making(kind, &signature, &made.params, &made.data);
+    let scratch = estimates::scratch(kind, &signature, &made.params);
     let step = if made.note.is_empty() { method.to_owned() } else { format!("{method} {}", made.label) };
     let mut history = model.history.clone();
     history.push(step.trim().to_owned());
@@ -202,7 +204,8 @@ pub(super) fn apply(
         origin,
         // Codes take a byte or less; embeddings stay as they are.
         disk: signature.parameters * if kind == NodeKind::Quantize { 2 } else { 4 },
-        memory: signature.memory_estimate() * if kind == NodeKind::Train { 4 } else { 1 },
+        scratch,
+        memory,
         note: made.note,
     };
     let id = lock(&host.shared).graph.add(node);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 use rhai::{Array, Dynamic, Engine, Map, NativeCallContext};
 use serde_json::{Value, json};
 
-use super::{Called, Host, data::file, placed};
+use super::{Called, Host, data::file, estimates, placed};
 use crate::{
     error::{Error, Result},
     eval::task::{Task, TaskKind},
@@ -162,7 +162,7 @@ fn evaluation_node(model: &ModelHandle, task: &TaskHandle, origin: &Origin) -> R
         params["max_seq_length"] = context.into();
     }
     let mut inputs = BTreeMap::from([("model".to_owned(), model.input.clone())]);
-    let mut memory = model.signature.memory_estimate();
+    let mut models = vec![&*model.signature];
     if let Some(reference) = &task.reference {
         if reference.signature.config.vocab_size != model.signature.config.vocab_size {
             return Err(Error::usage(format!(
@@ -171,8 +171,9 @@ fn evaluation_node(model: &ModelHandle, task: &TaskHandle, origin: &Origin) -> R
             )));
         }
         inputs.insert("reference".to_owned(), reference.input.clone());
-        memory += reference.signature.memory_estimate();
+        models.push(&reference.signature);
     }
+    let memory = estimates::evaluation(task.method, &models, &params, &task.data);
     let subject = if model.history.is_empty() { model.signature.name.clone() } else { model.history.join(" > ") };
     Ok(Node {
         kind: NodeKind::Evaluate,
@@ -185,6 +186,7 @@ fn evaluation_node(model: &ModelHandle, task: &TaskHandle, origin: &Origin) -> R
         origin: origin.clone(),
         memory,
         disk: 0,
+        scratch: 0,
         note: String::new(),
     })
 }
