@@ -1,7 +1,12 @@
 //! A model's configuration, normalised from the spellings of `config.json`.
 
+mod keys;
 mod parse;
+mod rope;
 
+use std::fmt;
+
+pub(crate) use self::keys::token_id;
 use crate::{Site, SiteKind};
 
 /// The module that turns tokens into hidden states: a table `[vocabulary, hidden]` whose rows are looked up.
@@ -30,6 +35,18 @@ pub enum RopeScaling {
     Linear { factor: f64 },
     /// Llama 3: low frequencies divided by `factor`, high ones kept, a smooth blend between.
     Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_positions: usize },
+}
+
+impl fmt::Display for RopeScaling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("no scaling"),
+            Self::Linear { factor } => write!(f, "linear scaling by {factor}"),
+            Self::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_max_positions } => {
+                write!(f, "llama3 scaling by {factor} ({low} to {high}, from {original_max_positions} positions)")
+            }
+        }
+    }
 }
 
 /// Hadamard rotations that the forward pass itself carries out, because no weight can absorb them. Each number is the size of

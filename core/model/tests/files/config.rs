@@ -49,7 +49,11 @@ fn llama3_scaling_is_read_whole() {
 
 #[test]
 fn absent_and_null_keys_take_the_defaults_of_the_architecture() {
-    let mut config = with(&[("architectures", json!(["LlamaForCausalLM"])), ("rope_scaling", Value::Null)]);
+    let mut config = with(&[
+        ("architectures", json!(["LlamaForCausalLM"])),
+        ("model_type", json!("llama")),
+        ("rope_scaling", Value::Null),
+    ]);
     for key in ["head_dim", "num_key_value_heads", "rope_theta", "tie_word_embeddings", "eos_token_id"] {
         config.as_object_mut().unwrap().remove(key);
     }
@@ -58,6 +62,7 @@ fn absent_and_null_keys_take_the_defaults_of_the_architecture() {
     assert!(!llama.tie_word_embeddings && !llama.qkv_bias && !llama.qk_norm && llama.eos_token_ids.is_empty());
 
     config["architectures"] = json!(["Qwen3ForCausalLM"]);
+    config["model_type"] = Value::Null;
     let qwen3 = parse(&config).unwrap();
     assert_eq!((qwen3.architecture, qwen3.head_dim, qwen3.qk_norm), (Architecture::Qwen3, 128, true));
     config["architectures"] = Value::Null;
@@ -80,13 +85,18 @@ fn tensors_and_biases_follow_the_architecture() {
     // Embedding, norm, head; per layer two norms, two head norms and seven linears.
     assert_eq!(qwen3.len(), 3 + 2 * 11);
     assert!(qwen3.contains(&"model.layers.1.self_attn.k_norm.weight".into()));
-    let qwen2 = names(&with(&[("architectures", json!(["Qwen2ForCausalLM"])), ("tie_word_embeddings", json!(true))]));
+    let qwen2 = names(&with(&[
+        ("architectures", json!(["Qwen2ForCausalLM"])),
+        ("model_type", json!("qwen2")),
+        ("tie_word_embeddings", json!(true)),
+    ]));
     assert_eq!(qwen2.len(), 2 + 2 * 12);
     assert!(qwen2.contains(&"model.layers.0.self_attn.v_proj.bias".into()));
     assert!(!qwen2.contains(&"model.layers.0.self_attn.o_proj.bias".into()));
     let biased = json!(true);
     let llama = with(&[
         ("architectures", json!(["LlamaForCausalLM"])),
+        ("model_type", json!("llama")),
         ("mlp_bias", biased.clone()),
         ("attention_bias", biased),
     ]);
@@ -103,6 +113,7 @@ fn configurations_that_lie_are_refused_by_name() {
     assert_holds(
         &error(&[
             ("architectures", json!(["LlamaForCausalLM"])),
+            ("model_type", json!("llama")),
             ("head_dim", Value::Null),
             ("hidden_size", json!(18)),
         ]),
@@ -118,6 +129,13 @@ fn configurations_that_lie_are_refused_by_name() {
         ("intermediate_size", json!("24")),
         ("rms_norm_eps", json!(-1.0)),
         ("rope_theta", json!(0)),
+        // Positive numbers, but 0 and infinity in single precision.
+        ("rms_norm_eps", json!(1e-50)),
+        ("rope_theta", json!(1e300)),
+        ("bos_token_id", json!(32)),
+        ("eos_token_id", json!([3, 99])),
+        ("eos_token_id", json!(-1)),
+        ("per_layer_config", json!({"0": {"intermediate_size": 8}})),
         ("tie_word_embeddings", json!("yes")),
         ("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})),
         ("rope_scaling", json!("linear")),
@@ -137,4 +155,106 @@ fn configurations_that_lie_are_refused_by_name() {
         assert_holds(&parse(&config).unwrap_err().to_string(), &[key, "missing"]);
     }
     assert!(parse(&json!([1, 2])).is_err());
+}
+
+/// The values that transformers 5.17 makes of these files: `AutoConfig.from_pretrained(folder).rope_parameters`.
+#[test]
+fn rope_scaling_beside_default_rope_parameters_is_taken() {
+    let rope = |changes: &[(&str, Value)]| {
+        let mut config = with(changes);
+        if changes.iter().all(|(key, _)| *key != "rope_theta") {
+            config.as_object_mut().unwrap().remove("rope_theta");
+        }
+        parse(&config).map(|config| (config.rope_theta, config.rope_scaling))
+    };
+    let linear = json!({"rope_type": "linear", "factor": 4.0});
+    let default = json!({"rope_type": "default", "rope_theta": 10000.0});
+    let stretched = RopeScaling::Linear { factor: 4.0 };
+    let both = [("rope_scaling", linear.clone()), ("rope_parameters", default.clone())];
+    assert_eq!(rope(&both).unwrap(), (10000.0, stretched));
+    // The length before stretching may stand beside the object, where it is asked for.
+    let llama3 = json!({"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+    let found = rope(&[("rope_scaling", llama3.clone()), ("original_max_position_embeddings", json!(64))]).unwrap().1;
+    assert!(matches!(found, RopeScaling::Llama3 { original_max_positions: 64, .. }));
+    // An empty or null object says nothing.
+    for nothing in [json!({}), Value::Null] {
+        let found = rope(&[("rope_scaling", nothing), ("rope_parameters", linear.clone())]).unwrap();
+        assert_eq!(found, (10000.0, stretched));
+    }
+    // Both kinds of spelling at once, where they agree.
+    let all = json!({"rope_type": "linear", "type": "linear", "factor": 4.0, "rope_theta": 7e4, "finetuned": null});
+    let same = [("rope_scaling", all.clone()), ("rope_parameters", all), ("rope_theta", json!(7e4))];
+    assert_eq!(rope(&same).unwrap(), (7e4, stretched));
+
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0});
+    let error = |changes: &[(&str, Value)]| rope(changes).unwrap_err().to_string();
+    assert_holds(
+        &error(&[("rope_scaling", yarn.clone()), ("rope_parameters", default.clone())]),
+        &["rope_scaling", "yarn"],
+    );
+    assert_holds(&error(&[("rope_parameters", yarn)]), &["rope_parameters", "yarn"]);
+    let differ = [("rope_scaling", json!({"type": "linear", "factor": 2.0})), ("rope_parameters", linear.clone())];
+    assert_holds(
+        &error(&differ),
+        &["`rope_scaling`", "linear scaling by 2", "`rope_parameters`", "linear scaling by 4"],
+    );
+    let undone = [("rope_scaling", json!({"rope_type": "default"})), ("rope_parameters", linear.clone())];
+    assert_holds(&error(&undone), &["`rope_scaling`", "no scaling", "`rope_parameters`"]);
+    // transformers drops this base and takes 10,000.
+    let lost =
+        [("rope_scaling", linear.clone()), ("rope_parameters", json!({"rope_type": "default", "rope_theta": 5e5}))];
+    assert_holds(&error(&lost), &["`rope_parameters`", "`rope_theta` 500000", "`rope_scaling`", "10000"]);
+    let bases = [("rope_theta", json!(7e4)), ("rope_parameters", default)];
+    assert_holds(&error(&bases), &["`rope_theta` is 70000", "`rope_parameters`", "10000"]);
+    let kinds = json!({"rope_type": "linear", "type": "dynamic", "factor": 2.0});
+    assert_holds(&error(&[("rope_scaling", kinds)]), &["`rope_type` \"linear\"", "`type` \"dynamic\""]);
+    let mut lengths = llama3;
+    lengths["original_max_position_embeddings"] = json!(128);
+    let lengths = [("rope_scaling", lengths), ("original_max_position_embeddings", json!(64))];
+    assert_holds(&error(&lengths), &["`original_max_position_embeddings` is 64", "128"]);
+    // What a kind does not use would be dropped without a word.
+    assert_holds(&error(&[("rope_scaling", json!({"factor": 2.0}))]), &["`factor` 2.0", "\"default\""]);
+    let scaled = json!({"rope_type": "linear", "factor": 2.0, "attention_factor": 1.5});
+    assert_holds(&error(&[("rope_scaling", scaled)]), &["`attention_factor` 1.5", "\"linear\""]);
+}
+
+#[test]
+fn settings_with_two_names_agree_or_are_refused() {
+    assert!(parse(&with(&[("dtype", json!("float32"))])).is_ok());
+    assert_holds(&error(&[("dtype", json!("bfloat16"))]), &["`dtype` is \"bfloat16\"", "`torch_dtype` is \"float32\""]);
+    let quantized = |bits: u8| json!({"quant_method": "compressed-tensors", "config_groups": {"a": bits}});
+    let both = [("quantization_config", quantized(4)), ("compression_config", quantized(8))];
+    assert_holds(&error(&both), &["`quantization_config`", "`compression_config`", "differ"]);
+}
+
+/// transformers 5.17 loads by `model_type` alone, and refuses a file without one; others go by `architectures`.
+#[test]
+fn architectures_and_model_type_name_one_model() {
+    let read = |classes: Value, kind: Value| {
+        parse(&with(&[("architectures", classes), ("model_type", kind)])).map(|config| config.architecture)
+    };
+    let llama = json!(["LlamaForCausalLM"]);
+    assert_eq!(read(llama.clone(), json!("llama")).unwrap(), Architecture::Llama);
+    assert_eq!(read(Value::Null, json!("qwen2")).unwrap(), Architecture::Qwen2);
+    assert_eq!(read(json!([]), json!("qwen3")).unwrap(), Architecture::Qwen3);
+    assert_eq!(read(llama.clone(), Value::Null).unwrap(), Architecture::Llama);
+    let error = |classes: Value, kind: Value| {
+        let error = read(classes, kind).unwrap_err();
+        format!("{error} | {}", error.hint().unwrap_or_default())
+    };
+    assert_holds(
+        &error(llama.clone(), json!("qwen2")),
+        &["LlamaForCausalLM", "`model_type` is \"qwen2\"", "\"llama\""],
+    );
+    assert_holds(&error(llama.clone(), json!("Llama")), &["LlamaForCausalLM", "\"Llama\""]);
+    assert_holds(&error(llama.clone(), json!("mistral")), &["LlamaForCausalLM", "mistral"]);
+    assert_holds(&error(llama.clone(), json!(3)), &["LlamaForCausalLM", "3"]);
+    assert_holds(&error(json!("LlamaForCausalLM"), json!("llama")), &["`architectures`", "a list"]);
+    assert_holds(&error(json!(["LlamaForCausalLM", "Qwen2ForCausalLM"]), json!("llama")), &["different models"]);
+    assert_holds(
+        &error(json!(["LlamaForSequenceClassification"]), json!("llama")),
+        &["LlamaForSequenceClassification"],
+    );
+    assert_holds(&error(Value::Null, json!("gpt2")), &["unknown architecture `gpt2`", "LlamaForCausalLM"]);
+    assert_holds(&error(Value::Null, Value::Null), &["neither `architectures` nor `model_type`"]);
 }

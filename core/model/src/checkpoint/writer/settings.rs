@@ -49,8 +49,12 @@ pub(crate) fn config_json(
     };
     let dtype = if quantized.values().any(loads_as_bf16) { Some(Dtype::BF16) } else { dtype };
     if let Some(name) = dtype.and_then(Dtype::torch_name) {
+        // Two names of one setting: the newer one wins where a file has both, and an old one would contradict it.
         let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
         config.insert(key.into(), json!(name));
+        if key == "dtype" {
+            config.shift_remove("torch_dtype");
+        }
     }
     if !quantized.is_empty() || kv_grid.is_some() {
         config.insert("quantization_config".into(), quantization_config(modules, quantized, kv_grid, transforms));
