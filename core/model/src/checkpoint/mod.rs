@@ -12,6 +12,7 @@ mod kv_cache;
 mod mapped;
 mod quantization;
 mod safetensors;
+mod scales;
 mod stored;
 mod transforms;
 mod verify;
@@ -32,13 +33,14 @@ use self::gguf::vocabulary::Vocabulary;
 pub use self::kv_cache::KvQuantizer;
 use self::kv_cache::StoredKv;
 use self::mapped::MappedFile;
+pub(crate) use self::mapped::{read_json, read_small};
 pub use self::quantization::QuantizationConfig;
 use self::stored::Stored;
 pub(crate) use self::transforms::online_rotations;
 pub use self::transforms::transform_config;
 use self::verify::{Input, Layout, Matched};
 pub use self::writer::{CheckpointWriter, Written, WrittenFile};
-use crate::config::{EMBEDDINGS, LM_HEAD};
+use crate::config::{EMBEDDINGS, LM_HEAD, token_id};
 use crate::{ModelConfig, ModelError, WeightSource};
 
 /// A model on disk: its configuration and its tensors, mapped into memory.
@@ -96,13 +98,13 @@ impl Checkpoint {
             let hint = "name a GGUF file, or the folder that holds config.json and safetensors files";
             return Err(ModelError::file(path, "is neither a model folder nor a GGUF file", hint));
         }
-        let gguf::GgufModel { mut config, config_json, tensors, metadata } = gguf::open(&file)?;
+        let gguf::GgufModel { mut config, config_json, tensors, metadata, files: weight_files } = gguf::open(&file)?;
         if let Some(vocabulary) = Vocabulary::read(&metadata, path)? {
             add_generation_eos(&mut config, &vocabulary.generation_config(), path)?;
         }
         let companions = Companions::Gguf(metadata);
         let (path, documents) = (path.into(), Vec::new());
-        let (weight_files, quantization, inputs, kv_cache) = (vec![file], None, BTreeMap::new(), Vec::new());
+        let (quantization, inputs, kv_cache) = (None, BTreeMap::new(), Vec::new());
         Ok(Self {
             path,
             config,
@@ -119,12 +121,12 @@ impl Checkpoint {
 
     fn open_folder(path: &Path) -> Result<Self, ModelError> {
         let config_file = path.join("config.json");
-        let config_json = mapped::read_json(&config_file)?.ok_or_else(|| {
+        let config_json = read_json(&config_file)?.ok_or_else(|| {
             ModelError::file(&config_file, "does not exist", "a model folder holds config.json and safetensors files")
         })?;
         let mut config = ModelConfig::from_json(&config_json, &config_file)?;
         let generation_file = path.join("generation_config.json");
-        if let Some(generation) = mapped::read_json(&generation_file)? {
+        if let Some(generation) = read_json(&generation_file)? {
             add_generation_eos(&mut config, &generation, &generation_file)?;
         }
         let quantization = QuantizationConfig::from_config(&config_json, &config_file)?;
@@ -207,7 +209,7 @@ impl Checkpoint {
     /// The file exists but cannot be read, or a GGUF file's tokenizer is of an unknown kind.
     pub fn companion(&self, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
         match &self.companions {
-            Companions::Folder => mapped::read_small(&self.path.join(name)),
+            Companions::Folder => read_small(&self.path.join(name)),
             Companions::Gguf(metadata) => {
                 let Some(vocabulary) = Vocabulary::read(metadata, &self.path)? else { return Ok(None) };
                 let content = match name {
@@ -246,8 +248,7 @@ impl Checkpoint {
     /// A static scale is damaged.
     pub fn input_quantizer(&self, module: &str) -> Result<Option<InputQuantizer>, ModelError> {
         let Some(input) = self.inputs.get(module) else { return Ok(None) };
-        let symmetric = input.grid.args().symmetric;
-        let parameters = input.scale.as_ref().map(|scale| scale.parameters(module, symmetric)).transpose()?;
+        let parameters = input.scale.as_ref().map(|scale| scale.parameters(module, &input.grid)).transpose()?;
         Ok(Some(InputQuantizer { grid: input.grid.clone(), parameters }))
     }
 
@@ -286,16 +287,19 @@ impl Checkpoint {
         [LM_HEAD, EMBEDDINGS].into_iter().filter(coded).collect()
     }
 
-    /// Reads every tensor once and makes sure that all values are finite.
+    /// Reads every tensor once and makes sure that all values are finite, and scales and zero-points legal.
     ///
     /// # Errors
-    /// [`ModelError::Tensor`] for the first tensor, by name, that holds a NaN or an infinity.
+    /// [`ModelError::Tensor`] for the first tensor, by name, that holds a NaN or an infinity, or parameters that its grid
+    /// cannot have.
     pub fn check_finite(&self) -> Result<(), ModelError> {
         self.tensors.iter().try_for_each(|(name, stored)| {
             let checked = stored.check_finite(name);
             stored.drop_pages();
             checked
-        })
+        })?;
+        self.inputs.keys().try_for_each(|module| self.input_quantizer(module).map(drop))?;
+        self.kv_cache.iter().try_for_each(|stored| stored.read().map(drop))
     }
 
     /// Lets the kernel take back the memory that holds these tensors' pages. They can be read again at any time.
@@ -387,9 +391,7 @@ fn add_generation_eos(config: &mut ModelConfig, generation: &Value, file: &Path)
         None => Vec::new(),
     };
     for id in ids.iter().filter(|id| !id.is_null()) {
-        let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) else {
-            return Err(ModelError::config(file, format!("`eos_token_id` holds {id}, which is no token id"), ""));
-        };
+        let id = token_id(id, "eos_token_id", config.vocab_size, file)?;
         if !config.eos_token_ids.contains(&id) {
             config.eos_token_ids.push(id);
         }

@@ -74,8 +74,18 @@ fn a_configuration_that_disagrees_with_the_weights() {
         ("num_key_value_heads", json!(4), "k_proj"),
     ] {
         let mut config = tiny_config();
+        config["model_type"] = Value::Null;
         config[key] = value;
         assert_holds(&open_error(write_model(&config, &tensors).path()), &[part]);
+    }
+}
+
+#[test]
+fn end_tokens_that_the_model_has_no_embedding_for() {
+    let folder = model_with(|_| ());
+    for (ids, found) in [("32", "32"), ("[3, 40]", "40"), ("-1", "-1")] {
+        std::fs::write(folder.path().join("generation_config.json"), format!("{{\"eos_token_id\": {ids}}}")).unwrap();
+        assert_holds(&open_error(folder.path()), &["generation_config.json", "`eos_token_id`", found]);
     }
 }
 

@@ -81,14 +81,12 @@ fn dense(config: &ModelConfig) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     specs.map(|(seed, spec)| (spec.name, (spec.shape.clone(), values(seed, spec.shape.iter().product())))).collect()
 }
 
-/// Writes a model; matrices take the given type, vectors stay f32 as llama.cpp keeps them.
-pub(crate) fn write_gguf(
-    path: &Path,
+/// The tensors of a model; matrices take the given type, vectors stay f32 as llama.cpp keeps them.
+pub(crate) fn gguf_tensors(
     config: &ModelConfig,
     kind: GgmlDType,
-    metadata: &BTreeMap<String, Meta>,
     extra: &[(&str, Vec<f32>)],
-) {
+) -> Vec<(String, QTensor)> {
     let quantize = |shape: &[usize], data: &[f32]| {
         let tensor = Tensor::from_slice(data, shape, &Device::Cpu).unwrap();
         QTensor::quantize(&tensor, if shape.len() == 2 { kind } else { GgmlDType::F32 }).unwrap()
@@ -105,9 +103,23 @@ pub(crate) fn write_gguf(
         tensors.push((gguf_name(&name), quantize(&shape, &data)));
     }
     tensors.extend(extra.iter().map(|(name, data)| ((*name).to_owned(), quantize(&[data.len()], data))));
+    tensors
+}
+
+pub(crate) fn write_tensors(path: &Path, tensors: &[(String, QTensor)], metadata: &BTreeMap<String, Meta>) {
     let metadata = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect::<Vec<_>>();
     let tensors = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect::<Vec<_>>();
     gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
+}
+
+pub(crate) fn write_gguf(
+    path: &Path,
+    config: &ModelConfig,
+    kind: GgmlDType,
+    metadata: &BTreeMap<String, Meta>,
+    extra: &[(&str, Vec<f32>)],
+) {
+    write_tensors(path, &gguf_tensors(config, kind, extra), metadata);
 }
 
 pub(crate) fn gguf_model(class: &str, kind: GgmlDType) -> (TempDir, PathBuf, ModelConfig) {

@@ -1,24 +1,21 @@
 //! A Hugging Face `config.json` from GGUF metadata.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::header::{Header, Meta};
+use super::header::Meta;
+use super::metadata::{Keys, token};
+use super::parts::Whole;
 use crate::ModelError;
 use crate::config::Architecture;
 
-/// Reads the metadata under the architecture's prefix.
-struct Keys<'a> {
-    metadata: &'a BTreeMap<String, Meta>,
-    architecture: Architecture,
-    file: &'a Path,
-}
+/// The version of the block formats that llama.cpp writes since May 2023; those before had other scales.
+const QUANTIZATION_VERSION: u64 = 2;
 
 /// Builds the configuration; `ModelConfig::from_json` then checks it like any other.
-pub(crate) fn config_json(header: &Header, file: &Path) -> Result<Value, ModelError> {
-    let name = header.metadata.get("general.architecture").and_then(Meta::as_str);
+pub(super) fn config_json(whole: &Whole, file: &Path) -> Result<Value, ModelError> {
+    let name = whole.metadata.get("general.architecture").and_then(Meta::as_str);
     let known = Architecture::ALL.map(Architecture::model_type).join(", ");
     let Some(architecture) = Architecture::ALL.into_iter().find(|known| Some(known.model_type()) == name) else {
         let message = format!(
@@ -27,17 +24,22 @@ pub(crate) fn config_json(header: &Header, file: &Path) -> Result<Value, ModelEr
         );
         return Err(ModelError::config(file, message, format!("known are {known}")));
     };
-    let keys = Keys { metadata: &header.metadata, architecture, file };
-    let has = |tensor: &str| header.tensors.iter().any(|info| info.name == tensor);
-    let embedding = header.tensors.iter().find(|info| info.name == "token_embd.weight");
-    let vocab_size = match embedding.map(|info| &info.shape[..]) {
-        Some([rows, _]) => *rows as u64,
-        _ => return Err(ModelError::tensor(file, "token_embd.weight", "is missing or not a matrix", "")),
-    };
+    let keys = Keys { metadata: &whole.metadata, architecture, file };
+    keys.refuse_unknown()?;
+    check_quantization(whole, &keys)?;
+    let has = |tensor: &str| whole.tensors.contains_key(tensor);
+    let vocab_size = vocab_size(whole, &keys)?;
     let heads = keys.size("attention.head_count")?;
     let hidden = keys.size("embedding_length")?;
-    let head_dim = keys.get("attention.key_length").and_then(Meta::as_u64).or_else(|| hidden.checked_div(heads));
-    keys.check_rotary(head_dim)?;
+    let head_dim = match keys.get("attention.key_length") {
+        Some(_) => Some(keys.size("attention.key_length")?),
+        None => hidden.checked_div(heads),
+    };
+    keys.check_heads(head_dim)?;
+    let epsilon = keys
+        .positive("attention.layer_norm_rms_epsilon")?
+        .ok_or_else(|| keys.error(format!("`{}` is missing", keys.full("attention.layer_norm_rms_epsilon")), ""))?;
+    let token = |key: &str| token(&whole.metadata, key, vocab_size, file);
 
     let mut config = Map::new();
     let mut set = |key: &str, value: Value| drop(config.insert(key.into(), value));
@@ -51,84 +53,96 @@ pub(crate) fn config_json(header: &Header, file: &Path) -> Result<Value, ModelEr
     set("num_key_value_heads", json!(keys.size_or("attention.head_count_kv", heads)?));
     set("head_dim", json!(head_dim));
     set("max_position_embeddings", json!(keys.size("context_length")?));
-    set("rms_norm_eps", json!(keys.number("attention.layer_norm_rms_epsilon", 1e-6)?));
-    set("rope_theta", json!(keys.number("rope.freq_base", 10_000.0)?));
-    set("rope_scaling", keys.rope_scaling(header)?);
+    set("rms_norm_eps", json!(epsilon));
+    set("rope_theta", json!(keys.positive("rope.freq_base")?.unwrap_or(10_000.0)));
+    set("rope_scaling", keys.rope_scaling(has(ROPE_FACTORS))?);
     set("hidden_act", json!("silu"));
     set("attention_bias", json!(architecture != Architecture::Qwen2 && has("blk.0.attn_q.bias")));
     if architecture == Architecture::Llama {
         set("mlp_bias", json!(has("blk.0.ffn_up.bias")));
     }
     set("tie_word_embeddings", json!(!has("output.weight")));
-    set("bos_token_id", keys.token("bos_token_id"));
-    set("eos_token_id", keys.token("eos_token_id"));
+    set("bos_token_id", json!(token("bos_token_id")?));
+    set("eos_token_id", json!(token("eos_token_id")?));
     set("torch_dtype", json!("float32"));
     Ok(Value::Object(config))
 }
 
+/// The rows of the embeddings, which the metadata may repeat.
+fn vocab_size(whole: &Whole, keys: &Keys<'_>) -> Result<usize, ModelError> {
+    let embedding = whole.tensors.get("token_embd.weight");
+    let rows = match embedding.map(|placed| &placed.info.shape[..]) {
+        Some([rows, _]) => *rows,
+        _ => return Err(ModelError::tensor(keys.file, "token_embd.weight", "is missing or not a matrix", "")),
+    };
+    let stated = keys.size_or("vocab_size", rows as u64)?;
+    if stated != rows as u64 {
+        let message = format!("`{}` is {stated}, but `token_embd.weight` has {rows} rows", keys.full("vocab_size"));
+        return Err(keys.error(message, "metadata and tensors contradict each other"));
+    }
+    Ok(rows)
+}
+
+fn check_quantization(whole: &Whole, keys: &Keys<'_>) -> Result<(), ModelError> {
+    let key = "general.quantization_version";
+    let quantized = whole.tensors.values().any(|placed| placed.info.kind.elements() > 1);
+    match whole.metadata.get(key) {
+        Some(version) if quantized && version.as_u64() != Some(QUANTIZATION_VERSION) => {
+            Err(keys.error(format!("`{key}` is {version}; only {QUANTIZATION_VERSION} is supported"), ""))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Keys<'_> {
-    fn full(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture.model_type())
-    }
-
-    fn get(&self, key: &str) -> Option<&Meta> {
-        self.metadata.get(&self.full(key))
-    }
-
-    fn size(&self, key: &str) -> Result<u64, ModelError> {
-        let found = self.get(key);
-        found.and_then(Meta::as_u64).ok_or_else(|| {
-            let message = match found {
-                None => format!("`{}` is missing", self.full(key)),
-                Some(Meta::List(_)) => format!("`{}` differs between layers, which is not supported", self.full(key)),
-                Some(_) => format!("`{}` is not a whole number", self.full(key)),
-            };
-            ModelError::config(self.file, message, "")
-        })
-    }
-
-    fn size_or(&self, key: &str, default: u64) -> Result<u64, ModelError> {
-        if self.get(key).is_some() { self.size(key) } else { Ok(default) }
-    }
-
-    fn number(&self, key: &str, default: f64) -> Result<f64, ModelError> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(value) => value
-                .as_f64()
-                .ok_or_else(|| ModelError::config(self.file, format!("`{}` is not a number", self.full(key)), "")),
-        }
-    }
-
-    fn token(&self, key: &str) -> Value {
-        json!(self.metadata.get(&format!("tokenizer.ggml.{key}")).and_then(Meta::as_u64))
-    }
-
-    fn check_rotary(&self, head_dim: Option<u64>) -> Result<(), ModelError> {
-        let rotary = self.get("rope.dimension_count").and_then(Meta::as_u64);
-        let value = self.get("attention.value_length").and_then(Meta::as_u64);
-        for (key, found) in [("rope.dimension_count", rotary), ("attention.value_length", value)] {
-            if let (Some(found), Some(head_dim)) = (found, head_dim)
-                && found != head_dim
-            {
+    /// What else is said of heads has to fit their dimensions.
+    fn check_heads(&self, head_dim: Option<u64>) -> Result<(), ModelError> {
+        let Some(head_dim) = head_dim else { return Ok(()) };
+        for key in ["rope.dimension_count", "attention.value_length"] {
+            let found = self.size_or(key, head_dim)?;
+            if found != head_dim {
                 let message = format!("`{}` is {found}, but a head has {head_dim} dimensions", self.full(key));
-                return Err(ModelError::config(self.file, message, "partial rotary embedding is not supported"));
+                return Err(self.error(message, "partial rotary embedding is not supported"));
             }
         }
-        Ok(())
+        let usual = 1.0 / (head_dim as f64).sqrt();
+        match self.number("attention.scale")? {
+            Some(scale) if scale != 0.0 && (scale / usual - 1.0).abs() > 1e-5 => {
+                let message =
+                    format!("`{}` is {scale}; only 1 / sqrt({head_dim}) is supported", self.full("attention.scale"));
+                Err(self.error(message, ""))
+            }
+            _ => Ok(()),
+        }
     }
 
-    fn rope_scaling(&self, header: &Header) -> Result<Value, ModelError> {
-        if header.tensors.iter().any(|info| info.name == ROPE_FACTORS) {
-            // The factors are a tensor, not metadata; the caller has to compare them with the known scalings.
-            return Ok(Value::Null);
-        }
-        match self.get("rope.scaling.type").and_then(Meta::as_str) {
-            None | Some("none") => Ok(Value::Null),
-            Some(kind) => {
-                let factor = self.number("rope.scaling.factor", 1.0)?;
-                Ok(json!({"rope_type": kind, "factor": factor}))
+    /// As llama.cpp reads it: a factor without a type is linear, `rope.scale_linear` is the old name of the factor, and a
+    /// factor of 0 stands for none.
+    fn rope_scaling(&self, has_factors: bool) -> Result<Value, ModelError> {
+        let (new, old) = ("rope.scaling.factor", "rope.scale_linear");
+        let [stated, stated_old] = [self.number(new)?, self.number(old)?].map(|factor| factor.filter(|f| *f != 0.0));
+        let factor = match (stated, stated_old) {
+            (Some(factor), Some(other)) if factor != other => {
+                let message = format!("`{}` is {factor}, but `{}` is {other}", self.full(new), self.full(old));
+                return Err(self.error(message, "both are names of one setting"));
             }
+            (factor, other) => factor.or(other).filter(|factor| *factor != 1.0),
+        };
+        let factor = match self.text("rope.scaling.type")? {
+            Some("none") => None,
+            None | Some("linear") => factor,
+            Some(other) => {
+                let message = format!("`{}` is the unknown \"{other}\"", self.full("rope.scaling.type"));
+                return Err(self.error(message, "known are none and linear"));
+            }
+        };
+        match factor {
+            None => Ok(Value::Null),
+            Some(_) if has_factors => {
+                let message = format!("`{}` stretches what `{ROPE_FACTORS}` stretches too", self.full(new));
+                Err(self.error(message, "only one of them is supported"))
+            }
+            Some(factor) => Ok(json!({"rope_type": "linear", "factor": factor})),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
 
 use super::blocks::BlockType;
@@ -74,7 +75,42 @@ pub(crate) fn parse(bytes: &[u8], file: &Path) -> Result<Header, ModelError> {
     };
     let data_start = (cursor.position as u64).next_multiple_of(alignment);
     let tensors = raw.into_iter().map(|tensor| tensor.place(data_start, bytes.len() as u64, file));
-    Ok(Header { metadata, tensors: tensors.collect::<Result<_, _>>()? })
+    let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
+    check_cover(&tensors, data_start as usize, alignment as usize, bytes.len(), file)?;
+    Ok(Header { metadata, tensors })
+}
+
+/// The data of the tensors follow each other in the order of the directory, each from the next multiple of the alignment on.
+/// Whatever else a directory says would be read as other numbers without a word: an offset or a type that changed.
+fn check_cover(
+    tensors: &[TensorInfo],
+    data_start: usize,
+    alignment: usize,
+    file_len: usize,
+    file: &Path,
+) -> Result<(), ModelError> {
+    let hint = "the directory contradicts itself; fetch the file again";
+    let mut expected = data_start;
+    for tensor in tensors {
+        let start = tensor.range.start;
+        if start != expected {
+            let what = match start - data_start {
+                offset if !offset.is_multiple_of(alignment) => format!("is no multiple of {alignment}"),
+                _ if start < expected => "overlaps the tensor before it".into(),
+                _ => "leaves a gap before it".into(),
+            };
+            let message = format!("its offset {} {what}; {} was expected", start - data_start, expected - data_start);
+            return Err(ModelError::tensor(file, tensor.name.as_str(), message, hint));
+        }
+        expected = tensor.range.end.next_multiple_of(alignment);
+    }
+    match file_len.checked_sub(expected) {
+        Some(extra) if extra > 0 => {
+            let last = tensors.last().map(|tensor| format!(", `{}`", tensor.name)).unwrap_or_default();
+            Err(ModelError::file(file, format!("has {extra} bytes after its last tensor{last}"), hint))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_version(cursor: &mut Cursor<'_>) -> Result<(), ModelError> {
@@ -248,6 +284,20 @@ impl<'a> Cursor<'a> {
         };
         let count = self.count("array elements", least)?;
         (0..count).map(|_| self.value(kind, depth + 1)).collect::<Result<_, _>>().map(Meta::List)
+    }
+}
+
+impl fmt::Display for Meta {
+    /// For messages: a list only by its length.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsigned(value) => write!(f, "{value}"),
+            Self::Signed(value) => write!(f, "{value}"),
+            Self::Float(value) => write!(f, "{value}"),
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Text(value) => write!(f, "{value:?}"),
+            Self::List(values) => write!(f, "a list of {}", values.len()),
+        }
     }
 }
 

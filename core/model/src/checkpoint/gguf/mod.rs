@@ -4,9 +4,12 @@ mod blocks;
 mod config;
 mod header;
 mod k_blocks;
+mod metadata;
+mod parts;
 pub(crate) mod vocabulary;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -14,7 +17,8 @@ use serde_json::Value;
 
 pub(crate) use self::blocks::BlockType;
 pub(crate) use self::header::Meta;
-use self::header::{Header, TensorInfo};
+use self::header::TensorInfo;
+use self::parts::{Placed, Whole};
 use super::dtype::{Dtype, first_non_finite};
 use super::mapped::MappedFile;
 use super::safetensors::StoredTensor;
@@ -32,12 +36,13 @@ pub(crate) struct GgufTensor {
     interleaved_heads: Option<usize>,
 }
 
-/// What a GGUF file holds.
+/// What a GGUF file holds, or all parts of one.
 pub(crate) struct GgufModel {
     pub(crate) config: ModelConfig,
     pub(crate) config_json: Value,
     pub(crate) tensors: BTreeMap<String, Stored>,
     pub(crate) metadata: BTreeMap<String, Meta>,
+    pub(crate) files: Vec<Arc<MappedFile>>,
 }
 
 /// Whether a mapped file says that it is GGUF.
@@ -45,22 +50,23 @@ pub(crate) fn is_gguf(bytes: &[u8]) -> bool {
     bytes.starts_with(b"GGUF")
 }
 
-/// Reads header and configuration and matches every tensor with its Hugging Face name.
+/// Reads header and configuration and matches every tensor with its Hugging Face name. A model that is split over several
+/// files is read from all of them, whichever is given.
 pub(crate) fn open(file: &Arc<MappedFile>) -> Result<GgufModel, ModelError> {
-    let path = file.path();
-    let header = header::parse(file.bytes(), path)?;
-    let mut config_json = config::config_json(&header, path)?;
-    if let Some(scaling) = rope_scaling(&header, file, &config_json)? {
+    let whole = parts::open(file)?;
+    let path = whole.files.first().unwrap_or(file).path().to_path_buf();
+    let mut config_json = config::config_json(&whole, &path)?;
+    if let Some(scaling) = rope_scaling(&whole, &config_json)? {
         config_json["rope_scaling"] = scaling;
     }
-    let config = ModelConfig::from_json(&config_json, path)?;
-    let tensors = match_tensors(&config, header.tensors, file)?;
-    Ok(GgufModel { config, config_json, tensors, metadata: header.metadata })
+    let config = ModelConfig::from_json(&config_json, &path)?;
+    let tensors = match_tensors(&config, whole.tensors, &path)?;
+    Ok(GgufModel { config, config_json, tensors, metadata: whole.metadata, files: whole.files })
 }
 
 /// The scaling that a file with a tensor of rotary factors means.
-fn rope_scaling(header: &Header, file: &MappedFile, config: &Value) -> Result<Option<Value>, ModelError> {
-    let Some(info) = header.tensors.iter().find(|info| info.name == config::ROPE_FACTORS) else { return Ok(None) };
+fn rope_scaling(whole: &Whole, config: &Value) -> Result<Option<Value>, ModelError> {
+    let Some(Placed { file, info }) = whole.tensors.get(config::ROPE_FACTORS) else { return Ok(None) };
     let mut factors = vec![0.0; info.shape.iter().product()];
     info.kind.dequantize(&file.bytes()[info.range.clone()], &mut factors);
     if config["head_dim"].as_u64() != Some(2 * factors.len() as u64) {
@@ -76,16 +82,15 @@ fn rope_scaling(header: &Header, file: &MappedFile, config: &Value) -> Result<Op
 
 fn match_tensors(
     config: &ModelConfig,
-    infos: Vec<TensorInfo>,
-    file: &Arc<MappedFile>,
+    mut placed: BTreeMap<String, Placed>,
+    path: &Path,
 ) -> Result<BTreeMap<String, Stored>, ModelError> {
-    let mut infos = infos.into_iter().map(|info| (info.name.clone(), info)).collect::<BTreeMap<_, _>>();
     let mut tensors = BTreeMap::new();
     for spec in config.tensors() {
         let Some(name) = gguf_name(&spec.name) else { continue };
-        let info = infos.remove(&name).ok_or_else(|| {
+        let Placed { file, info } = placed.remove(&name).ok_or_else(|| {
             let hint = format!("the metadata describes a model of {} layers", config.num_layers);
-            ModelError::tensor(file.path(), &name, "is missing", hint)
+            ModelError::tensor(path, &name, "is missing", hint)
         })?;
         if info.shape != spec.shape {
             let message = format!("has shape {:?}, the metadata calls for {:?}", info.shape, spec.shape);
@@ -96,11 +101,11 @@ fn match_tensors(
             let message = format!("is a bias of type {}, expected F32, F16 or BF16", info.kind.name());
             return Err(ModelError::tensor(file.path(), &name, message, ""));
         }
-        tensors.insert(spec.name, stored(info, heads, file));
+        tensors.insert(spec.name, stored(info, heads, &file));
     }
-    match infos.into_keys().find(|name| name != config::ROPE_FACTORS) {
+    match placed.into_iter().find(|(name, _)| name != config::ROPE_FACTORS) {
         None => Ok(tensors),
-        Some(name) => {
+        Some((name, Placed { file, .. })) => {
             let message =
                 format!("belongs to no part of a {} of {} layers", config.architecture.model_type(), config.num_layers);
             Err(ModelError::tensor(file.path(), name, message, ""))

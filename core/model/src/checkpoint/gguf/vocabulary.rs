@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::header::Meta;
+use super::metadata::token;
 use crate::ModelError;
 
 /// Kinds of token, as `tokenizer.ggml.token_type` numbers them.
@@ -24,6 +25,9 @@ enum Split {
     Digits(usize),
 }
 
+/// Keys that are read, or say how much of something there is.
+const KNOWN: [&str; 7] = ["model", "pre", "tokens", "token_type", "token_type_count", "scores", "merges"];
+
 /// The tokenizer's part of the metadata.
 pub(crate) struct Vocabulary<'a> {
     metadata: &'a BTreeMap<String, Meta>,
@@ -39,16 +43,44 @@ impl<'a> Vocabulary<'a> {
         let Some(list) = metadata.get(key) else { return Ok(None) };
         let tokens =
             texts(list).ok_or_else(|| ModelError::file(file, format!("`{key}` is not a list of texts"), ""))?;
-        let kinds = match metadata.get("tokenizer.ggml.token_type").and_then(Meta::as_list) {
+        let kinds = match metadata.get("tokenizer.ggml.token_type") {
             None => vec![1; tokens.len()],
-            Some(kinds) => kinds.iter().map(|kind| kind.as_u64().unwrap_or(1)).collect::<Vec<_>>(),
+            Some(kinds) => kinds_of(kinds).ok_or_else(|| {
+                ModelError::file(file, "`tokenizer.ggml.token_type` is not a list of kinds from 1 to 6", "")
+            })?,
         };
         if kinds.len() != tokens.len() {
             let message =
                 format!("`tokenizer.ggml.token_type` has {} entries for {} tokens", kinds.len(), tokens.len());
             return Err(ModelError::file(file, message, ""));
         }
-        Ok(Some(Self { metadata, file, tokens, kinds }))
+        let vocabulary = Self { metadata, file, tokens, kinds };
+        vocabulary.refuse_unknown()?;
+        Ok(Some(vocabulary))
+    }
+
+    /// Refuses ids that name no token, and what would change tokens without a word.
+    fn refuse_unknown(&self) -> Result<(), ModelError> {
+        let own = self.metadata.iter().filter_map(|(key, value)| Some((key.strip_prefix("tokenizer.ggml.")?, value)));
+        for (key, value) in own {
+            let idle = match key {
+                // Only the reader's own padding would use it; files with a wrong one are about.
+                "padding_token_id" => true,
+                "add_bos_token" | "add_eos_token" | "add_space_prefix" => value.as_bool().is_some(),
+                "add_sep_token" | "remove_extra_whitespaces" => *value == Meta::Bool(false),
+                "precompiled_charsmap" => value.as_list().is_some_and(<[_]>::is_empty),
+                _ if key.ends_with("_token_id") => {
+                    token(self.metadata, key, self.tokens.len(), self.file)?;
+                    true
+                }
+                _ => KNOWN.contains(&key),
+            };
+            if !idle {
+                let message = format!("`tokenizer.ggml.{key}` ({value}) is not known and could change the tokens");
+                return Err(ModelError::file(self.file, message, "use the model's safetensors folder"));
+            }
+        }
+        Ok(())
     }
 
     /// The content of `tokenizer.json`.
@@ -97,7 +129,7 @@ impl<'a> Vocabulary<'a> {
     /// The content of `generation_config.json`: the tokens at which generation stops.
     pub(crate) fn generation_config(&self) -> Value {
         let mut stops = Vec::new();
-        for id in ["eos_token_id", "eot_token_id"].into_iter().filter_map(|key| self.id(key)) {
+        for id in ["eos_token_id", "eot_token_id", "eom_token_id"].into_iter().filter_map(|key| self.id(key)) {
             if !stops.contains(&id) {
                 stops.push(id);
             }
@@ -154,16 +186,29 @@ impl<'a> Vocabulary<'a> {
             .collect()
     }
 
-    /// Puts BOS before a text where the model was trained so.
+    /// Puts BOS before a text and EOS behind it where the model was trained so.
     fn post_processor(&self, adds_bos: bool) -> Value {
-        let bos = self.id("bos_token_id").and_then(|id| Some((id, *self.tokens.get(id)?)));
-        let (Some((id, token)), true) = (bos, self.flag("add_bos_token", adds_bos)) else { return Value::Null };
-        let special = json!({"SpecialToken": {"id": token, "type_id": 0}});
-        let sequence = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
+        let named = |id: &str, key: &str, default: bool| {
+            let (id, adds) = (self.id(id)?, self.flag(key, default));
+            self.tokens.get(id).filter(|_| adds).map(|token| (id, *token))
+        };
+        let bos = named("bos_token_id", "add_bos_token", adds_bos);
+        let eos = named("eos_token_id", "add_eos_token", false);
+        if bos.is_none() && eos.is_none() {
+            return Value::Null;
+        }
+        let special =
+            |token: Option<(usize, &str)>| token.map(|(_, token)| json!({"SpecialToken": {"id": token, "type_id": 0}}));
+        let text = |id: &str| {
+            let sequence = Some(json!({"Sequence": {"id": id, "type_id": 0}}));
+            [special(bos), sequence, special(eos)].into_iter().flatten()
+        };
+        let tokens = [bos, eos].into_iter().flatten();
+        let tokens = tokens.map(|(id, token)| (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]})));
         json!({"type": "TemplateProcessing",
-            "single": [special, sequence("A")],
-            "pair": [special, sequence("A"), special, sequence("B")],
-            "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}}})
+            "single": text("A").collect::<Vec<_>>(),
+            "pair": text("A").chain(text("B")).collect::<Vec<_>>(),
+            "special_tokens": tokens.collect::<Map<_, _>>()})
     }
 
     fn byte_level(&self) -> Result<Parts, ModelError> {
@@ -225,9 +270,9 @@ impl<'a> Vocabulary<'a> {
     fn merges_of_scores(&self) -> Result<Value, ModelError> {
         let key = "tokenizer.ggml.scores";
         let scores = self.get("scores").and_then(Meta::as_list).unwrap_or_default();
-        let scores = scores.iter().filter_map(Meta::as_f64).collect::<Vec<_>>();
+        let scores = scores.iter().filter_map(Meta::as_f64).filter(|score| score.is_finite()).collect::<Vec<_>>();
         if scores.len() != self.tokens.len() {
-            let message = format!("`{key}` has {} numbers for {} tokens", scores.len(), self.tokens.len());
+            let message = format!("`{key}` has {} finite numbers for {} tokens", scores.len(), self.tokens.len());
             return Err(ModelError::file(self.file, message, ""));
         }
         let vocab = self.vocab()?;
@@ -281,4 +326,9 @@ impl Split {
 
 fn texts(list: &Meta) -> Option<Vec<&str>> {
     list.as_list()?.iter().map(Meta::as_str).collect()
+}
+
+/// `None` unless every kind is one that exists: normal, unknown, control, user-defined, unused, byte.
+fn kinds_of(list: &Meta) -> Option<Vec<u64>> {
+    list.as_list()?.iter().map(|kind| kind.as_u64().filter(|kind| (1..=6).contains(kind))).collect()
 }
