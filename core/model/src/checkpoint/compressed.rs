@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use workbench_quant::float::{e8m0, f8e4m3};
 use workbench_quant::{
-    Conventions, Format, Grid, NumberType, Parameters, QuantizationArgs, ScaleDtype, Scheme, StorageDtype, Strategy,
-    pack,
+    Conventions, Format, Grid, NumberType, Parameters, QuantizationArgs, ScaleDtype, Scheme, Strategy, pack,
 };
 
-use super::dtype::{Dtype, first_non_finite, widen};
+use super::dtype::Dtype;
 use super::quantization::SUPPORTED;
 use super::safetensors::StoredTensor;
+use super::scales::{Sources, bytes_as_points, float_values, one_scale, storage_dtype};
 use crate::ModelError;
 
 /// A linear's weight as codes.
@@ -286,7 +285,11 @@ impl CompressedLinear {
                 None => None,
                 Some(point) => {
                     let message = format!("holds {point}, but the weights are symmetric");
-                    return Err(self.error("weight_zero_point", &self.weight, message));
+                    return Err(self.error(
+                        "weight_zero_point",
+                        self.zero_point.as_ref().unwrap_or(&self.scale),
+                        message,
+                    ));
                 }
             },
             points => points,
@@ -294,7 +297,11 @@ impl CompressedLinear {
         let global_scale = self.global_scale.as_ref();
         let global_scale =
             global_scale.map(|scale| one_scale(&format!("{}.weight_global_scale", self.module), scale)).transpose()?;
-        Ok(Parameters { scales, zero_points, global_scale, shape })
+        let parameters = Parameters { scales, zero_points, global_scale, shape };
+        let [scale, point] = ["weight_scale", "weight_zero_point"].map(|part| format!("{}.{part}", self.module));
+        let zero_point = self.zero_point.as_ref().map(|tensor| (point.as_str(), tensor));
+        Sources { scale: (&scale, &self.scale), zero_point }.check(&self.grid, &parameters)?;
+        Ok(parameters)
     }
 
     /// The dense weight, row-major.
@@ -333,7 +340,8 @@ impl StoredInputScale {
         Ok(Some(Self { scale, zero_point, is_global }))
     }
 
-    pub(crate) fn parameters(&self, module: &str, symmetric: bool) -> Result<Parameters, ModelError> {
+    pub(crate) fn parameters(&self, module: &str, grid: &Grid) -> Result<Parameters, ModelError> {
+        let symmetric = grid.args().symmetric;
         if self.is_global {
             let global_scale = Some(one_scale(&format!("{module}.input_global_scale"), &self.scale)?);
             return Ok(Parameters { global_scale, ..Parameters::default() });
@@ -347,7 +355,11 @@ impl StoredInputScale {
             return Err(ModelError::tensor(self.scale.file.path(), format!("{module}.input_scale"), message, ""));
         }
         let shape = [1, scales.len()];
-        Ok(Parameters { scales, zero_points, global_scale: None, shape })
+        let parameters = Parameters { scales, zero_points, global_scale: None, shape };
+        let [scale, point] = ["input_scale", "input_zero_point"].map(|part| format!("{module}.{part}"));
+        let zero_point = self.zero_point.as_ref().map(|tensor| (point.as_str(), tensor));
+        Sources { scale: (&scale, &self.scale), zero_point }.check(grid, &parameters)?;
+        Ok(parameters)
     }
 }
 
@@ -367,60 +379,13 @@ fn scale_dtypes(args: &QuantizationArgs) -> &'static [Dtype] {
     }
 }
 
-/// A scale that stands for a whole tensor, by which others are divided.
-fn one_scale(name: &str, tensor: &StoredTensor) -> Result<f32, ModelError> {
-    match float_values(name, tensor)?[..] {
-        [scale] if scale > 0.0 => Ok(scale),
-        _ => {
-            let hint = "the scales are damaged; fetch them again";
-            Err(ModelError::tensor(tensor.file.path(), name, "is not one positive scale", hint))
-        }
-    }
-}
-
 /// A scale may be a scalar, a vector or a matrix with the same elements.
 fn fits(shape: &[usize], [down, across]: [usize; 2]) -> bool {
     shape == [down, across] || (across == 1 && shape == [down]) || (shape.is_empty() && down == 1 && across == 1)
 }
 
-pub(crate) fn storage_dtype(dtype: Dtype) -> StorageDtype {
-    match dtype {
-        Dtype::F16 => StorageDtype::F16,
-        Dtype::BF16 => StorageDtype::Bf16,
-        _ => StorageDtype::F32,
-    }
-}
-
-pub(crate) fn float_values(name: &str, tensor: &StoredTensor) -> Result<Vec<f32>, ModelError> {
-    let mut values = vec![0.0; tensor.elements()];
-    let bad = match tensor.dtype {
-        Dtype::F8E4M3 => decoded(tensor.bytes(), &mut values, f8e4m3::decode),
-        Dtype::U8 => decoded(tensor.bytes(), &mut values, e8m0::decode),
-        dtype => widen(dtype, tensor.bytes(), &mut values),
-    };
-    match bad {
-        None => Ok(values),
-        Some(index) => {
-            let message = format!("holds {} at element {index}", values[index]);
-            Err(ModelError::tensor(tensor.file.path(), name, message, "the scales are damaged; fetch them again"))
-        }
-    }
-}
-
-/// Decodes a byte each; the index of the first value that is not finite, if any.
-fn decoded(bytes: &[u8], values: &mut [f32], decode: fn(u8) -> f32) -> Option<usize> {
-    for (value, byte) in values.iter_mut().zip(bytes) {
-        *value = decode(*byte);
-    }
-    first_non_finite(values)
-}
-
 fn words(bytes: &[u8]) -> Vec<i32> {
     bytes.as_chunks::<4>().0.iter().map(|word| i32::from_le_bytes(*word)).collect()
-}
-
-pub(crate) fn bytes_as_points(bytes: &[u8]) -> Vec<i32> {
-    bytes.iter().map(|byte| i32::from(*byte as i8)).collect()
 }
 
 fn check_weight_shape(name: &str, tensor: &StoredTensor, expected: [usize; 2]) -> Result<(), ModelError> {

@@ -3,9 +3,10 @@
 
 use workbench_quant::{Conventions, Dynamic, Grid, Parameters, QuantizationArgs, Strategy};
 
-use super::compressed::{FLOATS, Unclaimed, bytes_as_points, float_values, storage_dtype};
+use super::compressed::{FLOATS, Unclaimed};
 use super::dtype::Dtype;
 use super::safetensors::StoredTensor;
+use super::scales::{Sources, bytes_as_points, float_values, storage_dtype};
 use crate::{ModelConfig, ModelError};
 
 /// How the keys and values of a block are quantized.
@@ -31,6 +32,7 @@ pub(crate) struct StoredKv {
 
 struct StoredScale {
     name: String,
+    zero_point_name: String,
     scale: StoredTensor,
     zero_point: Option<StoredTensor>,
 }
@@ -58,8 +60,7 @@ impl StoredKv {
     }
 
     pub(crate) fn read(&self) -> Result<KvQuantizer, ModelError> {
-        let symmetric = self.grid.args().symmetric;
-        let read = |stored: &Option<StoredScale>| stored.as_ref().map(|scale| scale.read(symmetric)).transpose();
+        let read = |stored: &Option<StoredScale>| stored.as_ref().map(|scale| scale.read(&self.grid)).transpose();
         Ok(KvQuantizer { grid: self.grid.clone(), key: read(&self.key)?, value: read(&self.value)? })
     }
 }
@@ -89,7 +90,8 @@ impl StoredScale {
     ) -> Result<Option<Self>, ModelError> {
         let name = scale_name(block, part);
         let found = unclaimed.take(&name, &FLOATS)?;
-        let zero_point = unclaimed.take(&zero_point_name(block, part), &[Dtype::I8])?;
+        let zero_point_name = zero_point_name(block, part);
+        let zero_point = unclaimed.take(&zero_point_name, &[Dtype::I8])?;
         let error = |message: String| Err(ModelError::tensor(unclaimed.folder, &name, message, ""));
         let scale = match (found, args.dynamic) {
             (None, Dynamic::No) => return error("is missing, but the KV cache has static scales".into()),
@@ -109,11 +111,12 @@ impl StoredScale {
             Some(points) if points.elements() != heads => {
                 error(format!("has zero-points of shape {:?}, expected {expected:?}", points.shape))
             }
-            _ => Ok(Some(Self { name, scale, zero_point })),
+            _ => Ok(Some(Self { name, zero_point_name, scale, zero_point })),
         }
     }
 
-    fn read(&self, symmetric: bool) -> Result<Parameters, ModelError> {
+    fn read(&self, grid: &Grid) -> Result<Parameters, ModelError> {
+        let symmetric = grid.args().symmetric;
         let scales = float_values(&self.name, &self.scale)?;
         let points = self.zero_point.as_ref().map(|points| bytes_as_points(points.bytes()));
         if symmetric && points.iter().flatten().any(|point| *point != 0) {
@@ -121,6 +124,10 @@ impl StoredScale {
             return Err(ModelError::tensor(self.scale.file.path(), &self.name, message, ""));
         }
         let shape = [1, scales.len()];
-        Ok(Parameters { scales, zero_points: points.filter(|_| !symmetric), global_scale: None, shape })
+        let zero_points = points.filter(|_| !symmetric);
+        let parameters = Parameters { scales, zero_points, global_scale: None, shape };
+        let zero_point = self.zero_point.as_ref().map(|tensor| (self.zero_point_name.as_str(), tensor));
+        Sources { scale: (&self.name, &self.scale), zero_point }.check(grid, &parameters)?;
+        Ok(parameters)
     }
 }

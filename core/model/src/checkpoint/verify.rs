@@ -7,10 +7,11 @@ use serde_json::Map;
 use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Scheme, Strategy};
 
 use super::Dtype;
-use super::compressed::{CompressedLinear, StoredInputScale, Unclaimed, storage_dtype};
+use super::compressed::{CompressedLinear, StoredInputScale, Unclaimed};
 use super::kv_cache::StoredKv;
 use super::quantization::QuantizationConfig;
 use super::safetensors::StoredTensor;
+use super::scales::storage_dtype;
 use super::stored::Stored;
 use crate::config::{EMBEDDINGS, LM_HEAD, TensorSpec};
 use crate::{ModelConfig, ModelError};

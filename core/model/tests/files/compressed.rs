@@ -16,28 +16,28 @@ use crate::common::{
 pub(crate) const MODULE: &str = "model.layers.0.self_attn.k_proj";
 
 /// A Llama whose k_proj has this shape; heads of `rows` values, one of them for keys.
-fn config_for(rows: usize, columns: usize, quantization: Value) -> Value {
+pub(crate) fn config_for(rows: usize, columns: usize, quantization: Value) -> Value {
     json!({"architectures": ["LlamaForCausalLM"], "hidden_size": columns, "intermediate_size": 32, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": rows, "vocab_size": 16,
         "max_position_embeddings": 64, "tie_word_embeddings": true, "quantization_config": quantization})
 }
 
 /// Only k_proj is quantized: the module's name wins over the pattern that ignores the rest.
-fn quantization(format: &str, weights: Value, inputs: Value) -> Value {
+pub(crate) fn quantization(format: &str, weights: Value, inputs: Value) -> Value {
     json!({"quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
         "ignore": ["re:.*(q|v|o)_proj", "re:.*mlp\\..*", "lm_head"], "kv_cache_scheme": null, "sparsity_config": {},
         "transform_config": {}, "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights,
             "input_activations": inputs, "output_activations": null}}})
 }
 
-fn args(bits: u8, kind: &str, symmetric: bool, strategy: &str, group_size: Option<usize>) -> Value {
+pub(crate) fn args(bits: u8, kind: &str, symmetric: bool, strategy: &str, group_size: Option<usize>) -> Value {
     json!({"num_bits": bits, "type": kind, "symmetric": symmetric, "strategy": strategy, "group_size": group_size,
         "dynamic": false, "actorder": null, "block_structure": null, "scale_dtype": null, "zp_dtype": null,
         "observer": "memoryless_minmax", "observer_kwargs": {}})
 }
 
 /// Dense tensors of the configuration with the parts of the quantized linear in place of its weight.
-fn tensors_with(config: &Value, parts: &[(&str, Stored)]) -> Tensors {
+pub(crate) fn tensors_with(config: &Value, parts: &[(&str, Stored)]) -> Tensors {
     let mut tensors = tiny_tensors(config);
     tensors.remove(&format!("{MODULE}.weight"));
     tensors.extend(parts.iter().map(|(suffix, tensor)| (format!("{MODULE}.{suffix}"), tensor.clone())));
@@ -438,7 +438,7 @@ fn quantized_folders_that_lie_are_refused_by_name() {
 }
 
 /// A folder whose cache has these arguments and these tensors beside the attention.
-fn kv_folder(args: &Value, parts: &[(&str, Stored)]) -> TempDir {
+pub(crate) fn kv_folder(args: &Value, parts: &[(&str, Stored)]) -> TempDir {
     let mut config = tiny_config();
     config["quantization_config"] = json!({"quant_method": "compressed-tensors", "format": "dense",
         "quantization_status": "compressed", "config_groups": {}, "ignore": [], "kv_cache_scheme": args});
