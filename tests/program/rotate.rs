@@ -181,7 +181,10 @@ fn rotations_that_cannot_be_are_errors_that_say_why() {
         (
             rotate.to_owned(),
             4,
-            ["R4: there is no known construction of a Hadamard matrix of size 188", "block_size: 4"],
+            [
+                "R4: no construction at hand (Paley, Williamson, Turyn) gives a Hadamard matrix of size 188",
+                "block_size: 4",
+            ],
         ),
         (rotate.replace(" }", ", block_size: 5 }"), 4, ["`block_size` 5 does not divide", "188"]),
         (

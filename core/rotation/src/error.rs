@@ -4,7 +4,7 @@
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RotationError {
     /// No construction at hand gives a Hadamard matrix of this size.
-    #[error("there is no known construction of a Hadamard matrix of size {size}")]
+    #[error("{}", no_hadamard(*size))]
     NoHadamard {
         /// The size that was asked for.
         size: usize,
@@ -50,5 +50,13 @@ impl RotationError {
             }
             _ => None,
         }
+    }
+}
+
+/// Only sizes 1, 2 and multiples of four can have a matrix, and mathematics knows more of those than this crate builds.
+fn no_hadamard(size: usize) -> String {
+    match size.is_multiple_of(4) && size > 0 {
+        true => format!("no construction at hand (Paley, Williamson, Turyn) gives a Hadamard matrix of size {size}"),
+        false => format!("there is no Hadamard matrix of size {size}: beyond 1 and 2, sizes are multiples of 4"),
     }
 }

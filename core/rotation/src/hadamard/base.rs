@@ -1,14 +1,16 @@
 //! Hadamard matrices whose order is no power of two.
 //!
 //! Paley 1933, "On orthogonal matrices", for orders q + 1 and 2 (q + 1) with q an odd prime power; where neither works
-//! Williamson 1944, "Hadamard's determinant theorem and the sum of four squares", for four more orders below 256.
+//! Williamson 1944, "Hadamard's determinant theorem and the sum of four squares", for four more orders below 256, and
+//! [`turyn`] for 428; where none of them works, the Kronecker product of two smaller matrices, if their orders multiply to it.
 //! The matrices are part of the format of rotated models: a test holds their digests.
 
 use super::field::{Field, odd_prime_power};
+use super::turyn;
 
 /// Whether [`matrix`] can construct this order.
 pub(super) fn base_order_exists(order: usize) -> bool {
-    order.is_multiple_of(4) && (paley(order).is_some() || williamson(order).is_some())
+    is_simple(order) || factors(order).is_some()
 }
 
 /// Whether each entry is -1, by rows.
@@ -16,11 +18,29 @@ pub(super) fn matrix(order: usize) -> Option<Vec<bool>> {
     if order == 1 {
         return Some(vec![false]);
     }
-    match paley(order) {
-        Some(Paley::One(q)) => Some(paley_one(&Field::new(q)?)),
-        Some(Paley::Two(q)) => Some(paley_two(&Field::new(q)?)),
-        None => Some(williamson_matrix(williamson(order)?)),
+    if is_simple(order) {
+        return match paley(order) {
+            Some(Paley::One(q)) => Some(paley_one(&Field::new(q)?)),
+            Some(Paley::Two(q)) => Some(paley_two(&Field::new(q)?)),
+            None if turyn::exists(order) => turyn::matrix(order),
+            None => Some(williamson_matrix(williamson(order)?)),
+        };
     }
+    let [a, b] = factors(order)?;
+    let (outer, inner) = (matrix(a)?, matrix(b)?);
+    Some(table(order, |row, column| outer[row / b * a + column / b] != inner[row % b * b + column % b]))
+}
+
+/// Whether there is a construction that needs no other matrix.
+fn is_simple(order: usize) -> bool {
+    order.is_multiple_of(4) && (paley(order).is_some() || turyn::exists(order) || williamson(order).is_some())
+}
+
+/// Two orders, neither a power of two, that multiply to this one; the first is the smallest that does.
+fn factors(order: usize) -> Option<[usize; 2]> {
+    let usable = |factor: &usize| !factor.is_power_of_two() && is_simple(*factor);
+    let smaller = (12..=order.isqrt()).step_by(4).filter(|factor| order.is_multiple_of(*factor)).filter(usable);
+    smaller.map(|factor| [factor, order / factor]).find(|[_, other]| usable(other))
 }
 
 enum Paley {
@@ -65,7 +85,7 @@ fn paley_two(field: &Field) -> Vec<bool> {
     table(order, negative)
 }
 
-fn table(order: usize, negative: impl Fn(usize, usize) -> bool) -> Vec<bool> {
+pub(super) fn table(order: usize, negative: impl Fn(usize, usize) -> bool) -> Vec<bool> {
     (0..order).flat_map(|row| (0..order).map(move |column| (row, column))).map(|(r, c)| negative(r, c)).collect()
 }
 
@@ -123,10 +143,12 @@ mod tests {
 
     #[test]
     fn rows_are_orthogonal() {
-        for order in orders().into_iter().chain([1, 260, 300, 508]).filter(|o| *o == 1 || base_order_exists(*o)) {
+        // Paley's second construction for Qwen2-72B, Turyn's sequences for the models with 13,696, a product.
+        for order in orders().into_iter().chain([1, 300, 428, 924, 1904]) {
             let negative = matrix(order).unwrap();
             assert_eq!(negative.len(), order * order);
-            for i in 0..order {
+            // Of the large ones every 29th row against all before it.
+            for i in (0..order).step_by(if order > 512 { 29 } else { 1 }) {
                 for j in 0..=i {
                     let (a, b) = (&negative[i * order..(i + 1) * order], &negative[j * order..(j + 1) * order]);
                     let equal = a.iter().zip(b).filter(|(a, b)| a == b).count();

@@ -6,6 +6,7 @@
 
 mod base;
 mod field;
+mod turyn;
 
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use crate::kernel::Real;
 
 use base::base_order_exists;
 
-/// The largest K for which H_K is looked for: its product costs K additions a number.
-const LARGEST_BASE: usize = 512;
+/// The largest K for which H_K is looked for: its product costs K additions a number, and its signs K² numbers of memory.
+const LARGEST_BASE: usize = 4096;
 
 /// A normalised Hadamard matrix H / √n.
 #[derive(Clone, Debug)]
@@ -116,6 +117,9 @@ mod tests {
         let orders = [1, 2, 64, 96, 288, 576, 2560, 9728, 11008, 12288, 13824, 14336, 17408, 25600].map(base_order);
         let expected = [1, 1, 1, 12, 36, 36, 20, 76, 172, 12, 108, 28, 68, 100].map(Some);
         assert_eq!(orders, expected);
+        // Qwen2-72B, Qwen1.5-14B and a product of 28 and 68.
+        let larger = [29_568, 13_696, 2 * 13_696, 16 * 1904].map(base_order);
+        assert_eq!(larger, [924, 428, 428, 1904].map(Some));
         for impossible in [0, 3, 6, 10, 18, 4 * 47] {
             assert_eq!(base_order(impossible), None, "{impossible}");
         }
@@ -125,6 +129,13 @@ mod tests {
     fn nearly_every_multiple_of_four_has_a_matrix() {
         let missing: Vec<usize> = (1..=64).map(|quarter| 4 * quarter).filter(|n| base_order(*n).is_none()).collect();
         assert_eq!(missing, [188, 236]);
+    }
+
+    /// Of the multiples of 512, which the sizes of models mostly are, all up to 32,768 but 59 x 512.
+    #[test]
+    fn the_sizes_of_models_have_a_matrix() {
+        let missing: Vec<usize> = (1..=128).filter(|n| base_order(512 * n).is_none()).collect();
+        assert_eq!(missing, [59, 73, 101, 109, 113, 2 * 59, 127]);
     }
 
     #[test]
