@@ -1,5 +1,7 @@
 //! Schemes as scripts write them.
 
+use std::collections::BTreeSet;
+
 use rhai::Dynamic;
 use serde_json::{Map, Value, json};
 use workbench_model::ModelConfig;
@@ -186,15 +188,44 @@ pub(super) fn check_shapes(read: &Read, config: &ModelConfig, modules: &[&String
         };
         let blocks = config.linears().into_iter().map(|linear| (linear.name, linear.in_features));
         let ends = ENDS.map(|end| (end.to_owned(), config.hidden_size));
-        for (name, inputs) in blocks.chain(ends).filter(|(name, _)| modules.contains(&name)) {
-            if inputs % size != 0 {
-                let fitting = dividing_group_sizes(inputs);
-                let listed: Vec<String> = fitting.iter().rev().take(8).rev().map(ToString::to_string).collect();
-                return Err(Error::usage(format!("groups of {size} do not divide the {inputs} inputs of `{name}`"))
-                    .at("group_size")
-                    .hint(format!("these sizes do: {}", listed.join(", "))));
-            }
+        let asked: Vec<(String, usize)> = blocks.chain(ends).filter(|(name, _)| modules.contains(&name)).collect();
+        if let Some((name, inputs)) = asked.iter().find(|(_, inputs)| inputs % size != 0) {
+            let message = format!("groups of {size} do not divide the {inputs} inputs of `{name}`");
+            return Err(Error::usage(message).at("group_size").hint(sizes_for_all(&asked)));
         }
     }
     Ok(())
+}
+
+/// What group sizes fit every one of the layers.
+fn sizes_for_all(layers: &[(String, usize)]) -> String {
+    let common = layers.iter().fold(0, |common, (_, inputs)| greatest_common_divisor(common, *inputs));
+    let fitting = dividing_group_sizes(common);
+    let listed: Vec<String> = fitting.iter().rev().take(8).rev().map(ToString::to_string).collect();
+    let widths: BTreeSet<usize> = layers.iter().map(|(_, inputs)| *inputs).collect();
+    let widths: Vec<String> = widths.iter().map(ToString::to_string).collect();
+    match (&listed[..], &widths[..]) {
+        ([], _) => format!("no size fits layers of {} inputs: give them schemes of their own", widths.join(", ")),
+        (_, [_]) => format!("these sizes do: {}", listed.join(", ")),
+        _ => format!("these sizes fit every layer (of {} inputs): {}", widths.join(", "), listed.join(", ")),
+    }
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hinted_group_sizes_fit_every_layer() {
+        let layers = |inputs: &[usize]| inputs.iter().map(|n| ("layer".to_owned(), *n)).collect::<Vec<_>>();
+        // SmolLM2-135M: 96 divides 576 and 1,536; 144 only the first, 512 only the second.
+        let hint = sizes_for_all(&layers(&[576, 1536, 576]));
+        assert_eq!(hint, "these sizes fit every layer (of 576, 1536 inputs): 8, 16, 24, 32, 48, 64, 96, 192");
+        assert_eq!(sizes_for_all(&layers(&[64, 64])), "these sizes do: 8, 16, 32, 64");
+        assert!(sizes_for_all(&layers(&[64, 81])).starts_with("no size fits layers of 64, 81 inputs"));
+    }
 }
