@@ -50,7 +50,7 @@ pub fn generate(
         sampling: Sampling::GREEDY,
         seed: 0,
         first_sequence: 0,
-        stop_ids: model.tokenizer.eos_ids().to_vec(),
+        stop_ids: model.tokenizer.stop_ids(),
     };
     let decoder = model.decoder()?;
     let total = items.len() as u64;

@@ -82,18 +82,7 @@ impl Start {
             }
             Self::Blank(blank) => {
                 let Blank { config, folder, .. } = &**blank;
-                let read = |name: &str| {
-                    std::fs::read(folder.join(name)).map_err(|e| Error::io("read", &folder.join(name), &e))
-                };
-                let settings: Value = read("tokenizer_config.json")
-                    .ok()
-                    .and_then(|b| serde_json::from_slice(&b).ok())
-                    .unwrap_or_default();
-                let file = folder.join("tokenizer.json");
-                let tokenizer = Tokenizer::from_bytes(&read("tokenizer.json")?, &settings, config, &file)?;
-                let template =
-                    settings["chat_template"].as_str().map(|t| ChatTemplate::new(t, &settings)).transpose()?;
-                Ok((tokenizer, template))
+                Ok((Tokenizer::from_folder(folder, config)?, ChatTemplate::from_folder(folder)?))
             }
         }
     }

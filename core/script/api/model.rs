@@ -115,13 +115,14 @@ fn with_weights(name: &str, path: &Path) -> Result<(Arc<Signature>, Vec<PathBuf>
 }
 
 /// Files of a folder that describe a model and its tokenizer.
-const DESCRIPTIONS: [&str; 6] = [
+const DESCRIPTIONS: [&str; 7] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
     "special_tokens_map.json",
+    "added_tokens.json",
 ];
 
 fn without_weights(name: &str, path: &Path) -> Result<(Arc<Signature>, Vec<PathBuf>)> {

@@ -3,15 +3,17 @@
 //! Templates are written for Python's Jinja2 as transformers sets it up; the environment here behaves alike: block tags
 //! take their newline with them, Python's string methods exist, `tojson` writes what `json.dumps` writes.
 
+use std::path::Path;
+
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::special_token;
+use super::{checkpoint_settings, folder_settings, special};
 use crate::ModelError;
-use crate::checkpoint::{Checkpoint, companion_json};
+use crate::checkpoint::{Checkpoint, read_small};
 
 /// Steps after which a template is taken to run forever.
 const FUEL: u64 = 20_000_000;
@@ -20,6 +22,9 @@ const FUEL: u64 = 20_000_000;
 /// and every result that rests on it, differ from one day to the next.
 const TODAY: [(&str, &str); 7] =
     [("%d", "26"), ("%B", "July"), ("%b", "Jul"), ("%m", "07"), ("%Y", "2024"), ("%y", "24"), ("%A", "Friday")];
+
+/// The file in which a model keeps its template, if not in `tokenizer_config.json`.
+const FILE: &str = "chat_template.jinja";
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,18 +57,27 @@ impl ChatTemplate {
     /// # Errors
     /// The template or its file is malformed.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Option<Self>, ModelError> {
-        let settings = companion_json(checkpoint, "tokenizer_config.json")?.unwrap_or(Value::Null);
-        let source = match checkpoint.companion("chat_template.jinja")? {
-            Some(bytes) => match String::from_utf8(bytes) {
-                Ok(source) => Some(source),
-                Err(_) => {
-                    let file = checkpoint.path().join("chat_template.jinja");
-                    return Err(ModelError::file(&file, "is not UTF-8 text", ""));
-                }
-            },
-            None => template_in(&settings).map(str::to_owned),
+        let file = checkpoint.companion(FILE)?;
+        Self::found(file, &checkpoint_settings(checkpoint)?, checkpoint.path())
+    }
+
+    /// The template in a folder that may hold no weights.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::from_checkpoint`].
+    pub fn from_folder(folder: &Path) -> Result<Option<Self>, ModelError> {
+        Self::found(read_small(&folder.join(FILE))?, &folder_settings(folder)?, folder)
+    }
+
+    fn found(file: Option<Vec<u8>>, settings: &Value, folder: &Path) -> Result<Option<Self>, ModelError> {
+        let source = match file {
+            Some(bytes) => {
+                let not_text = |_| ModelError::file(&folder.join(FILE), "is not UTF-8 text", "");
+                Some(String::from_utf8(bytes).map_err(not_text)?)
+            }
+            None => template_in(settings).map(str::to_owned),
         };
-        source.map(|source| Self::new(&source, &settings)).transpose()
+        source.map(|source| Self::new(&source, settings)).transpose()
     }
 
     /// Compiles a template; `settings` is the parsed `tokenizer_config.json`, whose special tokens the template may use.
@@ -93,8 +107,8 @@ impl ChatTemplate {
         }
         let body = without_generation_tags(source);
         environment.add_template_owned("chat", body).map_err(text_error)?;
-        let keys = ["bos_token", "eos_token", "unk_token", "pad_token"];
-        let specials = keys.iter().filter_map(|key| Some(((*key).to_owned(), special_token(settings, key)?.into())));
+        let specials = special::named(settings).into_iter();
+        let specials = specials.filter_map(|(name, token)| Some((name.to_owned(), special::text_of(token)?.into())));
         Ok(Self { environment, source: source.to_owned(), specials: specials.collect() })
     }
 

@@ -2,6 +2,7 @@
 
 mod chat;
 mod seams;
+mod special;
 mod stream;
 
 use std::path::Path;
@@ -9,11 +10,12 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::checkpoint::{Checkpoint, companion_json};
+use crate::checkpoint::{Checkpoint, companion_json, read_json};
 use crate::{ModelConfig, ModelError};
 
 pub use self::chat::{ChatTemplate, Message};
 use self::seams::Seams;
+use self::special::special_token;
 pub use self::stream::Stream;
 
 /// Bytes from which on a text is encoded in pieces.
@@ -26,8 +28,20 @@ pub struct Tokenizer {
     vocab_size: usize,
     bos: Option<u32>,
     eos: Vec<u32>,
+    pad: Option<u32>,
     /// Found when a text is first encoded in pieces.
     seams: OnceLock<Seams>,
+}
+
+/// The special tokens and habits of a checkpoint's tokenizer: its `tokenizer_config.json` with what older files beside it
+/// add.
+pub(crate) fn checkpoint_settings(checkpoint: &Checkpoint) -> Result<Value, ModelError> {
+    special::settings(&|name| companion_json(checkpoint, name), checkpoint.path())
+}
+
+/// The same of a folder that may hold no weights.
+pub(crate) fn folder_settings(folder: &Path) -> Result<Value, ModelError> {
+    special::settings(&|name| read_json(&folder.join(name)), folder)
 }
 
 impl Tokenizer {
@@ -40,26 +54,43 @@ impl Tokenizer {
         let bytes = checkpoint.companion("tokenizer.json")?.ok_or_else(|| {
             ModelError::file(&file, "does not exist", "the model needs its tokenizer as tokenizer.json")
         })?;
-        let settings = companion_json(checkpoint, "tokenizer_config.json")?.unwrap_or(Value::Null);
-        Self::from_bytes(&bytes, &settings, checkpoint.config(), &file)
+        Self::from_bytes(&bytes, &checkpoint_settings(checkpoint)?, checkpoint.config(), &file)
+    }
+
+    /// The tokenizer in a folder that may hold no weights; `config` is that of the model.
+    ///
+    /// # Errors
+    /// The file is missing or malformed.
+    pub fn from_folder(folder: &Path, config: &ModelConfig) -> Result<Self, ModelError> {
+        let file = folder.join("tokenizer.json");
+        let failed = |error: std::io::Error| ModelError::file(&file, format!("cannot be read: {error}"), "");
+        let bytes = std::fs::read(&file).map_err(failed)?;
+        Self::from_bytes(&bytes, &folder_settings(folder)?, config, &file)
     }
 
     /// Reads the bytes of a `tokenizer.json`; `settings` is the parsed `tokenizer_config.json` or null, `file` is only
-    /// for messages.
+    /// for messages. Every token that the settings call special is one.
     ///
     /// # Errors
-    /// The bytes are no tokenizer.
+    /// The bytes are no tokenizer, or the settings contradict them.
     pub fn from_bytes(bytes: &[u8], settings: &Value, config: &ModelConfig, file: &Path) -> Result<Self, ModelError> {
         let failed = |error: tokenizers::Error| ModelError::file(file, format!("is no tokenizer: {error}"), "");
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
         // A saved tokenizer may remember the lengths of its last use; here every caller cuts and pads for itself.
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
-        let named = |key: &str| special_token(settings, key).and_then(|token| inner.token_to_id(token));
+        special::add(&mut inner, settings, file)?;
+        // A token without an embedding can neither be read nor written.
+        let has_embedding = |id: &u32| (*id as usize) < config.vocab_size;
+        let named = |key: &str| {
+            let id = special_token(settings, key).and_then(|token| inner.token_to_id(token));
+            id.filter(has_embedding)
+        };
         let bos = named("bos_token").or(config.bos_token_id);
         let mut eos = config.eos_token_ids.clone();
         eos.extend(named("eos_token").filter(|id| !config.eos_token_ids.contains(id)));
-        Ok(Self { bos, eos, vocab_size: config.vocab_size, inner, seams: OnceLock::new() })
+        let pad = named("pad_token");
+        Ok(Self { bos, eos, pad, vocab_size: config.vocab_size, inner, seams: OnceLock::new() })
     }
 
     /// The ids of a text; with `add_special` as the model was trained to see a document (a leading BOS where it has one).
@@ -120,6 +151,13 @@ impl Tokenizer {
         &self.eos
     }
 
+    /// The ids at which generation ends: the end of a document or a turn, and padding, after which nothing is meant to come.
+    pub fn stop_ids(&self) -> Vec<u32> {
+        let mut ids = self.eos.clone();
+        ids.extend(self.pad.filter(|pad| !self.eos.contains(pad)));
+        ids
+    }
+
     fn check(&self, ids: Vec<u32>) -> Result<Vec<u32>, ModelError> {
         match ids.iter().find(|id| **id as usize >= self.vocab_size) {
             None => Ok(ids),
@@ -130,12 +168,6 @@ impl Tokenizer {
             ))),
         }
     }
-}
-
-/// A special token of `tokenizer_config.json`, which spells it as a string or as an object with its `content`.
-pub(crate) fn special_token<'a>(settings: &'a Value, key: &str) -> Option<&'a str> {
-    let value = settings.get(key)?;
-    value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
 fn text_error(error: tokenizers::Error) -> ModelError {

@@ -5,6 +5,7 @@
 
 mod bad_folders;
 mod bad_gguf;
+mod bad_scales;
 mod chat;
 mod common;
 mod compressed;
@@ -12,6 +13,9 @@ mod config;
 mod ends;
 mod folders;
 mod gguf_files;
+mod gguf_layout;
+mod gguf_metadata;
+mod special_tokens;
 mod tokenizers;
 mod transforms;
 mod writer;
