@@ -46,6 +46,38 @@ fn templates_render_as_in_python() {
     assert_holds(&refused, &["chat template", "nothing to say", "line 2"]);
 }
 
+/// Templates with everything that published ones use, each rendered by transformers 5.17: the function that
+/// `apply_chat_template` compiles them with, called with `tools=None, documents=None` where a case names none.
+#[test]
+fn constructs_of_published_templates_render_as_transformers_does() {
+    let golden: Map<String, Value> = serde_json::from_str(include_str!("../golden/chat_templates.json")).unwrap();
+    let settings = json!({"bos_token": "<s>", "eos_token": "</s>"});
+    for (name, case) in &golden {
+        let template = ChatTemplate::new(case["template"].as_str().unwrap(), &settings);
+        let variables = case["variables"].as_object().unwrap();
+        let text = template.unwrap().render(&[], case["add_generation_prompt"] == true, variables);
+        assert_eq!(text.unwrap(), case["text"].as_str().unwrap(), "{name}");
+    }
+    assert!(golden.len() > 30);
+}
+
+/// What cannot be written as Python would is an error, not another text.
+#[test]
+fn what_has_no_meaning_is_an_error() {
+    let error = |source: &str| {
+        let rendered = ChatTemplate::new(source, &Value::Null).and_then(|t| t.render(&[], false, &Map::new()));
+        rendered.unwrap_err().to_string()
+    };
+    assert_holds(&error("{{ '%d' % 'a' }}"), &["line 1"]);
+    assert_holds(&error("{{ '%s %s' % ('a',) }}"), &["line 1"]);
+    assert_holds(&error("{{ {} % 2 }}"), &["map % number"]);
+    assert_holds(&error("{{ nothing|tojson }}"), &["undefined"]);
+    assert_holds(&error("{{ 1|tojson(separators=',') }}"), &["separators"]);
+    assert_holds(&error("{{ 1|tojson(unheard_of=1) }}"), &["unheard_of"]);
+    assert_holds(&error("{{ strftime_now('%Q') }}"), &["strftime_now", "%Q"]);
+    assert_holds(&error("{{ 'a'.expandtabs(4) }}"), &["expandtabs"]);
+}
+
 #[test]
 fn generation_tags_print_nothing() {
     let source = "A{% for m in messages %}\n{%- if m.role == 'assistant' %}\n{%- generation -%}\n  {{ m.content }}\n\
@@ -60,6 +92,11 @@ fn the_date_is_always_the_same_and_never_replaces_a_template_s_own() {
     let render =
         |source: &str| ChatTemplate::new(source, &Value::Null).unwrap().render(&[], false, &Map::new()).unwrap();
     assert_eq!(render("{{ strftime_now('%d %b %Y') }}"), "26 Jul 2024");
+    assert_eq!(
+        render("{{ strftime_now('%Y-%m-%d %H:%M:%S, %A, %-d %B, 100%%') }}"),
+        "2024-07-26 00:00:00, Friday, 26 July, 100%"
+    );
+    assert_eq!(render("{% if strftime_now is not defined %}my own{% endif %}"), "my own");
     assert_eq!(render("{% if strftime_now is defined %}now{% else %}my own{% endif %}"), "my own");
 }
 
