@@ -20,12 +20,13 @@ use crate::{
 };
 
 /// Files that make a folder usable beside its weights.
-const COMPANIONS: [&str; 5] = [
+const COMPANIONS: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "generation_config.json",
     "chat_template.jinja",
     "special_tokens_map.json",
+    "added_tokens.json",
 ];
 
 /// A model on its way to disk.
