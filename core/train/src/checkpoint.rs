@@ -1,8 +1,8 @@
 //! Training state on disk.
 //!
-//! A checkpoint is a folder `step-N` with `state.safetensors` (weights and moments in f32) and `state.json` (the step and
-//! the settings it belongs to). It is written under another name and renamed when it is complete, so that what can be
-//! found can be used.
+//! A checkpoint is a folder `step-N` with `state.safetensors` (weights and moments in f32), `state.json` (the step and the
+//! settings it belongs to) and the digests of both. It is written under another name and renamed when it is complete, so
+//! that what can be found can be used, if it still is what was written.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,6 +20,7 @@ use crate::adamw::{AdamW, Moments};
 
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
+const DIGESTS: &str = "digests.json";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,8 +69,12 @@ pub(crate) fn save(
     let views: Vec<_> = views.collect::<Result<_, TrainError>>()?;
     let bytes = safetensors::serialize(views, None).map_err(|error| broken(folder, error))?;
     write(&unfinished.join(TENSORS), &bytes)?;
+    let mut digests = BTreeMap::from([(TENSORS, digest(&bytes))]);
     let state = State { step, losses: losses.iter().map(|loss| loss.to_bits()).collect(), settings: settings.clone() };
-    write(&unfinished.join(STATE), &serde_json::to_vec(&state).map_err(|error| broken(folder, error))?)?;
+    let bytes = serde_json::to_vec(&state).map_err(|error| broken(folder, error))?;
+    write(&unfinished.join(STATE), &bytes)?;
+    digests.insert(STATE, digest(&bytes));
+    write(&unfinished.join(DIGESTS), &serde_json::to_vec(&digests).map_err(|error| broken(folder, error))?)?;
     let finished = folder.join(format!("step-{step}"));
     if !finished.exists() {
         fs::rename(&unfinished, &finished).map_err(fail)?;
@@ -80,6 +85,10 @@ pub(crate) fn save(
         }
     }
     Ok(())
+}
+
+fn digest(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
@@ -116,7 +125,16 @@ pub(crate) fn resume(
     settings: &Value,
 ) -> Result<Option<Vec<f64>>, TrainError> {
     let Some((_, path)) = found(folder)?.pop_last() else { return Ok(None) };
-    let read = |name: &str| fs::read(path.join(name)).map_err(|error| broken(&path.join(name), error));
+    let bytes = |name: &str| fs::read(path.join(name)).map_err(|error| broken(&path.join(name), error));
+    let digests: BTreeMap<String, String> =
+        serde_json::from_slice(&bytes(DIGESTS)?).map_err(|error| broken(&path.join(DIGESTS), error))?;
+    let read = |name: &str| {
+        let bytes = bytes(name)?;
+        if digests.get(name) == Some(&digest(&bytes)) {
+            return Ok(bytes);
+        }
+        Err(broken(&path.join(name), "it does not hold what was written: remove the checkpoint to start anew"))
+    };
     let state: State = serde_json::from_slice(&read(STATE)?).map_err(|error| broken(&path.join(STATE), error))?;
     if state.settings != *settings || state.losses.len() as u64 != state.step {
         return Err(broken(&path, "the checkpoint belongs to a training with other settings"));

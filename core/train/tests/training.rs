@@ -131,6 +131,11 @@ fn a_checkpoint_of_another_training_or_a_broken_one_is_refused() {
     assert!(error.to_string().contains("other settings") && error.hint().is_some(), "{error}");
     let file = folder.path().join("step-12/state.safetensors");
     let bytes = std::fs::read(&file).unwrap();
+    let mut changed = bytes.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, changed).unwrap();
+    let error = run(&parameters(), &settings(), Some(folder.path()), &mut |_| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("does not hold what was written"), "{error}");
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     let error = run(&parameters(), &settings(), Some(folder.path()), &mut |_| Ok(())).unwrap_err();
     assert!(error.to_string().contains("state.safetensors"), "{error}");
