@@ -6,17 +6,23 @@ use clap::Args;
 use rustix::fs::statvfs;
 use serde_json::{Value, json};
 
-use super::{Global, plugins, style};
+use super::{Global, gc, plugins, style};
 use crate::{
     config::show_bytes,
     error::{Error, ErrorKind, Result},
     exec::{available_memory, cpu_model, total_memory},
 };
 
-/// Check this machine, the results folder and the plugins
+/// Check this machine, the results folder with all that is stored in it, and the plugins
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  workbench doctor --json")]
-pub(super) struct DoctorArguments {}
+#[command(
+    after_help = "Examples:\n  workbench doctor --json\n  workbench doctor --remove-damaged   what is damaged is made anew by the next run"
+)]
+pub(super) struct DoctorArguments {
+    /// Remove results that are not as they were written, and runs whose list cannot be read
+    #[arg(long)]
+    remove_damaged: bool,
+}
 
 struct Finding {
     what: &'static str,
@@ -24,7 +30,7 @@ struct Finding {
     text: String,
 }
 
-pub(super) fn main(_: &DoctorArguments, global: &Global) -> Result<ExitCode> {
+pub(super) fn main(arguments: &DoctorArguments, global: &Global) -> Result<ExitCode> {
     let (project, store) = global.project(std::path::Path::new("."))?;
     let mut findings = Vec::new();
     let mut add = |what, good, text: String| findings.push(Finding { what, good, text });
@@ -45,6 +51,19 @@ pub(super) fn main(_: &DoctorArguments, global: &Global) -> Result<ExitCode> {
     match store.check_writable() {
         Ok(()) => add("results", true, format!("{} can be written, renames are atomic", store.root().display())),
         Err(e) => add("results", false, e.to_string()),
+    }
+    let damaged = gc::check(&store)?;
+    if damaged.is_empty() {
+        let objects = store.objects_sorted()?;
+        add("store", true, format!("{} results, all of them as they were written", objects.len()));
+    } else if arguments.remove_damaged {
+        let freed = show_bytes(store.remove_damaged(&damaged)?);
+        add("store", true, format!("{} damaged items were removed, which freed {freed}", damaged.len()));
+    }
+    for found in damaged.iter().filter(|_| !arguments.remove_damaged) {
+        for line in &found.findings {
+            add("store", false, format!("{} {} is damaged: {line}", found.what, found.name));
+        }
     }
     if let Ok(disk) = statvfs(store.root()) {
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -84,8 +103,8 @@ pub(super) fn main(_: &DoctorArguments, global: &Global) -> Result<ExitCode> {
         style::print(&style::columns(&rows))?;
     }
     if good {
-        Ok(ExitCode::SUCCESS)
-    } else {
-        Err(Error::new(ErrorKind::Refused, "something here would get in the way of a run"))
+        return Ok(ExitCode::SUCCESS);
     }
+    let error = Error::new(ErrorKind::Refused, "something here would get in the way of a run");
+    Err(if damaged.is_empty() { error } else { error.hint("--remove-damaged removes what is damaged") })
 }

@@ -59,8 +59,8 @@ pub(super) fn main(arguments: &NodeArguments) -> ExitCode {
 /// A panic of ours is a defect, but it must not look like a crash of the machine.
 fn guarded(folder: PathBuf, key: &Key, reporter: &NodeReporter) -> Result<Commit> {
     let run = || -> Result<Commit> {
-        let job = Job::read(&RunFolder::at(folder), key)?;
-        steps::run(&job, reporter)
+        let run = RunFolder::at(folder);
+        steps::run(&Job::read(&run, key)?, &run, reporter)
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text =

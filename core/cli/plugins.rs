@@ -13,7 +13,7 @@ use crate::{
     config::Project,
     error::{Error, ErrorKind, Result},
     plugin::{self, ApiSource, CheckReport, PluginInfo, ProbeCache, Registry, search_folders},
-    store::{Store, write_atomic},
+    store::{Store, read_sealed, write_sealed},
 };
 
 /// List, check and begin plugins
@@ -73,13 +73,13 @@ pub(super) fn discover(project: &Project, store: &Store) -> Result<Registry> {
     let configured: Vec<PathBuf> = project.config.plugins.path.iter().map(|p| project.root.join(p)).collect();
     let folders = search_folders(&program, &configured, std::env::var_os("WORKBENCH_PLUGIN_PATH").as_deref());
     let memory = store.cache_file("plugins.json");
-    let mut cache = ProbeCache::from_json(&std::fs::read_to_string(&memory).unwrap_or_default());
+    let mut cache = ProbeCache::from_json(&read_sealed(&memory).unwrap_or_default());
     let child =
         plugin::this_program("__probe").map_err(|e| Error::internal(format!("cannot find this program: {e}")))?;
     let registry = Registry::discover(&folders, &mut cache, &child);
     if let Some(text) = cache.to_json() {
         // A store that cannot be written only costs the time to probe again.
-        let _ = write_atomic(&memory, text.as_bytes());
+        let _ = write_sealed(&memory, &text);
     }
     Ok(registry)
 }

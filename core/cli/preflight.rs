@@ -50,11 +50,11 @@ pub(super) fn check(graph: &Graph, plan: &Plan, store: &Store, options: &Options
         }
     }
     for node in plan.nodes.iter().filter(|n| n.state == State::Pending).map(|n| graph.node(n.id)) {
-        if let Some(plugin) = node.plugin.as_ref().filter(|p| !p.path.is_file()) {
+        if let Some(plugin) = node.plugin.as_ref().filter(|p| !p.file.path.is_file()) {
             return Err(Error::refused(format!(
                 "plugin `{}` is gone: there is no `{}`",
                 plugin.name,
-                plugin.path.display()
+                plugin.file.path.display()
             )));
         }
     }

@@ -160,10 +160,10 @@ pub(super) fn main(arguments: &RunArguments, global: &Global) -> Result<ExitCode
     if !global.json {
         style::note(&plan::headline(&script, &builder, &planned));
     }
-    let keys = runner.keys(&builder.graph)?;
-    let mut tables = report::Tables::new(&builder, &keys, &store, &script)?;
+    let keys = &planned.identities;
+    runner.check_saves(&builder, &project.root)?;
+    let mut tables = report::Tables::new(&builder, keys, &store, &script)?;
     runner.execute(&builder.graph, &planned, &mut |event| tables.hear(event))?;
-    save(&builder, &keys, &store)?;
     let look = report::Terminal { color: style::color(&std::io::stdout()), width: style::width() };
     let written = tables.finish(&runner.outcome(), &runner.run_id(), look)?;
     if global.json {
@@ -179,19 +179,10 @@ pub(super) fn main(arguments: &RunArguments, global: &Global) -> Result<ExitCode
             }
         }
     }
-    runner.verdict()?;
+    // The tables are out: what cannot be saved costs none of them.
+    let saved = runner.save(&builder, keys);
+    runner.verdict().and(saved)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Copies artifacts out of the store, as far as they were made.
-fn save(builder: &Builder, keys: &[(serde_json::Value, crate::graph::Key)], store: &Store) -> Result<()> {
-    for save in &builder.saves {
-        if let Ok(object) = store.object(&keys[save.node.0].1) {
-            store.export(&object, &save.folder)?;
-            style::note(&format!("saved: {}", save.folder.display()));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Executes plans for `run`: all at its end, and in between whatever a script forces.
 
-use std::sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
+};
 
 use serde_json::{Value, json};
 
@@ -8,9 +11,9 @@ use super::{preflight, progress::Renderer, style};
 use crate::{
     error::{Error, ErrorKind, Result},
     exec::{self, Context, End, Event, LocalExecutor, Options, Outcome},
-    graph::{FileDigests, Graph, NodeId, Plan, State},
-    script::Force,
-    store::{EventLog, RunFolder, RunNode, RunSummary, Store},
+    graph::{FileDigests, Graph, Input, Key, NodeId, Plan, State},
+    script::{Builder, Force},
+    store::{CollectionLock, EventLog, RunFolder, RunNode, RunSummary, Store, check_place},
 };
 
 /// The part of a run that outlives one plan.
@@ -27,6 +30,8 @@ pub(super) struct Runner {
 struct Progress {
     digests: FileDigests,
     run: Option<OpenRun>,
+    /// From the first plan until it is written down what the run needs.
+    planning: Option<CollectionLock>,
     outcome: Outcome,
 }
 
@@ -49,7 +54,8 @@ impl Runner {
             signal_hook::flag::register(signal, Arc::clone(&interrupt))
                 .map_err(|e| Error::internal(format!("no signal handler: {e}")))?;
         }
-        let state = Mutex::new(Progress { digests: store.digests(), run: None, outcome: Outcome::default() });
+        let state =
+            Mutex::new(Progress { digests: store.digests(), run: None, planning: None, outcome: Outcome::default() });
         Ok(Self { store, options, script: script.to_owned(), settings, json, interrupt, state })
     }
 
@@ -60,6 +66,9 @@ impl Runner {
     /// Plans the wanted nodes.
     pub(super) fn plan(&self, graph: &Graph, wanted: &[NodeId]) -> Result<Plan> {
         let mut state = self.state();
+        if state.planning.is_none() {
+            state.planning = self.store.lock_planning()?;
+        }
         let plan = Plan::new(graph, wanted, &self.store, &mut state.digests)?;
         self.store.remember(&state.digests);
         Ok(plan)
@@ -69,6 +78,7 @@ impl Runner {
     pub(super) fn execute(&self, graph: &Graph, plan: &Plan, after: &mut dyn FnMut(&Event)) -> Result<()> {
         let mut state = self.state();
         self.open_run(&mut state, graph, plan)?;
+        state.planning = None;
         if plan.pending() == 0 {
             return Ok(());
         }
@@ -139,6 +149,49 @@ impl Runner {
         run.folder.write_summary(&run.summary)
     }
 
+    /// Refuses, before anything runs, to save models to folders where something would be lost.
+    pub(super) fn check_saves(&self, builder: &Builder, project: &Path) -> Result<()> {
+        let folders: Vec<PathBuf> = builder.saves.iter().map(|save| save.folder.clone()).collect();
+        if folders.is_empty() {
+            return Ok(());
+        }
+        let inputs = builder.graph.nodes().flat_map(|(_, node)| node.inputs.values());
+        let sources = inputs.filter_map(|input| match input {
+            Input::Source(source) => Some(source.path.clone()),
+            Input::Node(_) => None,
+        });
+        self.store.check_saves(&folders, project, &sources.collect::<Vec<_>>())?;
+        let mut state = self.state();
+        for folder in &folders {
+            check_place(folder, Some(&mut |file| state.digests.file(file)))?;
+        }
+        self.store.remember(&state.digests);
+        Ok(())
+    }
+
+    /// Copies artifacts out of the store, as far as they were made. One that cannot be saved keeps none of the others.
+    pub(super) fn save(&self, builder: &Builder, keys: &[(Value, Key)]) -> Result<()> {
+        let mut state = self.state();
+        let mut failed = None;
+        for save in &builder.saves {
+            let folder = save.folder.display();
+            let Ok(object) = self.store.object(&keys[save.node.0].1) else {
+                style::note(&format!("not saved: {folder} (the model was not made)"));
+                continue;
+            };
+            match self.store.export(&object, &save.folder, &mut |file| state.digests.file(file)) {
+                Ok(true) => style::note(&format!("saved: {folder}")),
+                Ok(false) => style::note(&format!("saved before: {folder}")),
+                Err(error) => {
+                    style::note(&format!("not saved: {folder}: {error}"));
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        self.store.remember(&state.digests);
+        failed.map_or(Ok(()), Err)
+    }
+
     /// The name of the run, once it has one.
     pub(super) fn run_id(&self) -> Option<String> {
         self.state().run.as_ref().map(|r| r.folder.id())
@@ -147,11 +200,6 @@ impl Runner {
     /// How the nodes that had to run ended.
     pub(super) fn outcome(&self) -> Outcome {
         self.state().outcome.clone()
-    }
-
-    /// The keys of all nodes of a graph.
-    pub(super) fn keys(&self, graph: &Graph) -> Result<Vec<(Value, crate::graph::Key)>> {
-        graph.identities(&mut self.state().digests)
     }
 
     /// The exit that a finished run deserves.

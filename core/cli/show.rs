@@ -44,7 +44,11 @@ fn runs(store: &Store, global: &Global) -> Result<()> {
     let mut rows = vec![["run", "script", "nodes", "ended"].map(str::to_owned).to_vec()];
     let mut list = Vec::new();
     for run in store.runs()? {
-        let summary = run.summary()?;
+        let Ok(summary) = run.summary() else {
+            rows.push(vec![run.id(), String::new(), String::new(), "its list is damaged".to_owned()]);
+            list.push(json!({ "run": run.id(), "damaged": true }));
+            continue;
+        };
         let ended = ended(&run);
         rows.push(vec![run.id(), summary.script.clone(), summary.nodes.len().to_string(), ended.clone()]);
         list.push(json!({ "run": run.id(), "script": summary.script, "nodes": summary.nodes.len(), "ended": ended }));

@@ -86,7 +86,7 @@ pub fn run<'a>(plan: &'a Plan, executor: &mut dyn Executor, context: Context<'a>
 struct Driver<'a> {
     context: Context<'a>,
     pending: Vec<&'a PlanNode>,
-    keys: BTreeMap<usize, Key>,
+    plan: &'a Plan,
     index: BTreeMap<Key, usize>,
     running: BTreeMap<Key, Running<'a>>,
     outcome: Outcome,
@@ -107,7 +107,7 @@ impl<'a> Driver<'a> {
         let pending: Vec<&PlanNode> = plan.nodes.iter().filter(|n| n.state == State::Pending).collect();
         let of = pending.len();
         Self {
-            keys: plan.nodes.iter().map(|n| (n.id.0, n.key.clone())).collect(),
+            plan,
             index: pending.iter().enumerate().map(|(i, n)| (n.key.clone(), i + 1)).collect(),
             cached: plan.nodes.len() - of,
             pending,
@@ -152,7 +152,7 @@ impl<'a> Driver<'a> {
             let started =
                 Event::NodeStarted { key: node.key.clone(), label, index: self.index[&node.key], of: self.of };
             self.tell(&started);
-            let submitted = Job::new(self.context.graph, node, &self.keys, self.context.store, self.context.options)
+            let submitted = Job::new(self.context.graph, node, self.plan, self.context.store, self.context.options)
                 .and_then(|job| executor.submit(&job, self.context.run));
             let running = Running { node, since: Instant::now(), said: None };
             match submitted {

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Program;
 use crate::{
     error::{Error, Result},
-    graph::{Graph, Input, Key, NodeKind, PlanNode, node::DataSource},
+    graph::{Graph, Input, Key, NodeKind, Plan, PlanNode, digest::KnownFile, node::DataSource},
     store::{RunFolder, Store, write_json},
 };
 
@@ -25,6 +26,12 @@ pub struct Job {
     pub models: BTreeMap<String, PathBuf>,
     pub data: BTreeMap<String, DataSource>,
     pub plugin: Option<PathBuf>,
+    /// Every file that it is going to read, as the key knows it.
+    pub files: Vec<KnownFile>,
+    /// Files that would be read if they were there, and were not when the key was made.
+    pub absent: Vec<PathBuf>,
+    /// The program of the driver.
+    pub program: Program,
     /// The results folder.
     pub results: PathBuf,
     pub threads: usize,
@@ -44,23 +51,31 @@ impl Job {
     pub fn new(
         graph: &Graph,
         planned: &PlanNode,
-        keys: &BTreeMap<usize, Key>,
+        plan: &Plan,
         store: &Store,
         options: &super::Options,
     ) -> Result<Self> {
         let node = graph.node(planned.id);
         let mut models = BTreeMap::new();
+        let mut files: Vec<KnownFile> = node.files().filter_map(|path| plan.files.get(path).cloned()).collect();
+        let mut absent = Vec::new();
         for (role, input) in &node.inputs {
             let path = match input {
-                Input::Source(source) => source.path.clone(),
+                Input::Source(source) => {
+                    absent.extend(source.absent.iter().cloned());
+                    source.path.clone()
+                }
                 Input::Node(id) => {
-                    let key = keys.get(&id.0).ok_or_else(|| Error::internal("an input is missing from the plan"))?;
+                    let known = plan.identities.get(id.0);
+                    let (_, key) = known.ok_or_else(|| Error::internal("an input is missing from the plan"))?;
                     let object = store.object(key)?;
+                    files.extend(object.model_files()?);
                     object.model().ok_or_else(|| Error::internal(format!("{} holds no model", key.short())))?
                 }
             };
             models.insert(role.clone(), path);
         }
+        files.extend(node.plugin.as_ref().map(|plugin| plugin.file.clone()));
         let trains = node.kind == NodeKind::Train;
         Ok(Self {
             key: planned.key.clone(),
@@ -70,7 +85,10 @@ impl Job {
             identity: planned.identity.clone(),
             models,
             data: node.data.clone(),
-            plugin: node.plugin.as_ref().map(|p| p.path.clone()),
+            plugin: node.plugin.as_ref().map(|p| p.file.path.clone()),
+            files,
+            absent,
+            program: Program::this()?,
             results: store.root().to_owned(),
             threads: options.threads,
             memory_limit: options.memory,

@@ -9,6 +9,7 @@ mod event;
 mod job;
 mod local;
 mod machine;
+mod program;
 mod reporter;
 
 pub use driver::{Context, Options, Outcome, run};
@@ -16,6 +17,7 @@ pub use event::{End, Event, NodeEvent};
 pub use job::Job;
 pub use local::LocalExecutor;
 pub use machine::{available_memory, cpu_model, peak_memory, return_freed_memory, total_memory};
+pub use program::Program;
 pub use reporter::NodeReporter;
 
 use std::time::Duration;

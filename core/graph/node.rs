@@ -1,11 +1,15 @@
 //! Nodes and the graph that holds them.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{FileDigests, Key, canonical::canonical};
+use super::{FileDigests, Key, canonical::canonical, digest::KnownFile};
 use crate::error::Result;
 
 /// What a node does.
@@ -53,6 +57,8 @@ pub struct SourceModel {
     pub path: PathBuf,
     /// The files that decide its meaning.
     pub files: Vec<PathBuf>,
+    /// Files that would decide it too, if they were there.
+    pub absent: Vec<PathBuf>,
 }
 
 /// Where a node takes a model from.
@@ -81,8 +87,8 @@ pub struct PluginUse {
     pub name: String,
     /// Its identity: name, version and digest. Part of the key.
     pub identity: Value,
-    /// The file to load. Not part of the key.
-    pub path: PathBuf,
+    /// The file to load, as it was when it was asked for that identity. Not part of the key.
+    pub file: KnownFile,
 }
 
 /// Where in a script a node was asked for.
@@ -117,6 +123,21 @@ pub struct Node {
     pub scratch: u64,
     /// A note for the plan: how many layers matched, and the like.
     pub note: String,
+}
+
+impl Node {
+    /// The files that it reads from outside of the store, its plugin aside.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let models = self.inputs.values().flat_map(|input| match input {
+            Input::Source(source) => source.files.as_slice(),
+            Input::Node(_) => &[],
+        });
+        let data = self.data.values().filter_map(|source| match source {
+            DataSource::File(path) => Some(path),
+            DataSource::Demo(_) => None,
+        });
+        models.chain(data).map(PathBuf::as_path)
+    }
 }
 
 /// The nodes of an experiment, each after its inputs. Asking twice for the same thing yields the same node.

@@ -1,8 +1,10 @@
 //! The plan: which nodes of a graph are done already, which have to run, and why.
 
+use std::{collections::BTreeMap, path::PathBuf};
+
 use serde_json::Value;
 
-use super::{FileDigests, Graph, Key, NodeId, canonical::differences};
+use super::{FileDigests, Graph, Key, NodeId, canonical::differences, digest::KnownFile};
 use crate::{error::Result, store::Store};
 
 /// What a run has to do about a node.
@@ -28,29 +30,42 @@ pub struct PlanNode {
 #[derive(Debug, Default)]
 pub struct Plan {
     pub nodes: Vec<PlanNode>,
+    /// The identities and keys of all nodes of the graph, planned or not.
+    pub identities: Vec<(Value, Key)>,
+    /// The files that pending nodes read from outside of the store, as they were when the keys were made.
+    pub files: BTreeMap<PathBuf, KnownFile>,
 }
 
 impl Plan {
     /// Plans the wanted nodes. A node whose result is stored needs no inputs, so what only it would have read is left out.
+    ///
+    /// # Errors
+    /// A file that a key depends on cannot be read, or a stored result that the plan counts on is damaged.
     pub fn new(graph: &Graph, wanted: &[NodeId], store: &Store, digests: &mut FileDigests) -> Result<Self> {
         let identities = graph.identities(digests)?;
         let mut state: Vec<Option<State>> = vec![None; graph.len()];
         let mut stack = wanted.to_vec();
         while let Some(id) = stack.pop() {
             if state[id.0].is_none() {
-                let cached = store.holds(&identities[id.0].1);
+                let key = &identities[id.0].1;
+                let cached = store.holds(key);
+                if cached {
+                    store.check(key).map_err(|e| e.context(format!("{} cannot be used", graph.node(id).label)))?;
+                }
                 state[id.0] = Some(if cached { State::Cached } else { State::Pending });
                 if !cached {
                     stack.extend(graph.parents(id));
                 }
             }
         }
-        let nodes = identities
-            .into_iter()
-            .enumerate()
-            .filter_map(|(i, (identity, key))| state[i].map(|state| PlanNode { id: NodeId(i), key, identity, state }))
-            .collect();
-        Ok(Self { nodes })
+        let planned = |(i, (identity, key)): (usize, &(Value, Key))| {
+            state[i].map(|state| PlanNode { id: NodeId(i), key: key.clone(), identity: identity.clone(), state })
+        };
+        let nodes: Vec<PlanNode> = identities.iter().enumerate().filter_map(planned).collect();
+        let pending = nodes.iter().filter(|node| node.state == State::Pending);
+        let read = pending.flat_map(|node| graph.node(node.id).files());
+        let files = read.filter_map(|path| Some((path.to_owned(), digests.asked(path)?.clone()))).collect();
+        Ok(Self { nodes, identities, files })
     }
 
     /// The planned node of an id.

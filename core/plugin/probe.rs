@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use workbench_quant::GRID_VERSION;
 use super::child::{ChildCommand, answer, ask};
 use super::load::Loaded;
 use super::problem::{Problem, ProblemKind};
+use crate::graph::digest::{KnownFile, Stamp, hash};
 
 /// How long loading a file and asking for its descriptor may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,30 +41,13 @@ impl From<Result<Descriptor, Problem>> for Outcome {
     }
 }
 
-/// A file's version, as far as the file system tells without reading it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-}
-
-impl Stamp {
-    fn of(file: &Path) -> io::Result<Self> {
-        let data = fs::metadata(file)?;
-        Ok(Self {
-            device: data.dev(),
-            inode: data.ino(),
-            size: data.size(),
-            modified: (data.mtime(), data.mtime_nsec()),
-        })
-    }
-}
-
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Remembered {
     stamp: Stamp,
+    /// Whether the stamp proves by itself that the file is the one that was loaded.
+    settled: bool,
+    /// Of the file that was loaded.
+    digest: String,
     outcome: Outcome,
     identity: Value,
 }
@@ -97,38 +80,49 @@ impl ProbeCache {
     /// What the file holds: from memory if the file is the one that was seen before.
     pub(super) fn recall(&self, file: &Path) -> Option<Probed> {
         let remembered = self.files.get(file)?;
-        (Stamp::of(file).ok()? == remembered.stamp).then(|| remembered.probed())
+        let mut stamp = Some(remembered.stamp).filter(|stamp| Stamp::of(file).is_ok_and(|now| now == *stamp));
+        stamp?;
+        if !remembered.settled {
+            let digest;
+            (digest, stamp) = hash(file).ok()?;
+            if digest != remembered.digest {
+                return None;
+            }
+        }
+        let known = KnownFile { path: file.to_owned(), digest: remembered.digest.clone(), stamp };
+        Some(probed(&remembered.outcome, &remembered.identity, known))
     }
 
-    pub(super) fn remember(&mut self, file: &Path, probed: Fresh) -> Probed {
-        let remembered = Remembered { stamp: probed.stamp, outcome: probed.outcome, identity: probed.identity };
-        let answer = remembered.probed();
+    pub(super) fn remember(&mut self, file: &Path, fresh: Fresh) -> Probed {
+        let Fresh { stamp, settled, digest, outcome, identity } = fresh;
+        let known = KnownFile { path: file.to_owned(), digest: digest.clone(), stamp: settled.then_some(stamp) };
+        let answer = probed(&outcome, &identity, known);
         // A machine under load may be too slow once: that is no property of the file.
-        let lasting = !matches!(&remembered.outcome, Outcome::Problem(problem)
+        let lasting = !matches!(&outcome, Outcome::Problem(problem)
             if matches!(problem.kind, ProblemKind::Hang | ProblemKind::Unreadable));
         if lasting {
-            self.files.insert(file.to_path_buf(), remembered);
+            self.files.insert(file.to_path_buf(), Remembered { stamp, settled, digest, outcome, identity });
             self.changed = true;
         }
         answer
     }
 }
 
-impl Remembered {
-    fn probed(&self) -> Probed {
-        match &self.outcome {
-            Outcome::Plugin(descriptor) => Ok(((**descriptor).clone(), self.identity.clone())),
-            Outcome::Problem(problem) => Err(problem.clone()),
-        }
+fn probed(outcome: &Outcome, identity: &Value, file: KnownFile) -> Probed {
+    match outcome {
+        Outcome::Plugin(descriptor) => Ok(((**descriptor).clone(), identity.clone(), file)),
+        Outcome::Problem(problem) => Err(problem.clone()),
     }
 }
 
-/// A plugin's descriptor and identity, or why there is none.
-pub(super) type Probed = Result<(Descriptor, Value), Problem>;
+/// A plugin's descriptor and identity with the file that gave them, or why there is none.
+pub(super) type Probed = Result<(Descriptor, Value, KnownFile), Problem>;
 
 /// What a child found out.
 pub(super) struct Fresh {
     stamp: Stamp,
+    settled: bool,
+    digest: String,
     outcome: Outcome,
     identity: Value,
 }
@@ -138,6 +132,7 @@ pub(super) fn probe(file: &Path, child: &ChildCommand<'_>) -> Result<Fresh, Prob
     let unreadable =
         |error: io::Error| Problem::new(file, ProblemKind::Unreadable, format!("it cannot be read: {error}"));
     let stamp = Stamp::of(file).map_err(unreadable)?;
+    let settled = stamp.is_settled();
     let content = fs::read(file).map_err(unreadable)?;
     let outcome = if mentions_probe(&content) || !is_library(&content) {
         ask(child, file, PATIENCE, "loading it").unwrap_or_else(Outcome::Problem)
@@ -145,11 +140,15 @@ pub(super) fn probe(file: &Path, child: &ChildCommand<'_>) -> Result<Fresh, Prob
         // No library that lacks even the name of the probe is worth running its constructors.
         Outcome::Problem(super::load::not_a_plugin(file))
     };
+    if Stamp::of(file).map_err(unreadable)? != stamp {
+        return Err(Problem::new(file, ProblemKind::Unreadable, "it was written while it was looked at"));
+    }
+    let digest = blake3::hash(&content).to_hex().to_string();
     let identity = match &outcome {
-        Outcome::Plugin(descriptor) => identity(descriptor, &content),
+        Outcome::Plugin(descriptor) => identity(descriptor, &digest),
         Outcome::Problem(_) => Value::Null,
     };
-    Ok(Fresh { stamp, outcome, identity })
+    Ok(Fresh { stamp, settled, digest, outcome, identity })
 }
 
 fn is_library(content: &[u8]) -> bool {
@@ -162,10 +161,10 @@ fn mentions_probe(content: &[u8]) -> bool {
 
 /// What of a plugin decides its results: name, version and the digest of its sources; of the file where the plugin's
 /// build script stamps none.
-fn identity(descriptor: &Descriptor, content: &[u8]) -> Value {
+fn identity(descriptor: &Descriptor, file: &str) -> Value {
     let digest = match &descriptor.source_digest {
         Some(digest) => format!("sources:{digest}"),
-        None => format!("file:{}", blake3::hash(content).to_hex()),
+        None => format!("file:{file}"),
     };
     json!({ "name": descriptor.name, "version": descriptor.version, "digest": digest })
 }

@@ -14,6 +14,7 @@ use super::child::ChildCommand;
 use super::probe::{ProbeCache, probe};
 use super::problem::{Problem, ProblemKind};
 use crate::error::{Error, Result, did_you_mean};
+use crate::graph::digest::KnownFile;
 
 /// A folder to look for plugins in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,9 @@ pub struct PluginInfo {
     pub identity: Value,
     /// The file.
     pub path: PathBuf,
+    /// The file as it was when it said so.
+    #[serde(skip)]
+    pub file: KnownFile,
 }
 
 /// Every plugin that was found, and every file that should have been one.
@@ -76,9 +80,9 @@ impl Registry {
         for (file, named) in files {
             let probed = lost.remove(&file).or_else(|| cache.recall(&file));
             match probed {
-                Some(Ok((descriptor, identity))) => {
+                Some(Ok((descriptor, identity, known))) => {
                     let same_name = registry.plugins.entry(descriptor.name.clone()).or_default();
-                    same_name.push(PluginInfo { descriptor, identity, path: file });
+                    same_name.push(PluginInfo { descriptor, identity, path: file, file: known });
                 }
                 Some(Err(problem)) => {
                     let foreign = matches!(problem.kind, ProblemKind::NotAPlugin | ProblemKind::NotALibrary);

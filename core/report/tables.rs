@@ -1,6 +1,9 @@
 //! From a script's tables and the store's records to reports: the one place that reads many records.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Map, Value, json};
 
@@ -20,7 +23,7 @@ use crate::{
     exec::{End, Event, Outcome},
     graph::{Graph, Input, Key, NodeId},
     script::{Builder, ReportSpec, RowSpec},
-    store::{Object, Record, Store, write_atomic},
+    store::{Object, Record, Store, read_sealed, write_atomic, write_sealed},
 };
 
 /// A report that was written.
@@ -58,10 +61,22 @@ struct Filling<'a> {
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Rendered {
     fingerprint: String,
+    /// Digests of the files that were written with it.
+    files: BTreeMap<String, String>,
     width: Option<usize>,
     color: bool,
     terminal: String,
     json: Value,
+}
+
+impl Rendered {
+    /// Whether its files are there as they were written.
+    fn lies_in(&self, folder: &Path) -> bool {
+        let same = |(name, digest): (&String, &String)| {
+            std::fs::read(folder.join(name)).is_ok_and(|bytes| blake3::hash(&bytes).to_hex().as_str() == digest)
+        };
+        self.files.iter().all(same)
+    }
 }
 
 const RENDERED: &str = "rendered.json";
@@ -77,9 +92,9 @@ impl<'a> Tables<'a> {
             let fingerprint = tables.fingerprint(spec);
             let path = store.report_folder(&spec.name);
             let known: Option<Rendered> =
-                std::fs::read_to_string(path.join(RENDERED)).ok().and_then(|text| serde_json::from_str(&text).ok());
+                read_sealed(&path.join(RENDERED)).and_then(|text| serde_json::from_str(&text).ok());
             let complete = spec.rows.iter().flat_map(|r| &r.tasks).all(|(_, node)| store.holds(tables.key(*node)));
-            let unchanged = known.filter(|r| complete && r.fingerprint == fingerprint);
+            let unchanged = known.filter(|r| complete && r.fingerprint == fingerprint && r.lies_in(&path));
             let csv = if unchanged.is_some() { None } else { tables.begin_csv(spec) };
             tables.reports.push(Filling { spec, csv, appended: vec![false; spec.rows.len()], unchanged, fingerprint });
         }
@@ -184,8 +199,17 @@ fn finish(
     let analysis = Analysis::new(&table).map_err(failed)?;
     let text = terminal(&analysis, look).map_err(failed)?;
     let json = as_json(&analysis);
+    let files = [
+        ("table.csv", super::csv(&analysis).map_err(failed)?),
+        ("comparisons.csv", super::comparisons_csv(&analysis).map_err(failed)?),
+        ("table.md", markdown(&analysis).map_err(failed)?),
+        ("index.html", super::html(&analysis).map_err(failed)?),
+    ];
+    let digest =
+        |(name, text): &(&str, String)| ((*name).to_owned(), blake3::hash(text.as_bytes()).to_hex().to_string());
     let rendered = Rendered {
         fingerprint: filling.fingerprint,
+        files: files.iter().map(digest).collect(),
         width: look.width,
         color: look.color,
         terminal: text.clone(),
@@ -193,12 +217,12 @@ fn finish(
     };
     let complete = table.rows.iter().all(|r| r.state == RowState::Complete);
     let write = || -> Result<()> {
-        write_atomic(&folder.join("table.csv"), super::csv(&analysis).map_err(failed)?.as_bytes())?;
-        write_atomic(&folder.join("comparisons.csv"), super::comparisons_csv(&analysis).map_err(failed)?.as_bytes())?;
-        write_atomic(&folder.join("table.md"), markdown(&analysis).map_err(failed)?.as_bytes())?;
-        write_atomic(&folder.join("index.html"), super::html(&analysis).map_err(failed)?.as_bytes())?;
+        for (name, text) in &files {
+            write_atomic(&folder.join(name), text.as_bytes())?;
+        }
         if complete {
-            crate::store::write_json(&folder.join(RENDERED), &rendered)?;
+            let text = serde_json::to_string_pretty(&rendered).map_err(|e| Error::internal(e.to_string()))?;
+            write_sealed(&folder.join(RENDERED), &text)?;
         }
         Ok(())
     };

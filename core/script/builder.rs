@@ -47,6 +47,9 @@ pub struct SaveSpec {
     pub origin: Origin,
 }
 
+/// What a model from outside is, the files that decide its meaning, and those that would if they were there.
+pub(crate) type Opened = (Arc<Signature>, Vec<PathBuf>, Vec<PathBuf>);
+
 /// Grows while a script runs; the graph and the tables are its result.
 #[derive(Debug, Default)]
 pub struct Builder {
@@ -58,8 +61,8 @@ pub struct Builder {
     pub sources: BTreeMap<String, String>,
     /// Things that look wrong but do not stop a run.
     pub warnings: Vec<String>,
-    /// Models opened so far, with the files that decide their meaning.
-    pub(crate) models: BTreeMap<PathBuf, (Arc<Signature>, Vec<PathBuf>)>,
+    /// Models opened so far.
+    pub(crate) models: BTreeMap<PathBuf, Opened>,
     pub(crate) clock: Arc<Mutex<Clock>>,
     pub(crate) seed: u64,
     pub(crate) label_seed: bool,

@@ -8,6 +8,7 @@ mod evaluate;
 mod global_scales;
 mod kv_cache;
 mod quantize;
+mod reads;
 mod recipe;
 mod services;
 mod streams;
@@ -25,7 +26,7 @@ use crate::{
     error::{Error, Result},
     exec::{self, Job, NodeReporter},
     graph::NodeKind,
-    store::{Commit, Record, Scratch, Store},
+    store::{Commit, Record, RunFolder, Scratch, Store},
 };
 
 /// What a step found out.
@@ -34,16 +35,20 @@ struct Finding {
     facts: Value,
 }
 
-/// Does the work of a job, unless its result is there already.
+/// Does the work of a job of a run, unless its result is there already.
 ///
 /// # Errors
-/// Whatever keeps the result from being made or stored.
-pub fn run(job: &Job, reporter: &NodeReporter) -> Result<Commit> {
+/// Whatever keeps the result from being made or stored: also that a file is not the one that the key stands for.
+pub fn run(job: &Job, run: &RunFolder, reporter: &NodeReporter) -> Result<Commit> {
     let began = Instant::now();
+    job.program.check()?;
     let store = Store::new(&job.results);
     let Some(scratch) = store.scratch(&job.key)? else { return Ok(Commit::Existed) };
-    let finding = step(job, &scratch, reporter)?;
+    let reads = reads::Reads::check(job, run)?;
+    // What went wrong may have been that a file was not the one that was keyed: then that is what to say.
+    let finding = step(job, &scratch, reporter).map_err(|error| reads.check_again().err().unwrap_or(error))?;
     recipe::write(job, &scratch)?;
+    reads.check_again()?;
     let record = Record {
         version: Record::VERSION,
         identity: job.identity.clone(),

@@ -19,7 +19,39 @@ pub struct KeyLock {
     _file: File,
 }
 
+/// Held by whoever removes what nobody needs, and in common by those who plan what they will need.
+#[derive(Debug)]
+pub struct CollectionLock {
+    _file: File,
+}
+
 impl Store {
+    /// Keeps others from planning, and waits for those who do. A store that cannot be written has nothing to guard.
+    pub(super) fn lock_collection(&self) -> Result<Option<CollectionLock>> {
+        self.guard(FlockOperation::LockExclusive)
+    }
+
+    /// Keeps everything where it is until the lock is dropped: from planning until it is written down what a run needs.
+    pub fn lock_planning(&self) -> Result<Option<CollectionLock>> {
+        self.guard(FlockOperation::LockShared)
+    }
+
+    fn guard(&self, operation: FlockOperation) -> Result<Option<CollectionLock>> {
+        let path = self.store().join("locks").join("collection");
+        // What is not there needs no guard, and is not made for want of one.
+        if !self.store().is_dir() {
+            return Ok(None);
+        }
+        let Ok(file) = open(&path) else { return Ok(None) };
+        loop {
+            match flock(&file, operation) {
+                Ok(()) => return Ok(Some(CollectionLock { _file: file })),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(Error::io("lock", &path, &e.into())),
+            }
+        }
+    }
+
     /// Waits until no other process works on the key.
     pub fn lock(&self, key: &Key) -> Result<KeyLock> {
         self.acquire(key, FlockOperation::LockExclusive)?.ok_or_else(|| Error::internal("a blocking lock was refused"))

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! results/
-//!   store/v1/objects/ab/<key>/   record.json, provenance.json, items.jsonl, model/ with its recipe.json
+//!   store/v1/objects/ab/<key>/   record.json, provenance.json, items.jsonl, model/ with its recipe.json, manifest.json
 //!   store/v1/shards/<name>       hard links to weight shards, named by their digest, so that equal shards are stored once
 //!   store/v1/scratch/<key>/      work in progress; survives a kill
 //!   store/v1/locks/<key>         held with flock while a process works on the key
@@ -13,21 +13,32 @@
 //!
 //! An object appears by one rename of its finished scratch folder, so what exists is finished and what is half-done is
 //! invisible. `record.json` is the same for the same meaning on the same kind of machine; whatever is not (times, hosts,
-//! paths) lies in `provenance.json`.
+//! paths) lies in `provenance.json`. `manifest.json` holds the digests of all files but that one: what is not as it was
+//! written is refused by whoever reads it.
 
 mod collect;
+mod damage;
+mod discard;
+mod export;
 mod files;
 mod lock;
+mod manifest;
+mod note;
 mod object;
 mod run;
 mod scratch;
+mod sealed;
 
-pub use collect::{Garbage, Unreachable};
+pub use collect::{Garbage, Removal, Unreachable};
+pub use damage::Damaged;
+pub use export::{check_place, resolve};
 pub use files::{write_atomic, write_json};
-pub use lock::KeyLock;
+pub use lock::{CollectionLock, KeyLock};
+pub use note::Note;
 pub use object::{Object, RECIPE, Record};
 pub use run::{EventLog, RunFolder, RunNode, RunSummary};
 pub use scratch::{Commit, Scratch};
+pub use sealed::{read_sealed, write_sealed};
 
 use std::{
     fs,
@@ -73,6 +84,10 @@ impl Store {
         self.objects().join(&key.as_str()[..2]).join(key.as_str())
     }
 
+    fn shards(&self) -> PathBuf {
+        self.store().join("shards")
+    }
+
     fn scratch_path(&self, key: &Key) -> PathBuf {
         self.store().join("scratch").join(key.as_str())
     }
@@ -87,13 +102,13 @@ impl Store {
         Object::open(key.clone(), self.object_path(key))
     }
 
-    /// All stored results, sorted by key.
+    /// All stored results, sorted by key. A folder without a record is none.
     pub fn objects_sorted(&self) -> Result<Vec<Object>> {
         let mut found = Vec::new();
         for shelf in files::entries(&self.objects())? {
             for path in files::entries(&shelf)? {
                 if let Some(key) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Key>().ok()) {
-                    found.push(Object::open(key, path)?);
+                    found.extend(Object::open(key, path));
                 }
             }
         }
@@ -123,17 +138,17 @@ impl Store {
 
     /// The digests remembered from earlier runs.
     pub fn digests(&self) -> FileDigests {
-        FileDigests::from_json(&fs::read_to_string(self.cache_file("digests.json")).unwrap_or_default())
+        FileDigests::from_json(&read_sealed(&self.cache_file("digests.json")).unwrap_or_default())
     }
 
     /// Remembers digests. A read-only store only costs time, so failing to write is no error.
     pub fn remember(&self, digests: &FileDigests) {
         if let Some(text) = digests.to_json() {
-            let _ = write_atomic(&self.cache_file("digests.json"), text.as_bytes());
+            let _ = write_sealed(&self.cache_file("digests.json"), &text);
         }
     }
 
-    /// A file of the cache folder.
+    /// A file of the cache folder, sealed: see [`read_sealed`].
     pub fn cache_file(&self, name: &str) -> PathBuf {
         self.root.join("cache").join(name)
     }
@@ -141,29 +156,6 @@ impl Store {
     /// The folder of a report.
     pub fn report_folder(&self, name: &str) -> PathBuf {
         self.root.join("reports").join(name)
-    }
-
-    /// Copies the model of a result to a folder outside the store, with the record beside it. The folder appears whole; one
-    /// that is there already is only replaced if it is such a copy.
-    pub fn export(&self, object: &Object, folder: &Path) -> Result<()> {
-        let model =
-            object.model().ok_or_else(|| Error::internal(format!("{} holds no model", object.key().short())))?;
-        let mark = folder.join(object::RECORD);
-        if folder.exists() && !mark.is_file() && !files::entries(folder)?.is_empty() {
-            return Err(Error::refused(format!("`{}` is there already and is no saved model", folder.display()))
-                .hint("choose another folder"));
-        }
-        let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let sibling = parent.join(format!(".{name}.{}", std::process::id()));
-        files::make_folder(&sibling)?;
-        let copy = |from: &Path| {
-            let to = sibling.join(from.file_name().unwrap_or_default());
-            fs::copy(from, &to).map(drop).map_err(|e| Error::io("copy", &to, &e))
-        };
-        files::entries(&model)?.iter().chain([&object.path().join(object::RECORD)]).try_for_each(|from| copy(from))?;
-        scratch::remove(folder)?;
-        fs::rename(&sibling, folder).map_err(|e| Error::io("rename to", folder, &e))
     }
 
     /// Checks that the store can be written: creates its folders and renames a file.

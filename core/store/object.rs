@@ -1,18 +1,24 @@
 //! Finished results.
 
 use std::{
+    collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::files;
+use super::{
+    files,
+    manifest::{Depth, Hash, Manifest, is_shard},
+};
 use crate::{
     error::{Error, Result},
-    graph::Key,
+    graph::{
+        Key,
+        digest::{self, KnownFile},
+    },
 };
 
 pub(super) const RECORD: &str = "record.json";
@@ -24,11 +30,18 @@ pub const RECIPE: &str = "recipe.json";
 /// One line per evaluated item.
 pub(super) const ITEMS: &str = "items.jsonl";
 
+/// Files that the manifest of a result says nothing of: times and hosts are none of its meaning.
+pub(super) const APART: [&str; 1] = [PROVENANCE];
+
+/// What helps against damage.
+pub(super) const REMEDY: &str =
+    "`workbench gc` lists what is damaged, and removes it with --yes; the next run makes it anew";
+
 /// What a node found out: a function of its meaning and the kind of machine, never of time or place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// Version of this format.
+    /// Version of this format. The first had no manifest beside it.
     pub version: u32,
     /// The meaning that the key is the hash of.
     pub identity: Value,
@@ -40,7 +53,11 @@ pub struct Record {
 
 impl Record {
     /// The version that this build writes.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
+
+    fn has_manifest(&self) -> bool {
+        self.version > 1
+    }
 }
 
 /// A stored result.
@@ -80,34 +97,161 @@ impl Object {
     }
 
     /// Its record.
+    ///
+    /// # Errors
+    /// It is not what was written.
     pub fn record(&self) -> Result<Record> {
-        read_json(&self.path.join(RECORD))
+        Ok(self.open_record()?.0)
+    }
+
+    /// The record, and the manifest that it was held against.
+    fn open_record(&self) -> Result<(Record, Option<Manifest>)> {
+        let manifest = Manifest::read(&self.path).map_err(|e| self.damaged(e.message).cause(e.causes.join(": ")))?;
+        let bytes = self.read(RECORD, manifest.as_ref())?;
+        let record: Record = serde_json::from_slice(&bytes).map_err(|e| self.unreadable(RECORD, &e))?;
+        match &manifest {
+            Some(manifest) if manifest.key != self.key => {
+                Err(self.damaged(format!("it is the result of {}", manifest.key.short())))
+            }
+            None if record.has_manifest() => Err(self.damaged("its manifest is missing")),
+            None if Key::of(&record.identity) != self.key => {
+                Err(self.damaged(format!("`{}` belongs to another key", self.path.join(RECORD).display())))
+            }
+            _ => Ok((record, manifest)),
+        }
     }
 
     /// Times, host and paths of the run that made it.
     pub fn provenance(&self) -> Result<Value> {
-        read_json(&self.path.join(PROVENANCE))
+        serde_json::from_slice(&self.read(PROVENANCE, None)?).map_err(|e| self.unreadable(PROVENANCE, &e))
     }
 
     /// The items of an evaluation, in order.
+    ///
+    /// # Errors
+    /// They are not those that were written.
     pub fn items<T: DeserializeOwned>(&self) -> Result<Vec<T>> {
-        let path = self.path.join(ITEMS);
-        let file = fs::File::open(&path).map_err(|e| Error::io("open", &path, &e))?;
-        let parse = |(index, line): (usize, std::io::Result<String>)| -> Result<T> {
-            let line = line.map_err(|e| Error::io("read", &path, &e))?;
-            serde_json::from_str(&line).map_err(|e| damaged(&path, index + 1, &e))
+        let (record, manifest) = self.open_record()?;
+        let bytes = self.read(ITEMS, manifest.as_ref())?;
+        if manifest.is_none() {
+            self.count(&bytes, &record)?;
+        }
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).enumerate();
+        lines
+            .map(|(index, line)| {
+                let place = format!("{ITEMS}, line {}", index + 1);
+                serde_json::from_slice(line).map_err(|e| self.unreadable(&place, &e))
+            })
+            .collect()
+    }
+
+    /// Items that no manifest speaks for: as many as the record says, and none twice.
+    fn count(&self, bytes: &[u8], record: &Record) -> Result<()> {
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let ids: Vec<String> =
+            lines.map(|line| serde_json::from_slice::<Value>(line).unwrap_or_default()["id"].to_string()).collect();
+        let distinct = ids.iter().collect::<BTreeSet<_>>().len();
+        match record.values["items"].as_u64() {
+            Some(expected) if expected != ids.len() as u64 || distinct != ids.len() => Err(self.damaged(format!(
+                "`{}` holds {} items ({distinct} distinct), and the record counts {expected}",
+                self.path.join(ITEMS).display(),
+                ids.len()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// A file's bytes, if they are those that were written.
+    fn read(&self, name: &str, manifest: Option<&Manifest>) -> Result<Vec<u8>> {
+        let path = self.path.join(name);
+        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+        match manifest.map(|manifest| manifest.digest(name)) {
+            Some(digest) if digest != Some(blake3::hash(&bytes).to_hex().as_str()) => {
+                Err(self.damaged(format!("`{}` does not hold what was written", path.display())))
+            }
+            _ => Ok(bytes),
+        }
+    }
+
+    /// What is not as it was written, a line each.
+    ///
+    /// # Errors
+    /// A folder cannot be read.
+    pub(super) fn damage(&self, depth: Depth, hash: &mut Hash<'_>) -> Result<Vec<String>> {
+        match self.open_record() {
+            Ok((_, Some(manifest))) => manifest.differences(&self.path, &APART, depth, hash),
+            Ok((record, None)) => {
+                let mut found = Vec::new();
+                if record.identity["kind"] == "evaluate"
+                    && let Err(error) = self.items::<Value>()
+                {
+                    found.push(error.to_string());
+                }
+                if depth == Depth::All {
+                    for shard in self.shards_by_name()? {
+                        if !hash(&shard.path)?.starts_with(&shard.digest) {
+                            found.push(format!("`{}` does not hold what was written", shard.path.display()));
+                        }
+                    }
+                }
+                Ok(found)
+            }
+            Err(error) if error.message == self.refusal().message => Ok(error.causes),
+            Err(error) => Ok(vec![error.to_string()]),
+        }
+    }
+
+    /// Refuses a result that is not as it was written; of weight shards only the size is looked at.
+    ///
+    /// # Errors
+    /// Something of it is damaged; the causes say what.
+    pub fn check(&self) -> Result<()> {
+        let found = self.damage(Depth::Small, &mut |path| Ok(digest::hash(path)?.0))?;
+        if found.is_empty() { Ok(()) } else { Err(found.into_iter().fold(self.refusal(), Error::cause)) }
+    }
+
+    /// The files of the model with the digests that they were written with.
+    ///
+    /// # Errors
+    /// The record or the manifest is damaged.
+    pub fn model_files(&self) -> Result<Vec<KnownFile>> {
+        let Some(manifest) = self.open_record()?.1 else { return self.shards_by_name() };
+        let prefix = format!("{ARTIFACT}/");
+        let inside = manifest.files.into_iter().filter(|(name, _)| name.starts_with(&prefix));
+        let known = |(name, entry): (String, super::manifest::Entry)| KnownFile {
+            path: self.path.join(name),
+            digest: entry.digest,
+            stamp: None,
         };
-        BufReader::new(file).lines().enumerate().map(parse).collect()
+        Ok(inside.map(known).collect())
+    }
+
+    /// The shards of a model without a manifest: each carries the first digits of its digest in its name.
+    fn shards_by_name(&self) -> Result<Vec<KnownFile>> {
+        let shards = files::entries(&self.path.join(ARTIFACT))?.into_iter().filter(|path| is_shard(path));
+        let known = |path: PathBuf| {
+            let digest = digest_in_name(&path).unwrap_or_default().to_owned();
+            KnownFile { path, digest, stamp: None }
+        };
+        Ok(shards.map(known).collect())
+    }
+
+    fn refusal(&self) -> Error {
+        Error::refused(format!("the stored result {} is damaged", self.key.short())).hint(REMEDY)
+    }
+
+    fn damaged(&self, what: impl Into<String>) -> Error {
+        self.refusal().cause(what)
+    }
+
+    fn unreadable(&self, name: &str, error: &serde_json::Error) -> Error {
+        self.damaged(format!("`{}`: {error}", self.path.join(name).display()))
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
-    serde_json::from_str(&text).map_err(|e| damaged(path, e.line(), &e))
-}
-
-fn damaged(path: &Path, line: usize, error: &serde_json::Error) -> Error {
-    Error::refused(format!("`{}` is damaged at line {line}", path.display()))
-        .cause(error.to_string())
-        .hint("delete its folder and run again")
+/// The digits of the digest that a shard's name ends with.
+pub(super) fn digest_in_name(shard: &Path) -> Option<&str> {
+    let digits = shard.file_stem()?.to_str()?.rsplit_once('-')?.1;
+    let hexadecimal = digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    (digits.len() >= 16 && hexadecimal).then_some(digits)
 }

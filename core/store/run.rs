@@ -4,13 +4,15 @@ use std::{
     fs::{self, File, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Store, files, write_json};
+use super::{Store, files, object::REMEDY, write_json};
 use crate::{
     error::{Error, Result},
     graph::{Key, node::Origin},
@@ -45,6 +47,8 @@ pub struct RunSummary {
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Held with flock by the driver as long as the run goes on.
+    _lock: Option<Arc<File>>,
 }
 
 impl Store {
@@ -67,7 +71,7 @@ impl Store {
                     }
                     let settings = settings.to_vec();
                     let summary = RunSummary { id, script: script.to_owned(), settings, started, nodes: Vec::new() };
-                    let run = RunFolder { path };
+                    let run = RunFolder { _lock: Some(Arc::new(begin(&path)?)), path };
                     run.write_summary(&summary)?;
                     return Ok((run, summary));
                 }
@@ -81,7 +85,12 @@ impl Store {
     /// All runs, oldest first.
     pub fn runs(&self) -> Result<Vec<RunFolder>> {
         let folders = files::entries(&self.root().join("runs"))?;
-        Ok(folders.into_iter().filter(|p| p.join(SUMMARY).is_file()).map(|path| RunFolder { path }).collect())
+        Ok(folders.into_iter().filter(|p| p.join(SUMMARY).is_file()).map(RunFolder::at).collect())
+    }
+
+    /// The run of a folder under `runs`.
+    pub(super) fn run_at(&self, path: &Path) -> RunFolder {
+        RunFolder::at(path.to_owned())
     }
 
     /// The run whose name starts with, or is, the given text; `last` is the newest.
@@ -105,10 +114,27 @@ impl Store {
 
 const SUMMARY: &str = "run.json";
 
+/// Locked as long as a run goes on.
+const LOCK: &str = "lock";
+
+fn begin(run: &Path) -> Result<File> {
+    let path = run.join(LOCK);
+    let file = File::create(&path).map_err(|e| Error::io("write", &path, &e))?;
+    // A file system without locks lets everything through.
+    let _ = flock(&file, FlockOperation::LockExclusive);
+    Ok(file)
+}
+
 impl RunFolder {
     /// The run of a folder, as a node process is told it.
     pub fn at(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, _lock: None }
+    }
+
+    /// Whether its driver is still at work.
+    pub fn is_in_progress(&self) -> bool {
+        let taken = |file: File| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err();
+        File::open(self.path.join(LOCK)).is_ok_and(taken)
     }
 
     /// The run's name.
@@ -126,7 +152,7 @@ impl RunFolder {
         let path = self.path.join(SUMMARY);
         let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, &e))?;
         serde_json::from_str(&text)
-            .map_err(|e| Error::refused(format!("`{}` is damaged", path.display())).cause(e.to_string()))
+            .map_err(|e| Error::refused(format!("`{}` is damaged", path.display())).cause(e.to_string()).hint(REMEDY))
     }
 
     /// Writes the summary.
@@ -161,9 +187,9 @@ impl RunFolder {
     /// The events, oldest first.
     pub fn events(&self) -> Result<Vec<Value>> {
         let path = self.path.join("events.jsonl");
-        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, &e))?;
-        // A line that a killed driver left unfinished is no event.
-        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+        // A line that a killed driver left unfinished, or that something damaged, is no event.
+        Ok(bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
     }
 }
 

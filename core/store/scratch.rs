@@ -10,12 +10,14 @@ use serde_json::Value;
 
 use super::{
     KeyLock, Store,
+    discard::{hide, remove, remove_counting},
     files::{entries, make_folder, sync_folder, write_json},
-    object::{ARTIFACT, ITEMS, PROVENANCE, RECORD, Record},
+    manifest::{Manifest, is_shard},
+    object::{APART, ARTIFACT, ITEMS, PROVENANCE, RECORD, Record, digest_in_name},
 };
 use crate::{
     error::{Error, Result},
-    graph::Key,
+    graph::{Key, digest::hash},
 };
 
 /// Checkpoints of unfinished work, within the scratch folder of a key.
@@ -104,13 +106,20 @@ impl Scratch {
     /// Puts the record in and makes the result visible.
     pub fn commit(self, record: &Record, provenance: &Value) -> Result<Commit> {
         self.discard_work()?;
-        self.store.share_shards(&self.path.join(ARTIFACT))?;
+        let mut manifest = Manifest::new(self.key.clone());
+        self.store.share_shards(&self.path.join(ARTIFACT), &mut manifest)?;
         write_json(&self.path.join(PROVENANCE), provenance)?;
         write_json(&self.path.join(RECORD), record)?;
+        manifest.add_rest(&self.path, &APART)?;
+        manifest.write(&self.path)?;
         sync_folder(&self.path)?;
         let target = self.store.object_path(&self.key);
         let shelf = target.parent().map(Path::to_owned).unwrap_or_default();
         make_folder(&shelf)?;
+        if !self.store.holds(&self.key) && fs::symlink_metadata(&target).is_ok() {
+            // Half of a result: it has no record, so nobody reads it.
+            remove_counting(&hide(&target)?)?;
+        }
         match fs::rename(&self.path, &target) {
             Ok(()) => {
                 sync_folder(&shelf)?;
@@ -126,39 +135,47 @@ impl Scratch {
 }
 
 impl Store {
-    /// Stores each weight shard once: a shard that is known under its name (which carries its digest) becomes a hard link
-    /// to the known one. File systems without hard links simply keep both.
-    fn share_shards(&self, folder: &Path) -> Result<()> {
-        let shards = self.store().join("shards");
-        for path in entries(folder)? {
-            let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|e| e == "safetensors")) else {
-                continue;
-            };
+    /// Stores each weight shard once: one that is known under its name, which carries its digest, becomes a hard link to the
+    /// known one, if that still has this digest; else it takes its place. File systems without hard links simply keep both.
+    fn share_shards(&self, folder: &Path, manifest: &mut Manifest) -> Result<()> {
+        let shards = self.shards();
+        for path in entries(folder)?.into_iter().filter(|path| is_shard(path)) {
+            let Some(name) = path.file_name() else { continue };
+            let entry = format!("{ARTIFACT}/{}", name.to_string_lossy());
             let known = shards.join(name);
-            let same_size =
-                |a: &Path, b: &Path| matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if a.len() == b.len());
-            if same_size(&known, &path) {
-                let linked = path.with_extension("link");
-                let _ = fs::remove_file(&linked);
-                if fs::hard_link(&known, &linked).is_ok() {
-                    fs::rename(&linked, &path).map_err(|e| Error::io("link", &path, &e))?;
-                }
-            } else {
-                make_folder(&shards)?;
-                let _ = fs::hard_link(&path, &known);
+            let promised = digest_in_name(&path);
+            let kept = |digest: &String| promised.is_some_and(|promised| digest.starts_with(promised));
+            let shelved = if known.is_file() { hash(&known).ok().map(|(digest, _)| digest).filter(kept) } else { None };
+            if let Some(digest) = shelved
+                && link_over(&known, &path)?
+            {
+                manifest.add(entry, &path, digest)?;
+                continue;
             }
+            let digest = hash(&path)?.0;
+            if promised.is_some() && !kept(&digest) {
+                return Err(Error::refused(format!("`{}` does not hold what was written", path.display()))
+                    .hint("the disk, or whoever else writes to it, changed the file: run again"));
+            }
+            make_folder(&shards)?;
+            let _ = link_over(&path, &known);
+            manifest.add(entry, &path, digest)?;
         }
         Ok(())
     }
 }
 
-/// Removes a file or folder if it is there.
-pub(super) fn remove(path: &Path) -> Result<()> {
-    let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match result {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
-        _ => Ok(()),
+/// Puts a hard link to `from` in the place of `to`, whether or not something is there; `false` where there are no links.
+fn link_over(from: &Path, to: &Path) -> Result<bool> {
+    let sibling = to.with_extension(format!("link-{}", std::process::id()));
+    let _ = fs::remove_file(&sibling);
+    if fs::hard_link(from, &sibling).is_err() {
+        return Ok(false);
     }
+    let moved = fs::rename(&sibling, to).map_err(|e| Error::io("link", to, &e));
+    // Two names of one file are left both by a rename.
+    let _ = fs::remove_file(&sibling);
+    moved.map(|()| true)
 }
 
 #[cfg(test)]

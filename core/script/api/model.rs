@@ -19,7 +19,7 @@ use crate::{
         node::{DataSource, Origin, PluginUse, SourceModel},
     },
     plugin::{Kind, PluginInfo, Scope},
-    script::{DatasetHandle, ModelHandle, SaveSpec, Signature, lock, options::Options, place::origin},
+    script::{DatasetHandle, ModelHandle, SaveSpec, Signature, builder::Opened, lock, options::Options, place::origin},
 };
 
 /// What to do about missing calibration data.
@@ -83,8 +83,8 @@ fn demo(host: &Host) -> Result<PathBuf> {
 fn open(host: &Host, name: &str, weights: bool) -> Result<ModelHandle> {
     let path = if name == "demo" { demo(host)? } else { file(&host.root, name)? };
     let mut builder = lock(&host.shared);
-    let known = builder.models.get(&path).filter(|(signature, _)| signature.weights == weights).cloned();
-    let (signature, files) = match known {
+    let known = builder.models.get(&path).filter(|(signature, ..)| signature.weights == weights).cloned();
+    let (signature, files, absent) = match known {
         Some(known) => known,
         None => {
             let usage = |e: workbench_model::ModelError| {
@@ -95,11 +95,11 @@ fn open(host: &Host, name: &str, weights: bool) -> Result<ModelHandle> {
             read
         }
     };
-    let source = SourceModel { name: name.to_owned(), path, files };
+    let source = SourceModel { name: name.to_owned(), path, files, absent };
     Ok(ModelHandle { input: Input::Source(source), signature, history: Vec::new(), seen: Vec::new() })
 }
 
-fn with_weights(name: &str, path: &Path) -> Result<(Arc<Signature>, Vec<PathBuf>), workbench_model::ModelError> {
+fn with_weights(name: &str, path: &Path) -> Result<Opened, workbench_model::ModelError> {
     let checkpoint = Checkpoint::open(path)?;
     let quantized = checkpoint.quantization().is_some();
     let signature = Signature {
@@ -109,9 +109,11 @@ fn with_weights(name: &str, path: &Path) -> Result<(Arc<Signature>, Vec<PathBuf>
         ..signature(name, checkpoint.config())
     };
     let mut files = checkpoint.files();
+    let mut absent = checkpoint.absent_files();
     // What is made of a model repeats the recipe that it came with.
-    files.extend(Some(path.join(crate::store::RECIPE)).filter(|recipe| recipe.is_file()));
-    Ok((Arc::new(signature), files))
+    let recipe = path.join(crate::store::RECIPE);
+    if recipe.is_file() { &mut files } else { &mut absent }.push(recipe);
+    Ok((Arc::new(signature), files, absent))
 }
 
 /// Files of a folder that describe a model and its tokenizer.
@@ -125,14 +127,14 @@ const DESCRIPTIONS: [&str; 7] = [
     "added_tokens.json",
 ];
 
-fn without_weights(name: &str, path: &Path) -> Result<(Arc<Signature>, Vec<PathBuf>)> {
-    let files: Vec<PathBuf> = DESCRIPTIONS.iter().map(|f| path.join(f)).filter(|f| f.is_file()).collect();
+fn without_weights(name: &str, path: &Path) -> Result<Opened> {
+    let (files, absent) = DESCRIPTIONS.iter().map(|f| path.join(f)).partition(|f| f.is_file());
     let file = path.join("config.json");
     let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, &e).at(name))?;
     let json: Value = serde_json::from_str(&text)
         .map_err(|e| Error::usage(format!("`{}` is no JSON", file.display())).cause(e.to_string()).at(name))?;
     let config = ModelConfig::from_json(&json, &file).map_err(|e| Error::from(e).at(name))?;
-    Ok((Arc::new(signature(name, &config)), files))
+    Ok((Arc::new(signature(name, &config)), files, absent))
 }
 
 fn signature(name: &str, config: &ModelConfig) -> Signature {
@@ -200,7 +202,7 @@ pub(super) fn apply(
         plugin: Some(PluginUse {
             name: method.to_owned(),
             identity: plugin.identity.clone(),
-            path: plugin.path.clone(),
+            file: plugin.file.clone(),
         }),
         origin,
         // Codes take a byte or less; embeddings stay as they are.
@@ -385,6 +387,7 @@ fn save_as(host: &Host, model: &ModelHandle, folder: &str, origin: Origin) -> Re
         return Err(Error::usage("this model was not made by the script: there is nothing to save"));
     };
     let folder = PathBuf::from(folder);
+    crate::store::check_place(&folder, None).map_err(|e| e.at(folder.display().to_string()))?;
     let mut builder = lock(&host.shared);
     let save = SaveSpec { node, folder, origin };
     if builder.saves.iter().any(|s| s.folder == save.folder && s.node != save.node) {

@@ -16,7 +16,7 @@ use workbench_model::Activations;
 use super::progress::Progress;
 use crate::{
     error::{Error, Result},
-    store::{Scratch, write_json},
+    store::{Scratch, read_sealed, write_sealed},
 };
 
 const STATE: &str = "quantize.json";
@@ -43,12 +43,9 @@ impl Resume {
     /// Reads what is there.
     pub(super) fn open(scratch: &Scratch) -> Result<Self> {
         let folder = scratch.work_folder()?;
-        let state = match fs::read(folder.join(STATE)) {
-            // The file is written atomically: one that cannot be read belongs to another version, and its work is made anew.
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => State::default(),
-            Err(e) => return Err(Error::io("read", &folder.join(STATE), &e)),
-        };
+        // One that is not as it was written, or belongs to another version, speaks for nothing: its work is made anew.
+        let state =
+            read_sealed(&folder.join(STATE)).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         Ok(Self { folder, state, saved: None })
     }
 
@@ -111,7 +108,8 @@ impl Resume {
             digests.push(activations.save(&self.file(blocks, number))?);
         }
         let before = std::mem::replace(&mut self.state, State { blocks, digests, progress: progress.clone() });
-        write_json(&self.folder.join(STATE), &self.state)?;
+        let text = serde_json::to_string(&self.state).map_err(|e| Error::internal(e.to_string()))?;
+        write_sealed(&self.folder.join(STATE), &text)?;
         for number in 0..before.digests.len() {
             let _ = fs::remove_file(self.file(before.blocks, number));
         }

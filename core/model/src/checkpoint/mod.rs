@@ -203,6 +203,15 @@ impl Checkpoint {
         self.documents.iter().cloned().chain(weights).collect()
     }
 
+    /// The files that would decide it too, if they were there.
+    pub fn absent_files(&self) -> Vec<PathBuf> {
+        let Companions::Folder = self.companions else { return Vec::new() };
+        let there = self.files();
+        // A single file is preferred to an index with its shards.
+        let names = folder::COMPANIONS.into_iter().chain([folder::SINGLE_FILE]);
+        names.map(|name| self.path.join(name)).filter(|file| !there.contains(file)).collect()
+    }
+
     /// The bytes of a file that accompanies the weights, such as `tokenizer.json`; `None` where the model has none.
     ///
     /// # Errors
