@@ -29,9 +29,9 @@ pub fn choice(
     reporter: &NodeReporter,
 ) -> Result<Measured> {
     let Items::Choice(items) = &task.items else { return Err(Error::internal("not a choice task")) };
-    let items = &items[..limit.unwrap_or(usize::MAX).min(items.len())];
+    let asked = &items[..limit.unwrap_or(usize::MAX).min(items.len())];
     let style = Style::new(model, task)?;
-    let requests = requests(items, &style, model)?;
+    let requests = requests(asked, &style, model)?;
     let mut scores: Vec<(f64, bool)> = Vec::with_capacity(requests.len());
     let lens: Vec<usize> = requests.iter().map(|request| request.ids.len() - 1).collect();
     let mut progress = Progress::new(reporter, requests.len().div_ceil(batch), &[model]);
@@ -52,7 +52,7 @@ pub fn choice(
         }
     }
     let mut rest = scores.as_slice();
-    let items = items
+    let items = asked
         .iter()
         .map(|item| {
             let (own, others) = rest.split_at(item.choices.len());
@@ -60,7 +60,8 @@ pub fn choice(
             judge(item, own)
         })
         .collect();
-    Ok(finish(items, task, &style))
+    let shots = task.describe_shots(asked.iter().map(|item| &item.prompt));
+    Ok(finish(items, task, &style, &shots))
 }
 
 /// One prompt with one choice.
@@ -174,13 +175,12 @@ fn judge(item: &ChoiceItem, scores: &[(f64, bool)]) -> Item {
     Item { id: item.id.clone(), weight: 1.0, sums, detail, unparsed: false }
 }
 
-fn finish(items: Vec<Item>, task: &Task, style: &Style) -> Measured {
+fn finish(items: Vec<Item>, task: &Task, style: &Style, shots: &str) -> Measured {
     let mut metrics = vec![MetricInfo::rate("acc"), MetricInfo::rate("acc_norm"), MetricInfo::rate("acc_bytes")];
     if task.metric() == super::task::Metric::AccNorm {
         metrics.swap(0, 1);
     }
-    let shots = if task.file.few_shot > 0 { format!(", {}-shot", task.file.few_shot) } else { ", 0-shot".to_owned() };
-    let protocol = format!("{} questions, choices by log-likelihood, {}{shots}", items.len(), style.describe());
+    let protocol = format!("{} questions, choices by log-likelihood, {}, {shots}", items.len(), style.describe());
     Measured { items, metrics, protocol, facts: json!({ "summary": task.file.summary }), extra: Map::new() }
 }
 
@@ -199,6 +199,7 @@ mod tests {
                 separator: "\n\n".into(),
             }),
             question: "q".into(),
+            left_out: false,
         };
         let item = ChoiceItem {
             id: "x".into(),

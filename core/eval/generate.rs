@@ -74,8 +74,12 @@ pub fn generate(
         Match::Exact => "exact match",
         Match::Numeric => "match of the last number",
     };
-    let protocol =
-        format!("{} questions, greedy answers of at most {longest} tokens, {how}, {}", done.len(), style.describe());
+    let shots = task.describe_shots(items.iter().map(|item| &item.prompt));
+    let protocol = format!(
+        "{} questions, greedy answers of at most {longest} tokens, {how}, {}, {shots}",
+        done.len(),
+        style.describe()
+    );
     Ok(Measured {
         items: done,
         metrics: vec![MetricInfo::rate("acc")],

@@ -14,6 +14,7 @@
 //! prompts as structure (description, examples, question), because raw text and chat turns are two renderings of it.
 
 mod items;
+mod shots;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -130,7 +131,8 @@ pub struct TaskFile {
     /// How many solved examples stand before the question.
     #[serde(default)]
     pub few_shot: usize,
-    /// The file whose first lines are those examples. It has the fields of `data`.
+    /// The file whose first lines are those examples. It has the fields of `data`; an item that stands in it, as all do in
+    /// `data` itself, is left out of its own prompt and the next line takes its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub few_shot_data: Option<PathBuf>,
     /// Between description, examples and question in raw text.
@@ -232,6 +234,11 @@ impl Task {
         })
     }
 
+    /// Where the examples of some of its prompts come from, for the protocol line.
+    pub fn describe_shots<'p>(&self, prompts: impl Iterator<Item = &'p Prompt>) -> String {
+        shots::described(&self.file, prompts)
+    }
+
     /// Whether prompts go through the chat template: as the file says, by default for `generate` alone. A model without a
     /// template falls back to raw text, which is the caller's business.
     pub fn uses_chat_template(&self) -> bool {
@@ -296,7 +303,7 @@ impl TaskFile {
             return Err(("kind", format!("a {} task needs the key `{key}`", self.kind), None));
         }
         if self.few_shot > 0 && self.few_shot_data.is_none() {
-            let hint = "examples taken from the tested items would give answers away: name another file";
+            let hint = "name the file that the examples come from; an item is left out of its own prompt";
             return Err(("few_shot", "`few_shot` needs `few_shot_data`".into(), Some(hint.into())));
         }
         if self.max_new_tokens == Some(0) {

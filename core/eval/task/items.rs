@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Choices, KeyLines, TaskError, TaskFile, TaskKind, read_text,
+    shots::Pool,
     template::{Fault, Template, field, text_of},
 };
 
@@ -56,10 +57,12 @@ pub struct Shots {
 /// A prompt as structure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
-    /// Shared by all items of the task.
+    /// Shared by the items with the same examples.
     pub shots: Arc<Shots>,
     /// The question itself.
     pub question: String,
+    /// Whether the question stands among the first examples, which others have instead.
+    pub left_out: bool,
 }
 
 impl Prompt {
@@ -127,10 +130,10 @@ pub struct TextItem {
 }
 
 /// One line of a data file.
-struct Line {
-    number: usize,
-    id: String,
-    fields: Map<String, Value>,
+pub(super) struct Line {
+    pub(super) number: usize,
+    pub(super) id: String,
+    pub(super) fields: Map<String, Value>,
 }
 
 /// Reads the items of a task and the list of files they came from.
@@ -159,42 +162,21 @@ pub(super) fn load(task: &TaskFile, path: &Path, keys: &KeyLines) -> Result<(Ite
         }
         TaskKind::Choice | TaskKind::Generate => {
             let form = Form::new(task).map_err(at(path, keys.get("prompt").copied().unwrap_or(1)))?;
-            let shots = match &task.few_shot_data {
-                Some(name) if task.few_shot > 0 => {
-                    let file = folder.join(name);
-                    let examples = read_lines(&file)?;
-                    if examples.len() < task.few_shot {
-                        let message =
-                            format!("{} examples wanted, `{}` has {}", task.few_shot, name.display(), examples.len());
-                        return Err(at(path, keys.get("few_shot").copied().unwrap_or(1))((message, None)));
-                    }
-                    let examples = examples.iter().take(task.few_shot);
-                    let examples = examples
-                        .map(|line| form.solved(&line.fields).map_err(at(&file, line.number)))
-                        .collect::<Result<_, _>>()?;
-                    files.push(file);
-                    examples
-                }
-                _ => Vec::new(),
-            };
-            let shots = Arc::new(Shots {
-                description: task.description.clone(),
-                examples: shots,
-                answer_separator: task.answer_separator.clone(),
-                separator: task.few_shot_separator.clone(),
-            });
-            let prompt = |line: &Line| Ok(Prompt { shots: shots.clone(), question: form.prompt.render(&line.fields)? });
+            let mut pool = Pool::new(task, &form, folder, (path, keys.get("few_shot").copied().unwrap_or(1)))?;
+            files.extend(pool.file());
             if task.kind == TaskKind::Choice {
                 let item = |line: Line| {
-                    let parts = prompt(&line).and_then(|prompt| Ok((prompt, form.choice(&line.fields)?)));
-                    let (prompt, (choices, answer)) = parts.map_err(at(&data, line.number))?;
+                    let parts = form.prompt.render(&line.fields).and_then(|q| Ok((q, form.choice(&line.fields)?)));
+                    let (question, (choices, answer)) = parts.map_err(at(&data, line.number))?;
+                    let prompt = pool.prompt(&line.id, question, form.own(&choices))?;
                     Ok(ChoiceItem { id: line.id, prompt, choices, answer })
                 };
                 Items::Choice(lines.into_iter().map(item).collect::<Result<_, _>>()?)
             } else {
                 let item = |line: Line| {
-                    let parts = prompt(&line).and_then(|prompt| Ok((prompt, form.answers(&line.fields)?)));
-                    let (prompt, answers) = parts.map_err(at(&data, line.number))?;
+                    let parts = form.prompt.render(&line.fields).and_then(|q| Ok((q, form.answers(&line.fields)?)));
+                    let (question, answers) = parts.map_err(at(&data, line.number))?;
+                    let prompt = pool.prompt(&line.id, question, &[])?;
                     Ok(GenerateItem { id: line.id, prompt, answers })
                 };
                 Items::Generate(lines.into_iter().map(item).collect::<Result<_, _>>()?)
@@ -205,7 +187,7 @@ pub(super) fn load(task: &TaskFile, path: &Path, keys: &KeyLines) -> Result<(Ite
 }
 
 /// How a line becomes a question with its answer.
-struct Form<'a> {
+pub(super) struct Form<'a> {
     prompt: Template,
     choices: Option<&'a Choices>,
     answer: &'a str,
@@ -222,15 +204,19 @@ impl<'a> Form<'a> {
         })
     }
 
-    /// A solved example.
-    fn solved(&self, fields: &Map<String, Value>) -> Result<(String, String), Fault> {
-        let answer = if self.choices.is_some() {
-            let (mut choices, answer) = self.choice(fields)?;
-            choices.swap_remove(answer)
-        } else {
-            self.answers(fields)?.swap_remove(0)
-        };
-        Ok((self.prompt.render(fields)?, answer))
+    /// A solved example: question, answer, and choices of its own.
+    pub(super) fn solved(&self, fields: &Map<String, Value>) -> Result<(String, String, Vec<String>), Fault> {
+        let question = self.prompt.render(fields)?;
+        if self.choices.is_none() {
+            return Ok((question, self.answers(fields)?.swap_remove(0), Vec::new()));
+        }
+        let (choices, answer) = self.choice(fields)?;
+        Ok((question, choices[answer].clone(), self.own(&choices).to_vec()))
+    }
+
+    /// An item's choices, where not all items have the same.
+    fn own<'c>(&self, choices: &'c [String]) -> &'c [String] {
+        if matches!(self.choices, Some(Choices::Fixed(_))) { &[] } else { choices }
     }
 
     /// The choices and the index of the right one.
@@ -279,7 +265,7 @@ fn texts(value: &Value, name: &str) -> Result<Vec<String>, Fault> {
 }
 
 /// Reads a jsonl file: an object a line, blank lines passed over, `id` or else the line number as identity.
-fn read_lines(path: &Path) -> Result<Vec<Line>, TaskError> {
+pub(super) fn read_lines(path: &Path) -> Result<Vec<Line>, TaskError> {
     let source = read_text(path)?;
     let fault = |line: Option<usize>, message: String, hint: Option<String>| TaskError {
         file: path.to_path_buf(),

@@ -66,12 +66,70 @@ fn letters_examples_and_description_make_the_usual_exam() {
         few_shot_data = "data.jsonl"
         metric = "acc_norm"
     "#;
-    let task = load(toml, "{\"q\": \"Up?\", \"o\": [\"yes\", \"no\"], \"right\": \"B\"}\n").unwrap();
+    let up = "{\"q\": \"Up?\", \"o\": [\"yes\", \"no\"], \"right\": \"B\"}\n";
+    let down = "{\"q\": \"Down?\", \"o\": [\"yes\", \"no\"], \"right\": \"A\"}\n";
+    let task = load(toml, &format!("{up}{down}")).unwrap();
     let Items::Choice(items) = &task.items else { panic!("choice items") };
-    let question = "Up?\nA. yes\nB. no\nAnswer:";
-    assert_eq!(items[0].prompt.text(), format!("Questions with answers.\n\n{question} B\n\n{question}"));
-    let turns = [("system", "Questions with answers."), ("user", question), ("assistant", "B"), ("user", question)];
+    let [up, down] = ["Up?", "Down?"].map(|q| format!("{q}\nA. yes\nB. no\nAnswer:"));
+    assert_eq!(items[0].prompt.text(), format!("Questions with answers.\n\n{down} A\n\n{up}"));
+    assert_eq!(items[1].prompt.text(), format!("Questions with answers.\n\n{up} B\n\n{down}"));
+    let turns = [("system", "Questions with answers."), ("user", &*down), ("assistant", "A"), ("user", &*up)];
     assert_eq!(items[0].prompt.turns(), turns);
+}
+
+/// Examples of a task, by item: the words of its prompt.
+fn examples(toml: &str, data: &str, shots: &str) -> Result<Vec<Vec<String>>, String> {
+    let (folder, path) = files(toml, data);
+    fs::write(folder.path().join("shots.jsonl"), shots).unwrap();
+    let task = Task::load(&path).map_err(|e| format!("{e} | {}", e.hint.clone().unwrap_or_default()))?;
+    let prompts: Vec<&Prompt> = match &task.items {
+        Items::Choice(items) => items.iter().map(|item| &item.prompt).collect(),
+        Items::Generate(items) => items.iter().map(|item| &item.prompt).collect(),
+        Items::Text(_) => panic!("questions"),
+    };
+    let mut found: Vec<Vec<String>> =
+        prompts.iter().map(|p| p.shots.examples.iter().map(|(q, a)| format!("{q}{a}")).collect()).collect();
+    found.push(vec![task.describe_shots(prompts.into_iter())]);
+    Ok(found)
+}
+
+/// What lm-eval's `first_n` sampler gives: the first examples that are not the item.
+#[test]
+fn an_item_is_no_example_of_itself() {
+    let toml =
+        "name='g'\nkind='generate'\ndata='data.jsonl'\nprompt='{q}='\nanswer='a'\nmax_new_tokens=8\nfew_shot=2\n";
+    let row = |q: &str, a: u32| format!("{{\"q\": \"{q}\", \"a\": \"{a}\"}}\n");
+    let data: String = [("1+1", 2), ("2+2", 4), ("3+3", 6), ("4+4", 8)].map(|(q, a)| row(q, a)).concat();
+    // All of the tested file.
+    let found = examples(&format!("{toml}few_shot_data='data.jsonl'"), &data, "").unwrap();
+    let [one, two, three] = ["1+1=2", "2+2=4", "3+3=6"];
+    assert_eq!(found[..4], [[two, three], [one, three], [one, two], [one, two]]);
+    assert_eq!(found[4], ["2-shot from the tested file `data.jsonl`, 2 items left out of their own prompts"]);
+    // Files that overlap in part: another order, another id, other spaces, more fields.
+    let shots = "{\"id\": \"x\", \"q\": \" 4+4 \", \"a\": 8, \"why\": 1}\n{\"q\": \"9+9\", \"a\": 18}\n{\"q\": \"5+5\", \"a\": 10}\n";
+    let found = examples(&format!("{toml}few_shot_data='shots.jsonl'"), &data, shots).unwrap();
+    assert_eq!(found[0], [" 4+4 =8", "9+9=18"]);
+    assert_eq!(found[3], ["9+9=18", "5+5=10"]);
+    assert_eq!(found[4], ["2-shot from `shots.jsonl`, 1 item left out of its own prompt"]);
+    // No line is there to take the place of the item.
+    let short: String = shots.lines().take(2).map(|line| format!("{line}\n")).collect();
+    let error = examples(&format!("{toml}few_shot_data='shots.jsonl'"), &data, &short).unwrap_err();
+    assert!(error.contains("task.toml:7: 2 examples wanted, `shots.jsonl` has 1 beside item `4` | an item"), "{error}");
+    // Lines behind those that are needed are not looked at.
+    let found = examples(&format!("{toml}few_shot_data='shots.jsonl'"), &data, &format!("{shots}{{\"b\": 1}}\n"));
+    assert!(found.is_ok());
+}
+
+/// Choices in another order are the same question; items that differ by their choices alone are not.
+#[test]
+fn questions_with_choices_are_told_apart_by_both() {
+    let toml = format!("{CHOICE}few_shot = 1\nfew_shot_data = \"shots.jsonl\"\n");
+    let row = |options: &str| format!("{{\"question\": \"Which?\", \"options\": {options}, \"answer\": 0}}\n");
+    let data = format!("{}{}", row("[\"a b\", \"b a\"]"), row("[\"c d\", \"d c\"]"));
+    let found = examples(&toml, &data, &format!("{}{}", row("[\"b a\", \"a b\"]"), row("[\"e\", \"f\"]"))).unwrap();
+    let asked = "Question: Which?\nAnswer:";
+    assert_eq!(found[..2], [[format!("{asked}e")], [format!("{asked}b a")]]);
+    assert_eq!(found[2], ["1-shot from `shots.jsonl`, 1 item left out of its own prompt"]);
 }
 
 #[test]
