@@ -1,9 +1,13 @@
 //! Texts and how they become token sequences: for calibration, for training, for running-text evaluation.
 
+mod affixes;
 mod documents;
 mod sequences;
 mod text;
+#[cfg(test)]
+mod tests;
 
+pub use affixes::{affixes, begins_itself, spelled};
 pub use documents::{Document, documents};
-pub use sequences::{Sequences, TokenOptions, begins_with_bos, sequences, sequences_of};
+pub use sequences::{Sequences, TokenOptions, is_one_text, sequences, sequences_of};
 pub use text::TextPieces;

@@ -4,9 +4,9 @@ use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use workbench_model::tokenizer::{ChatTemplate, Message, Tokenizer};
+use workbench_model::tokenizer::{Affixes, ChatTemplate, Message, Tokenizer};
 
-use super::{Document, documents};
+use super::{Document, affixes, begins_itself, documents, spelled};
 use crate::{
     error::{Error, Result},
     eval::task::Toggle,
@@ -19,7 +19,7 @@ use crate::{
 pub struct TokenOptions {
     /// At most so many sequences; all there are if not given.
     pub num_calibration_samples: Option<usize>,
-    /// Tokens in a sequence, BOS not counted.
+    /// Tokens in a sequence, with a BOS and whatever else the tokenizer adds.
     pub max_seq_length: usize,
     /// Draw the sequences in a random order instead of taking the first.
     pub shuffle: bool,
@@ -28,7 +28,7 @@ pub struct TokenOptions {
     /// sequence of its own, cut at `max_seq_length`.
     pub concatenate: bool,
     pub text_column: String,
-    /// BOS in front of each sequence; `auto`: if the tokenizer puts one there itself.
+    /// What stands around a text; `auto`: what the tokenizer itself adds. A conversation has what its template writes.
     pub add_bos: Toggle,
     /// Put conversations into the model's chat template. Plain text never goes through it, unless this says so.
     pub chat_template: Toggle,
@@ -52,23 +52,6 @@ impl Sequences {
     }
 }
 
-/// Whether the tokenizer itself begins a text with BOS.
-pub fn begins_with_bos(tokenizer: &Tokenizer) -> Result<bool> {
-    Ok(tokenizer.bos_id().is_some() && tokenizer.encode("a", true)?.first() == tokenizer.bos_id().as_ref())
-}
-
-/// The BOS to put in front of each sequence, if any.
-fn bos(tokenizer: &Tokenizer, toggle: Toggle) -> Result<Option<u32>> {
-    match toggle {
-        Toggle::Off => Ok(None),
-        Toggle::Auto if !begins_with_bos(tokenizer)? => Ok(None),
-        Toggle::On | Toggle::Auto => tokenizer.bos_id().map(Some).ok_or_else(|| {
-            Error::refused("add_bos is on, but the model's tokenizer has no BOS token")
-                .hint("leave add_bos at \"auto\"")
-        }),
-    }
-}
-
 /// Reads, encodes and cuts. Reading stops as soon as enough sequences are there, unless they are drawn at random.
 ///
 /// # Errors
@@ -79,13 +62,18 @@ pub fn sequences(
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
 ) -> Result<Sequences> {
-    let one_text = matches!(source, DataSource::File(path) if path.extension().is_none_or(|e| e != "jsonl"));
     let found = documents(source, &options.text_column, options.characters, !options.concatenate)?;
-    sequences_of(found, one_text, options, tokenizer, template)
+    sequences_of(found, is_one_text(source), options, tokenizer, template)
 }
 
-/// As [`sequences`], of documents at hand. In a stream of several documents each begins with BOS, or is followed by a blank
-/// line where there is none; in a stream of one text (`one_text`) each sequence begins with BOS.
+/// Whether a source is one running text and no rows of documents.
+pub fn is_one_text(source: &DataSource) -> bool {
+    matches!(source, DataSource::File(path) if path.extension().is_none_or(|e| e != "jsonl"))
+}
+
+/// As [`sequences`], of documents at hand. What the tokenizer adds stands around each document; where it puts nothing, a
+/// blank line parts documents of a stream. In a stream of one text (`one_text`) each sequence begins with what belongs in
+/// front of a text.
 ///
 /// # Errors
 /// As [`sequences`].
@@ -96,19 +84,19 @@ pub fn sequences_of(
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
 ) -> Result<Sequences> {
-    let bos = bos(tokenizer, options.add_bos)?;
-    let per_document = options.concatenate && !one_text;
-    let encoder = Encoder {
-        bos: bos.filter(|_| per_document),
-        separator: if per_document && bos.is_none() { "\n\n" } else { "" },
-        options,
-        tokenizer,
-        template,
-    };
-    let mut collector = Collector::new(options, bos.filter(|_| !per_document));
+    let around = affixes(tokenizer, options.add_bos)?;
+    let one_stream = options.concatenate && one_text && options.chat_template != Toggle::On;
+    let front = if one_stream { around.prefix.clone() } else { Vec::new() };
+    if options.max_seq_length <= around.prefix.len() + around.suffix.len() {
+        let added = spelled(&around.around(Vec::new()), tokenizer);
+        let message = format!("sequences of {} tokens have no room for text beside {added}", options.max_seq_length);
+        return Err(Error::refused(message).hint("raise max_seq_length"));
+    }
+    let facts = added(&around, one_stream, tokenizer);
+    let encoder = Encoder { around, one_stream, options, tokenizer, template };
+    let mut collector = Collector::new(options, front);
     for document in found {
-        let (ids, learn) = encoder.encode(&document?)?;
-        collector.add(ids, learn);
+        collector.add(encoder.encode(&document?)?);
         if collector.enough() {
             break;
         }
@@ -116,21 +104,45 @@ pub fn sequences_of(
     let mut found = collector.finish()?;
     let first = found.ids.first().map(|ids| tokenizer.decode(&ids[..ids.len().min(64)], false)).transpose()?;
     found.facts["first_sample"] = first.into();
-    found.facts["bos"] = match (bos, per_document) {
-        (None, _) => "none",
-        (Some(_), true) => "before each document",
-        (Some(_), false) => "before each sequence",
+    found.facts["bos"] = facts.0.into();
+    if let Some(behind) = facts.1 {
+        found.facts["behind_each_text"] = behind.into();
     }
-    .into();
     Ok(found)
 }
 
-/// Token ids, and which of them to learn.
-type Encoded = (Vec<u32>, Vec<bool>);
+/// What the record says of the tokens around a text: in front, and behind it where there are any.
+fn added(around: &Affixes, one_stream: bool, tokenizer: &Tokenizer) -> (String, Option<String>) {
+    let named = match spelled(&around.prefix, tokenizer).as_str() {
+        "" => return ("none".to_owned(), suffix(around, tokenizer)),
+        // Where there is one token and it is BOS, the place alone says it.
+        "BOS" => String::new(),
+        tokens => format!("{tokens} "),
+    };
+    let place = if one_stream { "before each sequence" } else { "before each document" };
+    (format!("{named}{place}"), suffix(around, tokenizer))
+}
+
+fn suffix(around: &Affixes, tokenizer: &Tokenizer) -> Option<String> {
+    (!around.suffix.is_empty()).then(|| spelled(&around.suffix, tokenizer))
+}
+
+/// A document as tokens.
+#[derive(Default)]
+struct Encoded {
+    ids: Vec<u32>,
+    /// Which of them to learn.
+    learn: Vec<bool>,
+    /// How many of them are the document's own, and not put around it.
+    own: usize,
+    /// Whether a part was cut off.
+    cut: bool,
+}
 
 struct Encoder<'a> {
-    bos: Option<u32>,
-    separator: &'static str,
+    around: Affixes,
+    /// The text is a stream whose sequences get what belongs in front, so that the text itself does not.
+    one_stream: bool,
     options: &'a TokenOptions,
     tokenizer: &'a Tokenizer,
     template: Option<&'a ChatTemplate>,
@@ -138,25 +150,42 @@ struct Encoder<'a> {
 
 impl Encoder<'_> {
     fn encode(&self, document: &Document) -> Result<Encoded> {
-        let (ids, learn) = match document {
-            Document::Text(text) if self.options.chat_template != Toggle::On => {
-                let ids = self.tokenizer.encode(&format!("{text}{}", self.separator), false)?;
-                let learn = vec![true; ids.len()];
-                (ids, learn)
-            }
-            Document::Text(text) => self.conversation(&[Message::new("user", text)])?,
-            Document::Chat(turns) => self.conversation(turns)?,
-        };
-        let Some(bos) = self.bos else { return Ok((ids, learn)) };
-        // That a document ends here is worth learning too.
-        Ok((std::iter::once(bos).chain(ids).collect(), std::iter::once(true).chain(learn).collect()))
+        match document {
+            Document::Text(text) if self.options.chat_template != Toggle::On => self.text(text),
+            Document::Text(text) => self.conversation(&[Message::new("user", text)]),
+            Document::Chat(turns) => self.conversation(turns),
+        }
     }
 
-    /// A rendered conversation; what the assistant says is to be learned, with the token that ends its turn.
+    fn text(&self, text: &str) -> Result<Encoded> {
+        let Affixes { prefix, suffix } = &self.around;
+        let apart = self.options.concatenate && !self.one_stream && prefix.is_empty() && suffix.is_empty();
+        let mut ids = self.tokenizer.encode(&format!("{text}{}", if apart { "\n\n" } else { "" }), false)?;
+        let front: &[u32] = if self.one_stream || begins_itself(&ids, prefix) { &[] } else { prefix };
+        // As transformers cuts: what the tokenizer adds is never cut away.
+        let cut = self.cut(&mut ids, front.len() + suffix.len());
+        let own = ids.len();
+        let ids: Vec<u32> = front.iter().copied().chain(ids).chain(suffix.iter().copied()).collect();
+        // That a document ends here is worth learning too.
+        Ok(Encoded { learn: vec![true; ids.len()], ids, own, cut })
+    }
+
+    /// Shortens a document that is a sequence of its own, with room for what else is in it.
+    fn cut(&self, ids: &mut Vec<u32>, others: usize) -> bool {
+        let most = self.options.max_seq_length - others;
+        let cut = !self.options.concatenate && ids.len() > most;
+        if cut {
+            ids.truncate(most);
+        }
+        cut
+    }
+
+    /// A rendered conversation, encoded as it stands: its template writes what belongs around it. What the assistant says is
+    /// to be learned, with the token that ends its turn.
     fn conversation(&self, turns: &[Message]) -> Result<Encoded> {
-        let Some(template) = self.template else {
-            return Err(Error::refused("the data are conversations, but the model has no chat template")
-                .hint("give it plain text, or set chat_template: false"));
+        let Some(template) = self.template.filter(|_| self.options.chat_template != Toggle::Off) else {
+            let why = if self.template.is_some() { "chat_template is off" } else { "the model has no chat template" };
+            return Err(Error::refused(format!("the data are conversations, but {why}")).hint("give it plain text"));
         };
         let extra = serde_json::Map::new();
         let mut encoded = Encoded::default();
@@ -167,44 +196,45 @@ impl Encoder<'_> {
             }
             self.extend_to(&template.render(&turns[..=index], false, &extra)?, answers, &mut encoded)?;
         }
+        encoded.cut = self.cut(&mut encoded.ids, 0);
+        encoded.learn.truncate(encoded.ids.len());
+        encoded.own = encoded.ids.len();
         Ok(encoded)
     }
 
     /// Replaces the tokens by those of a longer rendering; what is new gets the given mark.
-    fn extend_to(&self, text: &str, mark: bool, (ids, learn): &mut Encoded) -> Result<()> {
-        *ids = self.tokenizer.encode(text, false)?;
+    fn extend_to(&self, text: &str, mark: bool, encoded: &mut Encoded) -> Result<()> {
+        encoded.ids = self.tokenizer.encode(text, false)?;
         // A template may take something back (a generation prompt that thinks); marks never outlive their tokens.
-        learn.truncate(ids.len());
-        learn.resize(ids.len(), mark);
+        encoded.learn.truncate(encoded.ids.len());
+        encoded.learn.resize(encoded.ids.len(), mark);
         Ok(())
     }
 }
 
 struct Collector<'a> {
     options: &'a TokenOptions,
-    bos: Option<u32>,
-    stream: Encoded,
-    done: Vec<Encoded>,
+    /// In front of each sequence.
+    front: Vec<u32>,
+    stream: (Vec<u32>, Vec<bool>),
+    done: Vec<(Vec<u32>, Vec<bool>)>,
     documents: usize,
     truncated: usize,
     dropped: usize,
 }
 
 impl<'a> Collector<'a> {
-    fn new(options: &'a TokenOptions, bos: Option<u32>) -> Self {
-        Self { options, bos, stream: Default::default(), done: Vec::new(), documents: 0, truncated: 0, dropped: 0 }
+    fn new(options: &'a TokenOptions, front: Vec<u32>) -> Self {
+        Self { options, front, stream: Default::default(), done: Vec::new(), documents: 0, truncated: 0, dropped: 0 }
     }
 
-    fn add(&mut self, ids: Vec<u32>, learn: Vec<bool>) {
+    fn add(&mut self, document: Encoded) {
         self.documents += 1;
-        let length = self.options.max_seq_length;
+        let Encoded { ids, learn, own, cut } = document;
         if !self.options.concatenate {
-            let (mut ids, mut learn) = (ids, learn);
-            self.truncated += usize::from(ids.len() > length);
-            ids.truncate(length);
-            learn.truncate(length);
-            if ids.len() > 1 {
-                self.push(ids, learn)
+            self.truncated += usize::from(cut);
+            if own > 1 {
+                self.done.push((ids, learn))
             } else {
                 self.dropped += 1
             }
@@ -212,22 +242,16 @@ impl<'a> Collector<'a> {
         }
         self.stream.0.extend(ids);
         self.stream.1.extend(learn);
+        let length = self.options.max_seq_length - self.front.len();
         let whole = self.stream.0.len() / length * length;
         if whole > 0 {
             let rest = (self.stream.0.split_off(whole), self.stream.1.split_off(whole));
             let (ids, learn) = std::mem::replace(&mut self.stream, rest);
             for (ids, learn) in ids.chunks(length).zip(learn.chunks(length)) {
-                self.push(ids.to_vec(), learn.to_vec());
+                let unlearned = std::iter::repeat_n(false, self.front.len());
+                self.done.push(([&self.front, ids].concat(), unlearned.chain(learn.iter().copied()).collect()));
             }
         }
-    }
-
-    fn push(&mut self, mut ids: Vec<u32>, mut learn: Vec<bool>) {
-        if let Some(bos) = self.bos {
-            ids.insert(0, bos);
-            learn.insert(0, false);
-        }
-        self.done.push((ids, learn));
     }
 
     fn enough(&self) -> bool {
@@ -241,8 +265,8 @@ impl<'a> Collector<'a> {
         if let Some(wanted) = self.options.num_calibration_samples {
             if self.done.len() < wanted {
                 let message = format!(
-                    "{wanted} sequences of {} tokens were asked for, and the data yield {}",
-                    self.options.max_seq_length,
+                    "{wanted} sequences of {} tokens of text were asked for, and the data yield {}",
+                    self.options.max_seq_length - self.front.len(),
                     self.done.len()
                 );
                 return Err(Error::refused(message).hint("ask for fewer or shorter ones, or give more data"));

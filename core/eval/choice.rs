@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, json};
-use workbench_model::tokenizer::{Message, Tokenizer};
 
 use super::{
     CHUNK, Item, Loaded, Measured, MetricInfo,
-    task::{ChoiceItem, Items, Prompt, Task, Toggle},
+    style::Style,
+    task::{ChoiceItem, Items, Task},
     walk::{Batch, Progress, groups},
 };
 use crate::{
-    data::begins_with_bos,
     error::{Error, Result},
     exec::NodeReporter,
 };
@@ -71,54 +70,6 @@ struct Request {
     context: usize,
 }
 
-/// How prompts become text.
-pub(super) struct Style {
-    pub(super) chat: bool,
-    pub(super) bos: bool,
-}
-
-impl Style {
-    pub(super) fn new(model: &Loaded, task: &Task) -> Result<Self> {
-        let chat = task.uses_chat_template() && (model.template.is_some() || task.file.chat_template == Toggle::On);
-        if chat && model.template.is_none() {
-            return Err(Error::refused(format!(
-                "task `{}` wants a chat template, and the model has none",
-                task.file.name
-            ))
-            .hint("set chat_template = \"auto\" in the task file"));
-        }
-        let bos = match task.file.add_bos {
-            Toggle::On if model.tokenizer.bos_id().is_none() => {
-                return Err(Error::refused(format!("task `{}` wants a BOS, and the model has none", task.file.name)));
-            }
-            Toggle::On => true,
-            Toggle::Off => false,
-            Toggle::Auto => begins_with_bos(&model.tokenizer)? && !chat,
-        };
-        Ok(Self { chat, bos })
-    }
-
-    /// The text of a prompt.
-    pub(super) fn render(&self, prompt: &Prompt, model: &Loaded) -> Result<String> {
-        let Some(template) = model.template.as_ref().filter(|_| self.chat) else { return Ok(prompt.text()) };
-        let turns = prompt
-            .turns()
-            .into_iter()
-            .map(|(role, content)| Message { role: role.to_owned(), content: content.to_owned() });
-        Ok(template.render(&turns.collect::<Vec<_>>(), true, &Map::new())?)
-    }
-
-    /// The words for the protocol line.
-    pub(super) fn describe(&self) -> String {
-        format!("{}{}", if self.chat { "chat template" } else { "raw prompts" }, if self.bos { ", BOS" } else { "" })
-    }
-
-    pub(super) fn encode(&self, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-        let bos = tokenizer.bos_id().filter(|_| self.bos);
-        Ok(bos.into_iter().chain(tokenizer.encode(text, false)?).collect())
-    }
-}
-
 fn requests(items: &[ChoiceItem], style: &Style, model: &Loaded) -> Result<Vec<Request>> {
     let most = model.config().max_positions;
     let mut found = Vec::new();
@@ -126,7 +77,10 @@ fn requests(items: &[ChoiceItem], style: &Style, model: &Loaded) -> Result<Vec<R
         let prompt = style.render(&item.prompt, model)?;
         for index in 0..item.choices.len() {
             let continuation = if style.chat { item.choices[index].clone() } else { item.continuation(index) };
-            let request = request(&prompt, &continuation, style, &model.tokenizer)?;
+            let (ids, context) = style
+                .continued(&prompt, &continuation, &model.tokenizer)
+                .map_err(|e| e.context(format!("item `{}`", item.id)))?;
+            let request = Request { ids, context };
             if request.ids.len() > most {
                 return Err(Error::refused(format!(
                     "item `{}` takes {} tokens, and the model's context holds {most}",
@@ -138,21 +92,6 @@ fn requests(items: &[ChoiceItem], style: &Style, model: &Loaded) -> Result<Vec<R
         }
     }
     Ok(found)
-}
-
-/// White space at the end of the prompt moves to the choice; prompt and choice are encoded as one text and cut after as
-/// many tokens as the prompt alone has, so the token at the seam is the one that the model would see.
-fn request(prompt: &str, continuation: &str, style: &Style, tokenizer: &Tokenizer) -> Result<Request> {
-    let context = prompt.trim_end();
-    let whole = format!("{prompt}{continuation}");
-    let context = style.encode(context, tokenizer)?.len();
-    let ids = style.encode(&whole, tokenizer)?;
-    // A prompt of no token at all leaves the first token of the choice without context.
-    let context = context.clamp(1, ids.len().max(2) - 1);
-    if ids.len() < 2 {
-        return Err(Error::refused(format!("`{whole}` is a single token: there is nothing to score it by")));
-    }
-    Ok(Request { ids, context })
 }
 
 fn judge(item: &ChoiceItem, scores: &[(f64, bool)]) -> Item {
@@ -187,7 +126,7 @@ fn finish(items: Vec<Item>, task: &Task, style: &Style, shots: &str) -> Measured
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::task::Shots;
+    use crate::eval::task::{Prompt, Shots};
 
     #[test]
     fn the_first_of_equals_wins_and_lengths_are_in_characters() {

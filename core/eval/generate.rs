@@ -7,7 +7,7 @@ use workbench_model::generate::{GenerationConfig, Sampling, generate as write};
 
 use super::{
     Item, Loaded, Measured, MetricInfo,
-    choice::Style,
+    style::Style,
     task::{GenerateItem, Items, Match, Task},
 };
 use crate::{
@@ -33,7 +33,10 @@ pub fn generate(
     let prompts: Vec<Vec<u32>> = items
         .iter()
         .map(|item| {
-            let ids = style.encode(&style.render(&item.prompt, model)?, &model.tokenizer)?;
+            let mut ids = style.encode(&style.render(&item.prompt, model)?, &model.tokenizer)?;
+            if ids.is_empty() {
+                ids.push(style.start().map_err(|e| e.context(format!("item `{}`", item.id)))?);
+            }
             let most = model.config().max_positions;
             if ids.len() + longest > most {
                 return Err(Error::refused(format!(

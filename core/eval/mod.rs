@@ -12,6 +12,9 @@ mod measured;
 mod memory;
 mod perplexity;
 mod quantizers;
+#[cfg(test)]
+mod reference;
+mod style;
 pub mod task;
 mod walk;
 mod windows;

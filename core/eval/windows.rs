@@ -6,7 +6,7 @@ use workbench_model::tokenizer::Tokenizer;
 
 use super::task::{Protocol as TaskProtocol, TextItem, Toggle};
 use crate::{
-    data::{Document, Sequences, TokenOptions, documents, sequences, sequences_of},
+    data::{Document, Sequences, TokenOptions, affixes, documents, is_one_text, sequences, sequences_of, spelled},
     error::{Error, Result},
     graph::node::DataSource,
 };
@@ -19,7 +19,8 @@ pub type Protocol = TaskProtocol;
 #[serde(deny_unknown_fields)]
 pub struct TextOptions {
     pub protocol: Protocol,
-    /// Tokens of text in a window; a BOS in front is not counted.
+    /// Tokens that the model is given for a window, with what stands in front of it. The last token of a window is predicted
+    /// and not given, so that with a BOS in front so many are predicted too.
     pub max_seq_length: usize,
     /// At most so many blocks, or documents.
     pub blocks: Option<usize>,
@@ -58,8 +59,10 @@ pub struct Windows {
 ///
 /// - *blocks*, as in the GPTQ papers: one stream, non-overlapping windows, the tail dropped. The first token of a window is
 ///   not scored, unless a BOS stands before it.
-/// - *rolling*, as lm-eval's `loglikelihood_rolling`: each document by itself, every token scored once, the first after BOS
-///   (or the end-of-text token where there is none), the last window with as much context as fits.
+/// - *rolling*, as lm-eval's `loglikelihood_rolling`: each document by itself, every token scored once, the first after the
+///   tokenizer's BOS (or its end-of-text token where it has none), the last window with as much context as fits. As there,
+///   what the tokenizer adds of its own accord belongs to the document: a BOS of its own stands behind the first, and is
+///   scored. `add_bos: false` leaves it out.
 ///
 /// # Errors
 /// Unreadable text, or too little of it.
@@ -88,19 +91,24 @@ pub fn windows_of(texts: Vec<TextItem>, options: &TextOptions, tokenizer: &Token
         }
         Protocol::Blocks => {
             let joined = texts.into_iter().map(|t| Ok(Document::Text(t.text)));
-            Ok(in_blocks(sequences_of(joined, false, &token_options(options), tokenizer, None)?, options))
+            let options = token_options(options, options.max_seq_length);
+            Ok(in_blocks(sequences_of(joined, false, &options, tokenizer, None)?, 0))
         }
     }
 }
 
 fn blocks(source: &DataSource, options: &TextOptions, tokenizer: &Tokenizer) -> Result<Windows> {
-    Ok(in_blocks(sequences(source, &token_options(options), tokenizer, None)?, options))
+    let front = if is_one_text(source) { affixes(tokenizer, options.add_bos)?.prefix.len() } else { 0 };
+    // The last token of a block is not given to the model. Where each begins with a BOS, a token more of text is predicted in
+    // the room that this leaves; without one, papers cut blocks of just this length.
+    let length = options.max_seq_length + usize::from(front > 0);
+    Ok(in_blocks(sequences(source, &token_options(options, length), tokenizer, None)?, front))
 }
 
-fn token_options(options: &TextOptions) -> TokenOptions {
+fn token_options(options: &TextOptions, length: usize) -> TokenOptions {
     TokenOptions {
         num_calibration_samples: options.blocks,
-        max_seq_length: options.max_seq_length,
+        max_seq_length: length,
         shuffle: false,
         seed: None,
         concatenate: true,
@@ -111,41 +119,44 @@ fn token_options(options: &TextOptions) -> TokenOptions {
     }
 }
 
-fn in_blocks(found: Sequences, options: &TextOptions) -> Windows {
-    let bos = found.facts["bos"].as_str().unwrap_or_default().to_owned();
-    let count = found.ids.len();
+/// Blocks of which the first `front` tokens are the same in all.
+fn in_blocks(found: Sequences, front: usize) -> Windows {
+    let before = found.facts["bos"].as_str().unwrap_or_default().to_owned();
+    let (count, length) = (found.ids.len(), found.ids.first().map_or(0, Vec::len) - front);
     let windows = found
         .ids
         .into_iter()
         .enumerate()
-        .map(|(i, ids)| Window { item: format!("block-{i:05}"), ids, scored: 1 })
+        .map(|(i, ids)| Window { item: format!("block-{i:05}"), ids, scored: front.max(1) })
         .collect();
-    let how = match bos.as_str() {
-        "before each sequence" => "BOS before each, all scored".to_owned(),
-        "none" => "no BOS, the first of each not scored".to_owned(),
-        other => format!("BOS {other}, the first token of each block not scored"),
+    let how = match before.strip_suffix("before each sequence").map(str::trim_end) {
+        Some("") => "BOS before each, all scored".to_owned(),
+        Some(tokens) => format!("{tokens} before each, all scored"),
+        None if before == "none" => "no BOS, the first of each not scored".to_owned(),
+        None if before == "before each document" => format!("BOS {before}, the first token of each block not scored"),
+        None => format!("{before}, the first token of each block not scored"),
     };
-    let protocol = format!("{count} non-overlapping blocks of {} tokens, {how}", options.max_seq_length);
+    let protocol = format!("{count} non-overlapping blocks of {length} tokens, {how}");
     Windows { windows, protocol, facts: found.facts, words: None }
 }
 
 /// Windows of documents of their own.
 fn rolling(texts: Vec<TextItem>, options: &TextOptions, tokenizer: &Tokenizer) -> Result<Windows> {
-    let prefix = match options.add_bos {
-        Toggle::Off => tokenizer.eos_ids().first().copied(),
-        _ => tokenizer.bos_id().or(tokenizer.eos_ids().first().copied()),
-    };
-    let Some(prefix) = prefix else {
+    let Some(start) = tokenizer.start_id() else {
         return Err(Error::refused("the tokenizer has neither BOS nor an end-of-text token to begin a document with")
             .hint("use protocol: \"blocks\""));
     };
+    let around = affixes(tokenizer, options.add_bos)?;
+    let spoken = tokenizer.decode(&[start], false)?;
     let mut windows = Vec::new();
     let (mut words, mut tokens) = (0, 0);
     for text in &texts {
         let ids = tokenizer.encode(&text.text, false)?;
-        words += text.text.split_whitespace().count();
+        // A text that spells the token itself has it already.
+        let ids = if text.text.starts_with(&spoken) { ids } else { around.around(ids) };
+        words += word_count(&text.text);
         tokens += ids.len();
-        windows.extend(roll(&ids, prefix, options.max_seq_length).into_iter().map(|(ids, scored)| Window {
+        windows.extend(roll(&ids, start, options.max_seq_length).into_iter().map(|(ids, scored)| Window {
             item: format!("document-{}", text.id),
             ids,
             scored,
@@ -154,13 +165,30 @@ fn rolling(texts: Vec<TextItem>, options: &TextOptions, tokenizer: &Tokenizer) -
     if windows.is_empty() {
         return Err(Error::refused("the text has no token"));
     }
+    let begins = match spelled(&around.around(Vec::new()), tokenizer).as_str() {
+        "" => String::new(),
+        added => format!(", the {added} that the tokenizer adds among them"),
+    };
     let protocol = format!(
-        "rolling over {} documents, windows of {} tokens, each token scored once",
+        "rolling over {} documents, windows of {} tokens, each token scored once, the first after {}{begins}",
         texts.len(),
-        options.max_seq_length
+        options.max_seq_length,
+        spelled(&[start], tokenizer)
     );
     let facts = json!({ "documents_read": texts.len(), "tokens": tokens, "first_sample": texts.first().map(|t| t.text.chars().take(240).collect::<String>()) });
     Ok(Windows { windows, protocol, facts, words: Some(words) })
+}
+
+/// Words as lm-eval counts them: stretches between white space, of which one at an end of the text leaves an empty one there.
+fn word_count(text: &str) -> usize {
+    let starts = |previous: Option<char>, c: char| is_space(c) && !previous.is_some_and(is_space);
+    let mut previous = None;
+    1 + text.chars().filter(|&c| starts(previous.replace(c), c)).count()
+}
+
+/// White space as Python knows it.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
 /// Windows of at most `length` predicted tokens; all but the first are filled up with context from before.
@@ -201,5 +229,14 @@ mod tests {
             }
         }
         assert!(roll(&[], 0, 4).is_empty());
+    }
+
+    /// `len(re.split(r"\s+", text))` of Python.
+    #[test]
+    fn words_are_counted_as_lm_eval_counts_them() {
+        let counts = [("", 1), ("one", 1), ("one two", 2), (" one two \n", 4), ("a\u{1c}b\u{a0}\tc", 3), (" ", 2)];
+        for (text, count) in counts {
+            assert_eq!(word_count(text), count, "{text:?}");
+        }
     }
 }

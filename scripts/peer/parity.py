@@ -104,14 +104,15 @@ def in_dtype(model, dtype, folder):
     return folder
 
 
-def sequences(model, text, length, count):
-    """The ids that `dataset(text).tokens(…)` makes of one text: cut without overlap, BOS in front where the tokenizer puts one."""
+def sequences(model, text, length, count, predicted=False):
+    """The ids that `dataset(text).tokens(…)` makes of one text: cut without overlap, in front what the tokenizer puts there, all of it
+    `length` tokens. Blocks that are predicted are longer by the last one, which no model is given, where something stands in front."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     ids = tokenizer(text.read_text(), add_special_tokens=False)["input_ids"]
+    front = tokenizer("")["input_ids"]
+    length += bool(front) * predicted - len(front)
     if len(ids) < length * count:
         sys.exit(f"{text} has {len(ids)} tokens, not {count} x {length}: give a longer text, or less --samples and --blocks")
-    bos = tokenizer.bos_token_id
-    front = [bos] if bos is not None and tokenizer("a")["input_ids"][0] == bos else []
     return [front + ids[i * length : (i + 1) * length] for i in range(count)]
 
 
@@ -252,7 +253,7 @@ def compare(program, model, dtype, given, work):
     size = group_size(config)
     chosen = {recipe: value for recipe, value in recipes(size).items() if recipe in given.recipes}
     ids = sequences(folder, given.calibration, given.length, given.samples)
-    held_out = sequences(folder, given.text, given.length, given.blocks)
+    held_out = sequences(folder, given.text, given.length, given.blocks, predicted=True)
     print(
         f"{name}: {model}, groups of {size}, calibrated on {len(ids)} x {len(ids[0])} tokens, "
         f"measured on {len(held_out)} x {len(held_out[0])}",

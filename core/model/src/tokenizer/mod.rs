@@ -1,5 +1,6 @@
 //! Text to token ids and back.
 
+mod affixes;
 mod chat;
 mod seams;
 mod special;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use crate::checkpoint::{Checkpoint, companion_json, read_json};
 use crate::{ModelConfig, ModelError};
 
+pub use self::affixes::Affixes;
 pub use self::chat::{ChatTemplate, Message};
 use self::seams::Seams;
 use self::special::special_token;
@@ -31,6 +33,9 @@ pub struct Tokenizer {
     pad: Option<u32>,
     /// Found when a text is first encoded in pieces.
     seams: OnceLock<Seams>,
+    /// What the tokenizer itself names, whatever `config.json` says.
+    own_bos: Option<u32>,
+    own_eos: Option<u32>,
 }
 
 /// The special tokens and habits of a checkpoint's tokenizer: its `tokenizer_config.json` with what older files beside it
@@ -86,11 +91,12 @@ impl Tokenizer {
             let id = special_token(settings, key).and_then(|token| inner.token_to_id(token));
             id.filter(has_embedding)
         };
-        let bos = named("bos_token").or(config.bos_token_id);
+        let (own_bos, own_eos) = (named("bos_token"), named("eos_token"));
+        let bos = own_bos.or(config.bos_token_id);
         let mut eos = config.eos_token_ids.clone();
-        eos.extend(named("eos_token").filter(|id| !config.eos_token_ids.contains(id)));
+        eos.extend(own_eos.filter(|id| !config.eos_token_ids.contains(id)));
         let pad = named("pad_token");
-        Ok(Self { bos, eos, pad, vocab_size: config.vocab_size, inner, seams: OnceLock::new() })
+        Ok(Self { bos, eos, own_bos, own_eos, pad, vocab_size: config.vocab_size, inner, seams: OnceLock::new() })
     }
 
     /// The ids of a text; with `add_special` as the model was trained to see a document (a leading BOS where it has one).
