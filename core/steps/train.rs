@@ -121,7 +121,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
 
 fn check_ids(data: &Sequences, config: &ModelConfig) -> Result<()> {
     let longest = data.ids.iter().map(Vec::len).max().unwrap_or(0);
-    if longest > config.max_positions + 1 {
+    if longest > config.max_positions {
         return Err(Error::refused(format!(
             "sequences of {longest} tokens are longer than the model's {} positions",
             config.max_positions

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rhai::{Dynamic, Engine, Map, NativeCallContext};
 use serde_json::{Value, json};
+use workbench_model::ModelConfig;
 
 use super::{Called, Host, placed};
 use crate::{
@@ -63,6 +64,20 @@ pub(in crate::script) fn file(root: &Path, name: &str) -> Result<PathBuf> {
     })
 }
 
+/// How many tokens a sequence for a model has: so many as were asked for, or else what the model takes, at most 2048.
+pub(super) fn context(wanted: Option<u64>, config: &ModelConfig) -> Result<u64> {
+    let positions = config.max_positions as u64;
+    match wanted {
+        Some(wanted) if wanted > positions => {
+            Err(Error::usage(format!("a context of {wanted} tokens is longer than the model's {positions} positions"))
+                .at("max_seq_length")
+                .hint("lower max_seq_length, or leave it out"))
+        }
+        Some(wanted) => Ok(wanted),
+        None => Ok(positions.min(2048)),
+    }
+}
+
 /// What a file holds, as a script's own value.
 fn read(root: &Path, name: &str) -> Result<Dynamic> {
     let value = DataFile::read(&file(root, name)?, name)?.value;
@@ -79,7 +94,8 @@ fn tokens(data: &DatasetHandle, map: Map, seed: u64) -> Result<DatasetHandle> {
     let given_seed = o.count("seed", 0)?;
     let options = json!({
         "num_calibration_samples": samples,
-        "max_seq_length": length.unwrap_or(2048),
+        // Left out, it is what the model takes that reads the data.
+        "max_seq_length": length,
         "shuffle": shuffle,
         // A seed that draws nothing must not make a key of its own.
         "seed": if shuffle { Value::from(given_seed.unwrap_or(seed)) } else { Value::Null },

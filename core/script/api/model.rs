@@ -178,6 +178,7 @@ pub(super) fn apply(
         NodeKind::Train => train(model, &mut options)?,
         _ => transform(plugin, &mut options)?,
     };
+    made.fit(&model.signature.config)?;
     let seed = lock(&host.shared).seed;
     made.params["parameters"] = parameters(plugin, options, seed)?;
     let mut signature = (*model.signature).clone();
@@ -237,6 +238,15 @@ impl Made {
     fn read(&mut self, role: &str, data: &DatasetHandle, defaults: Value) {
         self.data.insert(role.to_owned(), data.source.clone());
         self.params[role] = data.tokens.clone().unwrap_or(defaults);
+    }
+
+    /// Sequences that the model can take, found out while the script runs.
+    fn fit(&mut self, config: &ModelConfig) -> Result<()> {
+        for role in self.data.keys() {
+            let length = &mut self.params[role]["max_seq_length"];
+            *length = super::data::context(length.as_u64(), config)?.into();
+        }
+        Ok(())
     }
 }
 
@@ -343,7 +353,7 @@ pub(super) fn default_tokens(samples: u64) -> Value {
 /// What `.tokens(#{})` yields.
 fn default_tokens_all() -> Value {
     json!({
-        "num_calibration_samples": null, "max_seq_length": 2048, "shuffle": false, "seed": null, "concatenate": true,
+        "num_calibration_samples": null, "max_seq_length": null, "shuffle": false, "seed": null, "concatenate": true,
         "text_column": "text", "add_bos": "auto", "chat_template": "auto", "characters": null,
     })
 }

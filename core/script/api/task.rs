@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, time::Instant};
 use rhai::{Array, Dynamic, Engine, Map, NativeCallContext};
 use serde_json::{Value, json};
 
-use super::{Called, Host, data::file, estimates, placed};
+use super::{
+    Called, Host,
+    data::{context, file},
+    estimates, placed,
+};
 use crate::{
     error::{Error, Result},
     eval::task::{Task, TaskKind},
@@ -148,17 +152,10 @@ fn warn_of_overlap(host: &Host, model: &ModelHandle, task: &TaskHandle) {
 }
 
 fn evaluation_node(model: &ModelHandle, task: &TaskHandle, origin: &Origin) -> Result<Node> {
-    let positions = model.signature.config.max_positions as u64;
     let mut params = task.params.clone();
     params["task"] = task.name.as_str().into();
     if task.method == "perplexity" || task.method == "kl" {
-        let context = params["max_seq_length"].as_u64().unwrap_or_else(|| positions.min(2048));
-        if context > positions {
-            return Err(Error::usage(format!(
-                "a context of {context} tokens is longer than the model's {positions} positions"
-            ))
-            .at("max_seq_length"));
-        }
+        let context = context(params["max_seq_length"].as_u64(), &model.signature.config)?;
         params["max_seq_length"] = context.into();
     }
     let mut inputs = BTreeMap::from([("model".to_owned(), model.input.clone())]);
