@@ -7,6 +7,7 @@ use workbench_model::generate::{GenerationConfig, Sampling, generate as write};
 
 use super::{
     Item, Loaded, Measured, MetricInfo,
+    numbers::{gsm8k, gsm8k_plain, last_number},
     style::Style,
     task::{GenerateItem, Items, Match, Task},
 };
@@ -76,6 +77,8 @@ pub fn generate(
     let how = match task.file.matching.unwrap_or(Match::Exact) {
         Match::Exact => "exact match",
         Match::Numeric => "match of the last number",
+        Match::Gsm8kStrict => "match of the number behind `####`, as lm-eval's gsm8k strict-match",
+        Match::Gsm8kFlexible => "match of the last number, as lm-eval's gsm8k flexible-extract",
     };
     let shots = task.describe_shots(items.iter().map(|item| &item.prompt));
     let protocol = format!(
@@ -102,8 +105,13 @@ fn judge(item: &GenerateItem, output: &str, matching: Match, tokens: usize) -> I
         Match::Exact => (item.answers.iter().any(|a| plain(a) == plain(output)), plain(output).is_empty()),
         Match::Numeric => {
             let found = last_number(output);
-            let wanted = |answer: &String| last_number(answer).is_some_and(|w| found == Some(w));
+            let wanted = |answer: &String| last_number(answer).is_some_and(|wanted| found.as_ref() == Some(&wanted));
             (item.answers.iter().any(wanted), found.is_none())
+        }
+        Match::Gsm8kStrict | Match::Gsm8kFlexible => {
+            let found = gsm8k(output, matching == Match::Gsm8kStrict);
+            let same = |found: &String| item.answers.iter().any(|a| gsm8k_plain(a) == gsm8k_plain(found));
+            (found.as_ref().is_some_and(same), found.is_none())
         }
     };
     let detail = json!({ "output": output, "answers": item.answers, "tokens": tokens });
@@ -122,38 +130,51 @@ fn plain(text: &str) -> String {
     text.strip_suffix('.').unwrap_or(text).trim_end().to_lowercase()
 }
 
-/// The last number of a text, without thousands separators.
-fn last_number(text: &str) -> Option<f64> {
-    let clean: String = text.chars().filter(|c| *c != ',' && *c != '$').collect();
-    let is_part = |c: char| c.is_ascii_digit() || c == '.';
-    let mut found = None;
-    let mut rest = clean.as_str();
-    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
-        let end = rest[start..].find(|c| !is_part(c)).map_or(rest.len(), |e| start + e);
-        let negative = rest[..start].ends_with('-');
-        if let Ok(value) = rest[start..end].trim_end_matches('.').parse::<f64>() {
-            found = Some(if negative { -value } else { value });
-        }
-        rest = &rest[end..];
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::task::{Prompt, Shots};
 
+    /// An answer, and what lm-eval 0.4.13 says of it: its filters `strict-match` and `flexible-extract` of gsm8k, each with its
+    /// `exact_match`, against "6 / 2 = <<6/2=3>>3\n#### 1,234".
     #[test]
-    fn the_last_number_counts() {
+    fn gsm8k_is_judged_as_lm_eval_judges_it() {
         let cases = [
-            ("it is 1,234.50.", Some(1234.5)),
-            ("3 then -7", Some(-7.0)),
-            ("$12", Some(12.0)),
-            ("none", None),
-            ("v1.2.3 and 4", Some(4.0)),
+            ("#### 1234", true, true, false),
+            ("so\n#### 1,234.", true, true, false),
+            ("#### 1234.0", false, false, false),
+            ("#### -1234", false, false, false),
+            ("The answer is $1,234.", false, true, true),
+            ("1234", false, true, true),
+            ("1,234 or 5", false, false, true),
+            ("#### 1234 then 7", true, false, false),
+            ("x-1234", false, false, true),
+            ("1 234", false, false, true),
+            ("none", false, false, true),
+            ("#### none", false, false, true),
+            ("1234 ...", false, false, true),
+            ("####1234", false, true, true),
+            ("1.234", false, false, true),
         ];
-        for (text, number) in cases {
-            assert_eq!(last_number(text), number, "{text}");
+        let item = GenerateItem {
+            id: "x".into(),
+            prompt: Prompt {
+                shots: std::sync::Arc::new(Shots {
+                    description: None,
+                    examples: vec![],
+                    answer_separator: " ".into(),
+                    separator: "\n\n".into(),
+                }),
+                question: "q".into(),
+                left_out: false,
+            },
+            answers: vec!["6 / 2 = <<6/2=3>>3\n#### 1,234".into()],
+        };
+        for (text, strict, flexible, unparsed) in cases {
+            let by = |matching| judge(&item, text, matching, 1);
+            assert_eq!(by(Match::Gsm8kStrict).sums["acc"] == 1.0, strict, "strict: {text}");
+            assert_eq!(by(Match::Gsm8kFlexible).sums["acc"] == 1.0, flexible, "flexible: {text}");
+            assert_eq!(by(Match::Gsm8kStrict).unparsed, unparsed, "{text}");
         }
     }
 

@@ -10,6 +10,7 @@ mod generate;
 mod loaded;
 mod measured;
 mod memory;
+mod numbers;
 mod perplexity;
 mod quantizers;
 #[cfg(test)]

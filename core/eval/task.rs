@@ -64,8 +64,15 @@ pub enum TaskKind {
 pub enum Match {
     /// Equal after white space at the ends, case and a final full stop are dropped.
     Exact,
-    /// The last number of the text equals the answer after thousands separators and currency signs are dropped.
+    /// The last number of the text is the answer's, in whatever notation: separators of thousands, currency signs, exponents and
+    /// fractions are read, `10-12` and `1,2,3` are several numbers.
     Numeric,
+    /// As lm-eval's `gsm8k` with its `strict-match`: the text behind `#### ` is the answer's.
+    #[serde(rename = "gsm8k_strict")]
+    Gsm8kStrict,
+    /// As lm-eval's `gsm8k` with its `flexible-extract`: the last thing that looks like a number is the answer's, as text.
+    #[serde(rename = "gsm8k_flexible")]
+    Gsm8kFlexible,
 }
 
 /// The figure that stands for the task in a table. The others that its kind yields are recorded beside it.

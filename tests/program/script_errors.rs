@@ -43,6 +43,21 @@ fn names() {
     case("no_such_file", r#"let other = model("models/tiny");"#);
 }
 
+/// Of the same data, what a model can take is the default.
+#[test]
+fn sequences_longer_than_the_model() {
+    let with = |length: &str| {
+        format!(
+            "let data = data.tokens(#{{ num_calibration_samples: 2{length} }});\nlet q = base.quantize(\"gptq\", #{{ scheme: \"INT8\", calibration: data }});"
+        )
+    };
+    case("calibration_too_long", &with(", max_seq_length: 257"));
+    case("training_too_long", "let t = base.train(\"sft\", #{ data: data.tokens(#{ max_seq_length: 2048 }) });");
+    let project = Project::new();
+    project.write("default.rhai", &format!("{BEGIN}{}\n", with("")));
+    project.run(&["plan", "default.rhai"]).exits(0);
+}
+
 #[test]
 fn quantization() {
     case(
