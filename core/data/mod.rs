@@ -3,9 +3,9 @@
 mod affixes;
 mod documents;
 mod sequences;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use affixes::{affixes, begins_itself, spelled};
 pub use documents::{Document, documents};
