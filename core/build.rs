@@ -19,7 +19,7 @@ const PARTS: &[(&str, &[&str])] = &[
         &["core/steps/artifact.rs", "core/steps/recipe.rs", "core/steps/services.rs", "core/steps/streams.rs"],
     ),
     ("quantize", &["core/steps/quantize", "core/steps/global_scales.rs", "core/steps/kv_cache.rs"]),
-    ("transform", &["core/steps/transform.rs", "core/steps/equivalence.rs"]),
+    ("transform", &["core/steps/transform.rs", "core/steps/equivalence.rs", "core/steps/equivalence"]),
     ("train", &["core/steps/train.rs"]),
     ("evaluate", &["core/steps/evaluate.rs"]),
 ];

@@ -4,8 +4,14 @@
 //! dtype, on random tokens and on real ones. The yardstick is what f32 itself makes of the order of a sum: the unchanged
 //! model is evaluated a second time with the channels of the hidden states in reverse order, which changes nothing else. (The
 //! channels of an MLP would not do: an online rotation mixes them in their order.)
+//!
+//! A few tokens see a few rows of the embeddings, and few positions; all rows of the head they do see. The other rows are compared in
+//! mixtures ([`rows`]), and keys of config.json that few tokens do not prove may not change ([`config`]).
 
-use candle_core::Device;
+mod config;
+mod rows;
+
+use candle_core::{Device, Tensor};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde_json::{Value, json};
@@ -16,6 +22,7 @@ use workbench_model::{
     statistics::divergences,
 };
 
+use self::rows::Mixtures;
 use crate::error::{Error, Result};
 
 /// Largest logit difference, relative to the logits' standard deviation, that a claim of equivalence may rest on even where
@@ -25,6 +32,9 @@ const TOLERANCE: f64 = 1e-4;
 /// Tokens of each kind that are compared.
 const TOKENS: usize = 64;
 
+/// Sequences of mixtures of rows: of 150,000 rows 1,200 are in one, and one that is zero changes it by 3 %.
+const MIXED: usize = 2;
+
 /// What a comparison found, for the record.
 pub(super) struct Found {
     /// Before the weights are rounded to the dtype in which they are written.
@@ -33,43 +43,82 @@ pub(super) struct Found {
     pub as_written: Value,
 }
 
+/// What a transform made.
+pub(super) struct Transformed<'a> {
+    pub source: &'a dyn WeightSource,
+    pub config: &'a ModelConfig,
+    pub config_json: &'a Value,
+    /// Whether its table of embeddings is another than the original's.
+    pub rows_changed: bool,
+}
+
 /// Compares a transformed model with its original, and what will be written of it in `dtype` as well.
 ///
 /// # Errors
-/// The difference is larger than the larger of [`TOLERANCE`] and ten times that of two evaluation orders.
+/// A key of config.json changed that is none of a transform's. The difference is larger than the larger of [`TOLERANCE`] and
+/// ten times that of two evaluation orders.
 pub(super) fn check(
     original: &Checkpoint,
-    (made, config): (&dyn WeightSource, &ModelConfig),
+    made: &Transformed<'_>,
     dtype: Dtype,
     real: Option<&[u32]>,
     method: &str,
 ) -> Result<Found> {
+    config::check(original.config_json(), made.config_json, method)?;
     let texts = tokens(original, real)?;
-    let before = logits(original.config(), original, &texts)?;
-    let after = logits(config, made, &texts)?;
+    let embed = |config: &ModelConfig, source: &dyn WeightSource| looked_up(config, source, &texts);
+    let (before, after, mut exact) = compare(original, made, method, "", &embed)?;
+    exact["tokens"] = texts.iter().map(Vec::len).sum::<usize>().into();
+    if made.rows_changed {
+        let length = TOKENS.min(original.config().max_positions);
+        let mixtures = Mixtures::of(original, original.config(), length, MIXED)?;
+        let embed = |config: &ModelConfig, source: &dyn WeightSource| Ok(vec![mixtures.embed(source, config)?]);
+        let (.., mut rows) = compare(original, made, method, " on mixtures of all rows of the embeddings", &embed)?;
+        rows["mixtures"] = mixtures.count().into();
+        exact["all_rows"] = rows;
+    }
+    let written = match dtype {
+        Dtype::F32 => after,
+        _ => {
+            let rounded = Rounded { source: made.source, dtype };
+            logits(made.config, &rounded, looked_up(made.config, &rounded, &texts)?)?
+        }
+    };
+    Ok(Found { exact, as_written: divergence(&before, &written, original.config().vocab_size) })
+}
+
+/// Hidden states `[batch, len, hidden]` that a model begins with.
+type Embed<'a> = dyn Fn(&ModelConfig, &dyn WeightSource) -> Result<Vec<Tensor>> + 'a;
+
+/// Logits of both models on the same inputs, and what is said about their difference.
+fn compare(
+    original: &Checkpoint,
+    made: &Transformed<'_>,
+    method: &str,
+    place: &str,
+    embed: &Embed<'_>,
+) -> Result<(Vec<f32>, Vec<f32>, Value)> {
+    let of = |config: &ModelConfig, source: &dyn WeightSource| logits(config, source, embed(config, source)?);
+    let (before, after) = (of(original.config(), original)?, of(made.config, made.source)?);
     let difference = difference(&before, &after);
-    let mut exact = json!({ "logit_difference": difference, "tokens": texts.iter().map(Vec::len).sum::<usize>() });
+    let mut found = json!({ "logit_difference": difference });
     let mut limit = TOLERANCE;
     // The yardstick costs as much as the comparison, and matters only where the tolerance does not do.
     if difference.is_nan() || difference > TOLERANCE {
         let reversed = ReversedHidden { source: original, config: original.config() };
-        let noise = self::difference(&before, &logits(original.config(), &reversed, &texts)?);
-        exact["evaluation_order_difference"] = noise.into();
+        let noise = self::difference(&before, &of(original.config(), &reversed)?);
+        found["evaluation_order_difference"] = noise.into();
         limit = TOLERANCE.max(10.0 * noise);
     }
     if difference.is_nan() || difference > limit {
         let message = format!(
-            "`{method}` changed the model's function: logits differ by {difference:.2e} of their standard deviation, and {limit:.2e} is allowed"
+            "`{method}` changed the model's function: logits{place} differ by {difference:.2e} of their standard deviation, and {limit:.2e} is allowed"
         );
         return Err(Error::refused(message)
             .hint("a transform must leave the function alone; check its algebra, or fold in f64"));
     }
-    exact["limit"] = limit.into();
-    let written = match dtype {
-        Dtype::F32 => after,
-        _ => logits(config, &Rounded { source: made, dtype }, &texts)?,
-    };
-    Ok(Found { exact, as_written: divergence(&before, &written, original.config().vocab_size) })
+    found["limit"] = limit.into();
+    Ok((before, after, found))
 }
 
 fn divergence(p: &[f32], q: &[f32], vocabulary: usize) -> Value {
@@ -96,18 +145,20 @@ fn tokens(checkpoint: &Checkpoint, real: Option<&[u32]>) -> Result<Vec<Vec<u32>>
     Ok(vec![drawn, real.into_iter().take(length).collect()])
 }
 
-/// Logits at all positions of all texts. One block is in memory at a time.
-fn logits(config: &ModelConfig, source: &dyn WeightSource, texts: &[Vec<u32>]) -> Result<Vec<f32>> {
-    // Texts of one length make a batch: a product brings its weight into its own order once for all of them, which costs more than
-    // to multiply so few tokens.
-    let mut states = texts
-        .chunk_by(|a, b| a.len() == b.len())
-        .filter(|batch| !batch[0].is_empty())
-        .map(|batch| {
-            let hidden = Embedding::look_up(config, source, &batch.concat(), batch.len())?;
-            Ok((hidden, Context::full(batch.len(), batch[0].len(), None)))
-        })
-        .collect::<Result<Vec<_>>>()?;
+/// The embeddings of texts. Texts of one length make a batch: a product brings its weight into its own order once for all of them,
+/// which costs more than to multiply so few tokens.
+fn looked_up(config: &ModelConfig, source: &dyn WeightSource, texts: &[Vec<u32>]) -> Result<Vec<Tensor>> {
+    let batches = texts.chunk_by(|a, b| a.len() == b.len()).filter(|batch| !batch[0].is_empty());
+    batches.map(|batch| Ok(Embedding::look_up(config, source, &batch.concat(), batch.len())?)).collect()
+}
+
+/// Logits at all positions of all batches of hidden states. One block is in memory at a time.
+fn logits(config: &ModelConfig, source: &dyn WeightSource, embedded: Vec<Tensor>) -> Result<Vec<f32>> {
+    let context = |hidden: Tensor| -> Result<(Tensor, Context)> {
+        let (batch, length, _) = hidden.dims3().map_err(ModelError::from)?;
+        Ok((hidden, Context::full(batch, length, None)))
+    };
+    let mut states = embedded.into_iter().map(context).collect::<Result<Vec<_>>>()?;
     for index in 0..config.num_layers {
         let block = Block::load(config, source, index, &Device::Cpu)?;
         for (hidden, context) in &mut states {
@@ -193,6 +244,8 @@ impl WeightSource for ReversedHidden<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -201,5 +254,92 @@ mod tests {
         assert!((difference(&a, &[1.5, -1.0, 1.0, -1.0]) - 0.5).abs() < 1e-12);
         assert!(difference(&a, &[f32::NAN, -1.0, 1.0, -1.0]).is_nan());
         assert_eq!(difference(&a, &a[..3]), f64::INFINITY);
+    }
+
+    /// The demo's model with some tensors in place of its own.
+    struct Changed<'a> {
+        original: &'a Checkpoint,
+        tensors: BTreeMap<&'static str, Vec<f32>>,
+    }
+
+    impl WeightSource for Changed<'_> {
+        fn shape(&self, name: &str) -> Option<Vec<usize>> {
+            self.original.shape(name)
+        }
+
+        fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+            self.tensors.get(name).cloned().map_or_else(|| self.original.values(name), Ok)
+        }
+    }
+
+    const TABLE: &str = "model.embed_tokens.weight";
+
+    fn demo() -> Checkpoint {
+        Checkpoint::open(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/demo/model")).unwrap()
+    }
+
+    fn verdict(original: &Checkpoint, tensors: BTreeMap<&'static str, Vec<f32>>) -> Result<Found> {
+        let (config, config_json) = (original.config(), original.config_json());
+        // With a head of its own the embeddings are embeddings alone.
+        let mut untied = config_json.clone();
+        untied["tie_word_embeddings"] = false.into();
+        let untied_config = ModelConfig::from_json(&untied, std::path::Path::new("config.json")).unwrap();
+        let mut tensors = tensors;
+        if config.tie_word_embeddings {
+            tensors.entry("lm_head.weight").or_insert_with(|| original.values(TABLE).unwrap());
+        }
+        let rows_changed = tensors.contains_key(TABLE);
+        let source = Changed { original, tensors };
+        let made = Transformed { source: &source, config: &untied_config, config_json: &untied, rows_changed };
+        check(original, &made, Dtype::F32, None, "m")
+    }
+
+    /// Rows that no token of the comparison draws: one zeroed, one by a few percent longer, two exchanged.
+    #[test]
+    fn every_row_of_the_embeddings_is_looked_at() {
+        let original = demo();
+        let (rows, hidden) = (original.config().vocab_size, original.config().hidden_size);
+        let table = original.values(TABLE).unwrap();
+        let drawn: std::collections::BTreeSet<u32> = tokens(&original, None).unwrap().into_iter().flatten().collect();
+        let unseen: Vec<usize> = (0..rows).rev().filter(|row| !drawn.contains(&(*row as u32))).take(40).collect();
+        let row = |index: usize| index * hidden..(index + 1) * hidden;
+        for at in [unseen[0], unseen[17], unseen[39]] {
+            let mut zeroed = table.clone();
+            zeroed[row(at)].fill(0.0);
+            let mut longer = table.clone();
+            longer[row(at)].iter_mut().for_each(|v| *v *= 1.03);
+            let mut exchanged = table.clone();
+            exchanged.copy_within(row(unseen[5]), at * hidden);
+            for changed in [zeroed, longer, exchanged] {
+                let error = verdict(&original, BTreeMap::from([(TABLE, changed)])).err().unwrap();
+                assert!(error.message.contains("on mixtures of all rows of the embeddings"), "{}", error.message);
+            }
+        }
+        let found = verdict(&original, BTreeMap::from([(TABLE, table)])).unwrap();
+        assert_eq!(found.exact["all_rows"]["logit_difference"], 0.0, "{}", found.exact);
+        assert!(found.exact["all_rows"]["mixtures"].as_u64() >= Some(64), "{}", found.exact);
+    }
+
+    /// The head's rows all have their column in the logits, and other tensors all have their say.
+    #[test]
+    fn every_other_tensor_is_looked_at() {
+        let original = demo();
+        let hidden = original.config().hidden_size;
+        let head = original.values(&format!("{}.weight", "model.embed_tokens")).unwrap();
+        for at in [0, original.config().vocab_size - 1] {
+            let mut zeroed = head.clone();
+            zeroed[at * hidden..(at + 1) * hidden].fill(0.0);
+            assert!(verdict(&original, BTreeMap::from([("lm_head.weight", zeroed)])).is_err(), "row {at} of the head");
+        }
+        for tensor in original.config().tensors() {
+            if !tensor.name.starts_with("model.layers.0.") && tensor.name != "model.norm.weight" {
+                continue;
+            }
+            let mut values = original.values(&tensor.name).unwrap();
+            let last = values.len() - tensor.shape.last().copied().unwrap_or(1).min(values.len() / 2).max(1);
+            values[last..].iter_mut().for_each(|v| *v *= 1.25);
+            let name: &'static str = Box::leak(tensor.name.into_boxed_str());
+            assert!(verdict(&original, BTreeMap::from([(name, values)])).is_err(), "{name}");
+        }
     }
 }

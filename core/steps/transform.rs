@@ -8,6 +8,7 @@ use workbench_api::job::{Job as Work, Linear, Model, Stream};
 use workbench_model::{
     ChatTemplate, Checkpoint, ModelConfig, ModelError, Precision, Tokenizer, WeightSource,
     checkpoint::{Dtype, widened},
+    config::EMBEDDINGS,
     source::no_row,
 };
 
@@ -74,7 +75,13 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let output = std::mem::take(&mut *services.output());
     let config_json = patched(checkpoint.config_json(), &output.config_patch);
     let made = Made::new(&checkpoint, &output, &config_json)?;
-    let found = equivalence::check(&checkpoint, (&made, &made.config), dtype, tokens.as_deref(), &job.method)?;
+    let transformed = equivalence::Transformed {
+        source: &made,
+        config: &made.config,
+        config_json: &config_json,
+        rows_changed: output.tensors.contains_key(&format!("{EMBEDDINGS}.weight")),
+    };
+    let found = equivalence::check(&checkpoint, &transformed, dtype, tokens.as_deref(), &job.method)?;
     facts.insert("equivalence".into(), found.exact);
     facts.insert("divergence_as_written".into(), found.as_written);
 
