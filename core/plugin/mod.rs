@@ -24,7 +24,7 @@ pub use check::{CheckReport, Step, check, check_main};
 pub use child::{ChildCommand, this_program};
 pub use load::{Loaded, Running};
 pub use new::{ApiSource, new};
-pub use parameters::{ParameterError, validate};
+pub use parameters::{ParameterError, validate, validate_noting};
 pub use probe::{ProbeCache, probe_main};
 pub use problem::{Problem, ProblemKind};
 pub use registry::{PluginInfo, Registry, SearchFolder, search_folders};

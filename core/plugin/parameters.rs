@@ -3,11 +3,15 @@
 //! The schema is one that schemars derives from a Rust struct, so this reads the part of JSON Schema that such structs
 //! give. What it does not know it lets pass: the plugin itself reads the parameters again, strictly.
 
+mod aliases;
+
+use std::cell::RefCell;
 use std::fmt;
 
 use serde_json::{Map, Number, Value};
 use workbench_api::descriptor::Descriptor;
 
+use self::aliases::aliases;
 use crate::error::{Error, did_you_mean};
 
 /// A parameter that does not fit.
@@ -44,29 +48,42 @@ type Result<T> = std::result::Result<T, ParameterError>;
 /// # Errors
 /// A key that the plugin does not know (with the likeliest one as a hint), a value of the wrong type, or out of range.
 pub fn validate(plugin: &Descriptor, given: &Value) -> Result<Value> {
-    let schema = Schema { root: &plugin.schema };
+    validate_noting(plugin, given).map(|(parameters, _)| parameters)
+}
+
+/// The same, and what to tell whoever gave them: the names by which the plugin calls parameters that were given by an alias.
+///
+/// # Errors
+/// As for [`validate`]; a parameter that was given by two of its names.
+pub fn validate_noting(plugin: &Descriptor, given: &Value) -> Result<(Value, Vec<String>)> {
+    let schema = Schema { root: &plugin.schema, notes: RefCell::default() };
     let mut parameters = match given {
         Value::Null => Map::new(),
         Value::Object(given) => given.clone(),
         other => return fail("", format!("parameters of `{}` must be an object, not {}", plugin.name, word(other))),
     };
+    if let Some(known) = properties(&plugin.schema) {
+        parameters = schema.by_own_names(known, parameters, "")?;
+    }
     for (key, default) in plugin.defaults.as_object().into_iter().flatten() {
         parameters.entry(key.clone()).or_insert_with(|| default.clone());
     }
     let order: Vec<String> =
         properties(&plugin.schema).map(|known| known.keys().cloned().collect()).unwrap_or_default();
     let Value::Object(mut valid) = schema.check(&plugin.schema, &Value::Object(parameters), "")? else {
-        return Ok(Value::Object(Map::new()));
+        return Ok((Value::Object(Map::new()), Vec::new()));
     };
     // The order of the struct, whatever the script's: equal parameters look equal.
     let mut ordered: Map<String, Value> =
         order.iter().filter_map(|key| Some((key.clone(), valid.remove(key)?))).collect();
     ordered.extend(valid);
-    Ok(Value::Object(ordered))
+    Ok((Value::Object(ordered), schema.notes.into_inner()))
 }
 
 struct Schema<'a> {
     root: &'a Value,
+    /// What was read otherwise than it was written.
+    notes: RefCell<Vec<String>>,
 }
 
 fn properties(schema: &Value) -> Option<&Map<String, Value>> {
@@ -123,10 +140,12 @@ impl Schema<'_> {
     fn check_alternatives(&self, alternatives: &[Value], value: &Value, key: &str) -> Result<Value> {
         let mut errors = Vec::new();
         for alternative in alternatives {
+            let notes = self.notes.borrow().len();
             match self.check(alternative, value, key) {
                 Ok(valid) => return Ok(valid),
                 Err(error) => errors.push(error),
             }
+            self.notes.borrow_mut().truncate(notes);
         }
         // An enum some of whose values are documented is several alternatives, each of one or more values.
         let choices: Option<Vec<&[Value]>> = alternatives.iter().map(|schema| choices(self.resolve(schema))).collect();
@@ -171,9 +190,10 @@ impl Schema<'_> {
     fn check_entries(&self, schema: &Value, entries: &Map<String, Value>, key: &str) -> Result<Value> {
         let none = Map::new();
         let known = properties(schema).unwrap_or(&none);
-        let path = |entry: &str| if key.is_empty() { entry.to_owned() } else { format!("{key}.{entry}") };
+        let path = |entry: &str| path(key, entry);
+        let entries = self.by_own_names(known, entries.clone(), key)?;
         let mut valid = Map::new();
-        for (entry, value) in entries {
+        for (entry, value) in &entries {
             let value = match (known.get(entry), schema.get("additionalProperties")) {
                 (Some(schema), _) => self.check(schema, value, &path(entry))?,
                 (None, Some(Value::Bool(false))) => return Err(unknown(&path(entry), entry, known)),
@@ -195,6 +215,10 @@ impl Schema<'_> {
             None => Ok(Value::Object(valid)),
         }
     }
+}
+
+fn path(key: &str, entry: &str) -> String {
+    if key.is_empty() { entry.to_owned() } else { format!("{key}.{entry}") }
 }
 
 fn alternatives(schema: &Value) -> Option<&[Value]> {
@@ -267,13 +291,10 @@ fn check_choice(allowed: &[&Value], value: &Value, key: &str) -> Result<Value> {
     })
 }
 
-/// A key that the plugin does not know. The hint is the field that names it as an alias, or the one spelled most alike.
+/// A key that the plugin does not know. The hint is the name spelled most alike, aliases among them.
 fn unknown(path: &str, entry: &str, known: &Map<String, Value>) -> ParameterError {
-    let names_it = |schema: &Value| {
-        schema.get("aliases").and_then(Value::as_array).is_some_and(|names| names.iter().any(|name| name == entry))
-    };
-    let alias = known.iter().find(|(_, schema)| names_it(schema)).map(|(name, _)| name.as_str());
-    let near = alias.or_else(|| did_you_mean(entry, known.keys().map(String::as_str)));
+    let names = known.iter().flat_map(|(name, schema)| std::iter::once(name.as_str()).chain(aliases(schema)));
+    let near = did_you_mean(entry, names);
     let hint = match near {
         Some(near) => format!("did you mean `{near}`?"),
         None if known.is_empty() => "there are no parameters here".to_owned(),

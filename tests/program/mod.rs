@@ -17,6 +17,7 @@ mod new_plugin;
 mod parity;
 mod peer;
 mod pipeline;
+mod plugin_words;
 mod project;
 mod rotate;
 mod saved;

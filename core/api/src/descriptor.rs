@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::accepts::Accepts;
 use crate::example::Example;
 use crate::job::Needs;
 
@@ -80,6 +81,9 @@ pub struct Descriptor {
     pub defaults: Value,
     /// What it needs with default parameters.
     pub needs: Needs,
+    /// Which schemes it takes, if it is a quantizer. Older plugins say nothing here, and older hosts read over it.
+    #[serde(default)]
+    pub accepts: Accepts,
     /// Inputs with known outputs, which `workbench plugins check` runs.
     pub examples: Vec<Example>,
 }

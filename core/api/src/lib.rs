@@ -20,6 +20,8 @@
 
 #[cfg(feature = "sdk")]
 pub mod abi;
+#[cfg(feature = "sdk")]
+pub mod accepts;
 #[cfg(feature = "build")]
 pub mod build;
 #[cfg(feature = "sdk")]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use workbench_api::schemars;
 
-use super::super::{Descriptor, Kind, ParameterError, Scope, validate};
+use super::super::{Descriptor, Kind, ParameterError, Scope, validate, validate_noting};
 use super::{descriptor, object};
 
 #[derive(Serialize, Deserialize, JsonSchema, PartialEq, Debug)]
@@ -20,6 +20,7 @@ enum Schedule {
 #[derive(Serialize, Deserialize, JsonSchema, PartialEq, Debug)]
 #[serde(default, deny_unknown_fields)]
 struct Inner {
+    #[schemars(extend("aliases" = ["rounds"]))]
     steps: u32,
     betas: [f32; 2],
 }
@@ -75,6 +76,7 @@ fn plugin() -> Descriptor {
         schema: schema_for!(Parameters).to_value(),
         defaults: serde_json::to_value(Parameters::default()).unwrap(),
         needs: Default::default(),
+        accepts: Default::default(),
         examples: Vec::new(),
     }
 }
@@ -129,11 +131,39 @@ fn whatever_passes_is_read_by_the_plugin() {
 fn unknown_keys_get_the_likeliest_name() {
     let hint = |given: Value| invalid(given).hint.unwrap();
     assert_eq!(hint(json!({ "blok_size": 1 })), "did you mean `block_size`?");
-    assert_eq!(hint(json!({ "percdamp": 0.1 })), "did you mean `dampening_frac`?");
+    assert_eq!(hint(json!({ "percdam": 0.1 })), "did you mean `percdamp`?");
     assert!(hint(json!({ "zzz": 0 })).starts_with("known here: dampening_frac, block_size"));
     let nested = invalid(json!({ "inner": { "step": 3 } }));
     assert_eq!((nested.key.as_str(), nested.message.as_str()), ("inner.step", "unknown parameter `inner.step`"));
     assert_eq!(nested.hint.unwrap(), "did you mean `steps`?");
+}
+
+#[test]
+fn aliases_are_the_parameters_that_they_name() {
+    for alias in ["percdamp", "damp"] {
+        let (found, notes) = validate_noting(&plugin(), &json!({ alias: 1, "inner": { "rounds": 3 } })).unwrap();
+        assert_eq!(
+            found,
+            valid(json!({ "dampening_frac": 1.0, "inner": { "steps": 3 } })),
+            "the same text, the same key"
+        );
+        assert_eq!(found.to_string(), valid(json!({ "inner": { "steps": 3 }, "dampening_frac": 1 })).to_string());
+        let told = [
+            format!("`{alias}` is called `dampening_frac` here"),
+            "`inner.rounds` is called `inner.steps` here".into(),
+        ];
+        assert_eq!(notes, told);
+    }
+    assert_eq!(
+        invalid(json!({ "damp": 2 })).message,
+        "parameter `dampening_frac` must be at least 0.0 and at most 1.0, not 2.0"
+    );
+    for twice in [json!({ "damp": 0.1, "dampening_frac": 0.1 }), json!({ "damp": 0.1, "percdamp": 0.2 })] {
+        let error = invalid(twice);
+        assert!(error.message.ends_with("are names of one parameter, and both are given"), "{}", error.message);
+    }
+    let (_, notes) = validate_noting(&plugin(), &json!({ "dampening_frac": 0.1 })).unwrap();
+    assert!(notes.is_empty(), "{notes:?}");
 }
 
 #[test]
@@ -177,7 +207,8 @@ fn choices_are_listed() {
 fn descriptors_of_real_plugins_validate() {
     let plugin = descriptor("sign_linear");
     assert_eq!(object(validate(&plugin, &json!({ "dampening_frac": 0 })).unwrap())["dampening_frac"], json!(0.0));
-    let error = validate(&plugin, &json!({ "percdamp": 0.5 })).unwrap_err();
-    assert_eq!(error.hint.unwrap(), "did you mean `dampening_frac`?");
+    let (parameters, notes) = validate_noting(&plugin, &json!({ "percdamp": 0.5 })).unwrap();
+    assert_eq!(parameters, validate(&plugin, &json!({ "dampening_frac": 0.5 })).unwrap());
+    assert_eq!(notes, ["`percdamp` is called `dampening_frac` here"]);
     assert!(validate(&descriptor("misbehave"), &json!({ "fault": "nan_scale" })).is_ok());
 }

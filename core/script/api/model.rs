@@ -8,7 +8,10 @@ use std::{
 
 use rhai::{Engine, Map, NativeCallContext};
 use serde_json::{Value, json};
-use workbench_model::{Checkpoint, ModelConfig};
+use workbench_model::{
+    Checkpoint, ModelConfig,
+    config::{EMBEDDINGS, LM_HEAD},
+};
 
 use super::{Called, Host, data::file, estimates, groups, placed};
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
         Input, Node, NodeKind,
         node::{DataSource, Origin, PluginUse, SourceModel},
     },
-    plugin::{Kind, PluginInfo, Scope},
+    plugin::{Descriptor, Kind, PluginInfo, Scope},
     script::{DatasetHandle, ModelHandle, SaveSpec, Signature, builder::Opened, lock, options::Options, place::origin},
 };
 
@@ -180,7 +183,9 @@ pub(super) fn apply(
     };
     made.fit(&model.signature.config)?;
     let seed = lock(&host.shared).seed;
-    made.params["parameters"] = parameters(plugin, options, seed)?;
+    let (own, notes) = parameters(plugin, options, seed)?;
+    made.params["parameters"] = own;
+    made.warnings.extend(notes);
     let mut signature = (*model.signature).clone();
     signature.weights = true;
     signature.quantized = kind == NodeKind::Quantize;
@@ -261,6 +266,7 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
             by_block: descriptor.scope == Scope::Block,
         },
     )?;
+    accepted(descriptor, &assigned.groups)?;
     let observe = options.word("observe", &Order::NAMES, "sequential")?;
     let hidden_states = precision(options, "hidden_states")?;
     let compute_dtype = precision(options, "compute_dtype")?;
@@ -297,6 +303,22 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
     made.params["compute_dtype"] = compute_dtype.into();
     made.read("calibration", &data, default_tokens(128));
     Ok(made)
+}
+
+/// Refuses schemes that the plugin says it does not take, where it is the plugin that rounds: the embeddings are the host's, and so is
+/// the head of a method that takes blocks.
+fn accepted(plugin: &Descriptor, groups: &Value) -> Result<()> {
+    let by_host = |module: &Value| module == EMBEDDINGS || plugin.scope == Scope::Block && module == LM_HEAD;
+    let by_plugin = |group: &&Value| group["modules"].as_array().is_some_and(|all| !all.iter().all(by_host));
+    let refusal = groups.as_array().into_iter().flatten().filter(by_plugin).find_map(|group| {
+        let args = &group["scheme"]["args"];
+        plugin.accepts.refusal(&args["weights"], &args["input_activations"])
+    });
+    let Some(refusal) = refusal else { return Ok(()) };
+    let key = refusal.key.rsplit('.').next().unwrap_or_default().to_owned();
+    Err(Error::usage(format!("`{}` does not take this scheme: {}", plugin.name, refusal.message))
+        .at(key)
+        .hint(refusal.hint))
 }
 
 /// A dtype of calibration; none for that of the model.
@@ -358,14 +380,14 @@ fn default_tokens_all() -> Value {
     })
 }
 
-/// The plugin's parameters, checked against its schema and complete. A plugin that takes a seed gets the run's.
-fn parameters(plugin: &PluginInfo, options: Options, seed: u64) -> Result<Value> {
+/// The plugin's parameters, checked against its schema and complete, and notes about them. A plugin that takes a seed gets the run's.
+fn parameters(plugin: &PluginInfo, options: Options, seed: u64) -> Result<(Value, Vec<String>)> {
     let known = options.known().to_vec();
     let mut given = options.rest()?;
     if seed != 0 && given.get("seed").is_none() && plugin.descriptor.schema["properties"].get("seed").is_some() {
         given["seed"] = seed.into();
     }
-    crate::plugin::validate(&plugin.descriptor, &given).map_err(|error| {
+    crate::plugin::validate_noting(&plugin.descriptor, &given).map_err(|error| {
         // An option of the call itself that was misspelled arrives here too.
         let own = plugin.descriptor.schema["properties"].as_object();
         let is_own = |key: &String| own.is_some_and(|own| own.contains_key(key));

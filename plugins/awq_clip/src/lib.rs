@@ -78,6 +78,13 @@ impl Plugin for AwqClip {
         Needs::nothing().statistic(Statistic::Gram).statistic(Statistic::Count)
     }
 
+    fn accepts() -> Accepts {
+        let observers = [None, Some("minmax"), Some("memoryless_minmax"), Some("static_minmax")];
+        Accepts::any_scheme()
+            .weights("strategy", ["channel", "group"], "clipping needs a scale per row or group; `rtn` takes any")
+            .weights("observer", observers, "`awq_clip` chooses ranges itself; `rtn` takes any observer")
+    }
+
     fn examples() -> Result<Vec<Example>, Error> {
         Ok(vec![example()?])
     }

@@ -23,9 +23,10 @@ pub use order::ActOrder;
 #[serde(default, deny_unknown_fields)]
 struct Parameters {
     /// Order in which columns are rounded; that of the scheme's `actorder` if not given, and else `static`.
+    #[schemars(extend("aliases" = ["actorder"]))]
     act_order: Option<ActOrder>,
     /// Share of the mean of the Hessian's diagonal that is added to the diagonal.
-    #[schemars(range(min = 0.0, max = 1.0))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("aliases" = ["dampening_frac", "percdamp", "damp_percent"]))]
     dampening_fraction: f64,
 }
 

@@ -48,6 +48,7 @@ extern "C" fn descriptor<E: Export>() -> RResult<RString, PluginError> {
             schema: schemars::schema_for!(<E::Plugin as Plugin>::Parameters).to_value(),
             defaults: serde_json::to_value(&defaults)?,
             needs: E::Plugin::new(defaults).map(|plugin| plugin.needs()).unwrap_or_default(),
+            accepts: E::Plugin::accepts(),
             examples: E::Plugin::examples().context(|| "building the examples".to_owned())?,
         };
         Ok(serde_json::to_string(&descriptor)?.into())

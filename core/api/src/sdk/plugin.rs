@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Host, QuantizedLinear};
+use crate::accepts::Accepts;
 use crate::error::Error;
 use crate::example::Example;
 use crate::job::{Block, Facts, Linear, Model, Needs};
@@ -13,7 +14,8 @@ use crate::job::{Block, Facts, Linear, Model, Needs};
 pub trait Plugin: Sized + Send + Sync + 'static {
     /// Parameters as scripts write them: a struct with `#[serde(default, deny_unknown_fields)]` whose doc comments are
     /// what `workbench plugins list` shows. Ranges (`#[schemars(range(min = 1))]`) are checked while the script runs, and
-    /// so are names: `#[schemars(extend("aliases" = ["percdamp"]))]` on a field answers `percdamp` with the field's name.
+    /// so are names: with `#[schemars(extend("aliases" = ["percdamp"]))]` on a field a script may write `percdamp` for it. The host
+    /// says so, and hands out and keeps the field's own name, so that both spellings are one result.
     type Parameters: Serialize + DeserializeOwned + JsonSchema + Default;
 
     /// The name that scripts use.
@@ -40,6 +42,12 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         Needs::nothing()
     }
 
+    /// Which schemes a quantizer takes. What it does not take is refused while the script runs, with its place; a plugin that
+    /// leaves this out has to refuse by an error of its jobs, when the run has begun.
+    fn accepts() -> Accepts {
+        Accepts::any_scheme()
+    }
+
     /// Small inputs with known outputs, at least one. `workbench plugins check` runs them, and so does a test that the
     /// export macro adds to the plugin's crate.
     ///
@@ -50,7 +58,7 @@ pub trait Plugin: Sized + Send + Sync + 'static {
 
 /// Quantizes a model one linear at a time.
 pub trait Quantizer: Plugin {
-    /// Codes, scales and zero-points of one linear. The weight is read by `host.tensor(&linear.weight)`, statistics of
+    /// Codes, scales and zero-points of one linear, and nothing else; [what they mean](super#what-codes-mean). The weight is read by `host.tensor(&linear.weight)`, statistics of
     /// the linear's site by [`Host::statistics`].
     ///
     /// # Errors
@@ -68,7 +76,9 @@ pub trait BlockQuantizer: Plugin {
     fn quantize_block(&self, block: &Block, host: &Host<'_>) -> Result<Facts, Error>;
 }
 
-/// Rewrites a model without changing its function; the host checks that.
+/// Rewrites a model without changing its function; the host checks that: by the logits of some tokens, by mixtures of all rows of
+/// the embeddings, and by the keys of config.json, of which a transform may change those that describe the shapes of tensors, and
+/// `quantization_config.transform_config`.
 pub trait Transform: Plugin {
     /// Puts the tensors that change and patches the configuration.
     ///
