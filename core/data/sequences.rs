@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use workbench_model::tokenizer::{Affixes, ChatTemplate, Message, Tokenizer};
 
-use super::{Document, affixes, begins_itself, documents, spelled};
+use super::{Document, TextPieces, affixes, begins_itself, documents, spelled};
 use crate::{
     error::{Error, Result},
     eval::task::Toggle,
@@ -62,8 +62,21 @@ pub fn sequences(
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
 ) -> Result<Sequences> {
-    let found = documents(source, &options.text_column, options.characters, !options.concatenate)?;
-    sequences_of(found, is_one_text(source), options, tokenizer, template)
+    match source {
+        DataSource::File(path) if is_one_text(source) && is_stream(options) => {
+            let pieces = TextPieces::open(path, options.characters)?;
+            gather(true, options, tokenizer, template, |encoder, collector| encoder.stream(pieces, collector))
+        }
+        _ => {
+            let found = documents(source, &options.text_column, options.characters, !options.concatenate)?;
+            sequences_of(found, is_one_text(source), options, tokenizer, template)
+        }
+    }
+}
+
+/// Whether a single text would be cut as a stream.
+fn is_stream(options: &TokenOptions) -> bool {
+    options.concatenate && options.chat_template != Toggle::On
 }
 
 /// Whether a source is one running text and no rows of documents.
@@ -84,8 +97,27 @@ pub fn sequences_of(
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
 ) -> Result<Sequences> {
+    gather(one_text, options, tokenizer, template, |encoder, collector| {
+        for document in found {
+            collector.add(encoder.encode(&document?, collector.missing())?);
+            if collector.enough() {
+                break;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Cuts what `feed` encodes and collects.
+fn gather(
+    one_text: bool,
+    options: &TokenOptions,
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    feed: impl FnOnce(&Encoder<'_>, &mut Collector<'_>) -> Result<()>,
+) -> Result<Sequences> {
     let around = affixes(tokenizer, options.add_bos)?;
-    let one_stream = options.concatenate && one_text && options.chat_template != Toggle::On;
+    let one_stream = one_text && is_stream(options);
     let front = if one_stream { around.prefix.clone() } else { Vec::new() };
     if options.max_seq_length <= around.prefix.len() + around.suffix.len() {
         let added = spelled(&around.around(Vec::new()), tokenizer);
@@ -95,12 +127,7 @@ pub fn sequences_of(
     let facts = added(&around, one_stream, tokenizer);
     let encoder = Encoder { around, one_stream, options, tokenizer, template };
     let mut collector = Collector::new(options, front);
-    for document in found {
-        collector.add(encoder.encode(&document?)?);
-        if collector.enough() {
-            break;
-        }
-    }
+    feed(&encoder, &mut collector)?;
     let mut found = collector.finish()?;
     let first = found.ids.first().map(|ids| tokenizer.decode(&ids[..ids.len().min(64)], false)).transpose()?;
     found.facts["first_sample"] = first.into();
@@ -149,18 +176,35 @@ struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    fn encode(&self, document: &Document) -> Result<Encoded> {
+    /// A document, or its beginning, if that has as many tokens as are `missing`.
+    fn encode(&self, document: &Document, missing: usize) -> Result<Encoded> {
         match document {
-            Document::Text(text) if self.options.chat_template != Toggle::On => self.text(text),
+            Document::Text(text) if self.options.chat_template != Toggle::On => self.text(text, missing),
             Document::Text(text) => self.conversation(&[Message::new("user", text)]),
             Document::Chat(turns) => self.conversation(turns),
         }
     }
 
-    fn text(&self, text: &str) -> Result<Encoded> {
+    /// Hands a text to the collector as its pieces come, until there is enough.
+    fn stream(&self, pieces: TextPieces, collector: &mut Collector<'_>) -> Result<()> {
+        let mut stream = self.tokenizer.stream();
+        collector.documents += 1;
+        for piece in pieces {
+            let ids = stream.push(&piece?)?;
+            collector.extend(&ids, &vec![true; ids.len()]);
+            if collector.enough() {
+                return Ok(());
+            }
+        }
+        let ids = stream.finish()?;
+        collector.extend(&ids, &vec![true; ids.len()]);
+        Ok(())
+    }
+
+    fn text(&self, text: &str, missing: usize) -> Result<Encoded> {
         let Affixes { prefix, suffix } = &self.around;
         let apart = self.options.concatenate && !self.one_stream && prefix.is_empty() && suffix.is_empty();
-        let mut ids = self.tokenizer.encode(&format!("{text}{}", if apart { "\n\n" } else { "" }), false)?;
+        let mut ids = self.tokenizer.encode_first(&format!("{text}{}", if apart { "\n\n" } else { "" }), missing)?;
         let front: &[u32] = if self.one_stream || begins_itself(&ids, prefix) { &[] } else { prefix };
         // As transformers cuts: what the tokenizer adds is never cut away.
         let cut = self.cut(&mut ids, front.len() + suffix.len());
@@ -240,6 +284,11 @@ impl<'a> Collector<'a> {
             }
             return;
         }
+        self.extend(&ids, &learn);
+    }
+
+    /// Goes on with the stream.
+    fn extend(&mut self, ids: &[u32], learn: &[bool]) {
         self.stream.0.extend(ids);
         self.stream.1.extend(learn);
         let length = self.options.max_seq_length - self.front.len();
@@ -251,6 +300,17 @@ impl<'a> Collector<'a> {
                 let unlearned = std::iter::repeat_n(false, self.front.len());
                 self.done.push(([&self.front, ids].concat(), unlearned.chain(learn.iter().copied()).collect()));
             }
+        }
+    }
+
+    /// How many tokens of the next document can matter.
+    fn missing(&self) -> usize {
+        let length = self.options.max_seq_length;
+        match self.options.num_calibration_samples {
+            // That there are more tells whether it is cut.
+            _ if !self.options.concatenate => length + 1,
+            Some(wanted) if !self.options.shuffle => wanted.saturating_sub(self.done.len()).saturating_mul(length),
+            _ => usize::MAX,
         }
     }
 

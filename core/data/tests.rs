@@ -1,5 +1,7 @@
 //! How texts become sequences, with tokenizers that put different tokens around a text.
 
+mod pieces;
+
 use std::path::Path;
 
 use serde_json::{Value, json};
