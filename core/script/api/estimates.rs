@@ -60,16 +60,19 @@ fn text(source: &DataSource, whole: bool, characters: Option<usize>) -> u64 {
     TEXT * characters.map_or(bytes, |most| bytes.min(4 * most as u64))
 }
 
-/// Bytes on disk beside the artifact, from which an interrupted node continues.
-pub(super) fn scratch(kind: NodeKind, model: &Signature, params: &Value) -> u64 {
+/// Bytes on disk beside the artifact, from which an interrupted node continues. A plugin that quantizes `by_block` has the
+/// calibration set twice: as the model was, and as it is.
+pub(super) fn scratch(kind: NodeKind, model: &Signature, params: &Value, by_block: bool) -> u64 {
     match kind {
         // Weights and AdamW's two moments in f32: the last checkpoint, and the one that takes its place.
         NodeKind::Train if params["parameters"]["checkpoint_every"] != 0 => 2 * 3 * 4 * model.parameters,
         NodeKind::Quantize => {
             let tokens = &params["calibration"];
             let count = |key: &str| tokens[key].as_u64().unwrap_or(0);
-            // Hidden states between two blocks, of the model as it was and as it is, each in two versions.
-            2 * 2 * 4 * count("num_calibration_samples") * count("max_seq_length") * model.config.hidden_size as u64
+            let values = count("num_calibration_samples") * count("max_seq_length") * model.config.hidden_size as u64;
+            let size = if params["hidden_states"] == "bfloat16" { 2 } else { 4 };
+            // Hidden states between two blocks, and those that take their place.
+            2 * size * values * if by_block { 2 } else { 1 }
         }
         _ => 0,
     }

@@ -190,7 +190,7 @@ pub(super) fn apply(
     signature.weights = true;
     signature.quantized = kind == NodeKind::Quantize;
     let memory = estimates::making(kind, &signature, &made.params, &made.data);
-    let scratch = estimates::scratch(kind, &signature, &made.params);
+    let scratch = estimates::scratch(kind, &signature, &made.params, plugin.descriptor.scope == Scope::Block);
     let step = if made.note.is_empty() { method.to_owned() } else { format!("{method} {}", made.label) };
     let mut history = model.history.clone();
     history.push(step.trim().to_owned());
