@@ -156,7 +156,7 @@ table.write();
         let peak = provenance["peak_memory"].as_u64().unwrap();
         let nodes = plan["nodes"].as_array().unwrap();
         let planned = nodes.iter().find(|node| node["method"] == method).unwrap()["memory"].as_u64().unwrap();
-        let figures = format!("{method}: {} of {} MiB, planned {}", peak >> 20, models * bytes >> 20, planned >> 20);
+        let figures = format!("{method}: {} of {} MiB, planned {}", peak >> 20, (models * bytes) >> 20, planned >> 20);
         assert!(peak < models * bytes && peak <= planned && planned < 3 * peak, "{figures}");
     }
 }

@@ -1,5 +1,7 @@
 //! A text in pieces against the same text as a whole, which is what `tokenizers` makes of it.
 
+#![allow(clippy::print_stderr)]
+
 use std::path::Path;
 
 use rand::{Rng, SeedableRng};
