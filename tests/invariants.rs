@@ -68,6 +68,7 @@ fn values_are_rounded_in_one_crate() {
             ("core/plugin/parameters.rs", "whether a parameter is a whole number"),
             ("core/api/src/example.rs", "whole numbers of an example as the integers that they are"),
             ("core/model/src/checkpoint/compressed.rs", "bytes of a file read as signed codes"),
+            ("core/model/src/checkpoint/scales.rs", "bytes of a file read as signed zero-points"),
             ("core/model/src/checkpoint/gguf/blocks.rs", "bytes of a file read as signed codes"),
             ("core/model/src/checkpoint/gguf/k_blocks.rs", "bytes of a file read as signed scales"),
         ],
