@@ -13,6 +13,7 @@ pub mod eval;
 pub mod exec;
 pub mod graph;
 pub mod plugin;
+mod printable;
 pub mod report;
 pub mod script;
 pub mod steps;

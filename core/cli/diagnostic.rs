@@ -6,11 +6,17 @@ use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, S
 use serde_json::json;
 
 use super::style;
-use crate::error::{Error, Location};
+use crate::{
+    error::{Error, Location},
+    printable,
+};
 
 /// Prints an error to standard error: drawn for people, or as one JSON object.
 pub(super) fn print(error: &Error, as_json: bool) {
-    style::note(&if as_json { to_json(error).to_string() } else { draw(error, style::color(&std::io::stderr())) });
+    match as_json {
+        true => style::note_json(&to_json(error).to_string()),
+        false => style::note_styled(&draw(error, style::color(&std::io::stderr()))),
+    }
 }
 
 /// The error as an object.
@@ -30,10 +36,10 @@ pub(super) fn draw(error: &Error, color: bool) -> String {
         .render_report(&mut text, &shown)
         .is_err()
     {
-        text = error.to_string();
+        text = printable::lines(&error.to_string()).into_owned();
     }
     for hint in &error.hints {
-        text.push_str(&format!("  hint: {hint}\n"));
+        text.push_str(&format!("  hint: {}\n", printable::lines(hint)));
     }
     format!("error: {}", text.trim_start().trim_start_matches(['×', ' ']).trim_end())
 }
@@ -53,13 +59,21 @@ struct Cause {
 }
 
 impl Shown {
+    /// Everything as it may be printed: names, messages and the script's own line come from anywhere.
     fn new(error: &Error) -> Self {
-        let chain = |next, message: &String| Some(Box::new(Cause { message: message.clone(), next }));
+        let text = |text: &str| printable::lines(text).into_owned();
+        let chain = |next, message: &String| Some(Box::new(Cause { message: text(message), next }));
         let place = error.location.as_deref().filter(|l| !l.source.is_empty());
+        let printed_span = |place: &Location| {
+            let (start, length) = span(place);
+            let end = start + length;
+            let printed = |part: &str| printable::lines(part).len();
+            (printed(&place.source[..start]), printed(&place.source[start..end]))
+        };
         Self {
-            message: error.message.clone(),
-            source: place.map(|l| NamedSource::new(&l.file, l.source.clone())),
-            span: place.map(span),
+            message: text(&error.message),
+            source: place.map(|l| NamedSource::new(printable::one_line(&l.file), text(&l.source))),
+            span: place.map(printed_span),
             cause: error.causes.iter().rev().fold(None, chain),
         }
     }
@@ -131,6 +145,27 @@ mod tests {
         assert_eq!(&place.source[start..start + length], "q");
         let past = Location { line: 99, column: 99, ..place };
         assert!(span(&past).0 <= past.source.len());
+    }
+
+    #[test]
+    fn nothing_is_printed_that_a_terminal_obeys() {
+        let evil = "\u{1b}]0;x\u{7}";
+        let mut error = Error::usage(format!("no `{evil}`")).cause(evil).hint(evil);
+        error.location = Some(Box::new(Location {
+            file: format!("{evil}.rhai"),
+            source: format!("let a = \"{evil}\"; f(b);"),
+            line: 1,
+            column: 1,
+            needle: Some("f(b)".into()),
+        }));
+        let text = draw(&error, false);
+        assert!(!text.contains(['\u{1b}', '\u{7}']), "{text}");
+        assert_eq!(text.matches(r"\x1b]0;x\x07").count(), 5, "{text}");
+        let line = text.lines().position(|l| l.contains("f(b)")).unwrap();
+        let below = text.lines().nth(line + 1).unwrap();
+        let column = |l: &str, what: &str| l.chars().position(|c| what.contains(c)).unwrap();
+        let code = text.lines().nth(line).unwrap();
+        assert_eq!(column(below, "─┬"), code[..code.find("f(b)").unwrap()].chars().count(), "{text}");
     }
 
     #[test]

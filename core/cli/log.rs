@@ -29,7 +29,8 @@ pub(super) fn main(arguments: &LogArguments, global: &Global) -> Result<ExitCode
     }
     let mut logs = Vec::new();
     for node in nodes {
-        let text = fs::read_to_string(run.log(&node.key)).unwrap_or_default();
+        // A plugin prints in whatever encoding.
+        let text = String::from_utf8_lossy(&fs::read(run.log(&node.key)).unwrap_or_default()).into_owned();
         if !text.is_empty() {
             logs.push((node, text));
         }

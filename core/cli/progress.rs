@@ -8,6 +8,7 @@ use super::style;
 use crate::{
     exec::{End, Event, NodeEvent},
     graph::Key,
+    printable,
 };
 
 /// Draws the events of a run on standard error.
@@ -59,12 +60,14 @@ impl Renderer {
         }
     }
 
-    fn line(&self, text: &str) {
+    /// Prints a line between the bars. What begins further lines is indented, so that no message looks like another one.
+    pub(super) fn line(&self, text: &str) {
+        let text = printable::lines(text).replace('\n', "\n      ");
         match &self.bars {
             Some(bars) => {
                 let _ = bars.println(text);
             }
-            None => style::note(text),
+            None => style::note(&text),
         }
     }
 
@@ -75,7 +78,7 @@ impl Renderer {
             bar.set_style(look);
         }
         bar.set_prefix(format!("[{index}/{of}]"));
-        bar.set_message(label.to_owned());
+        bar.set_message(printable::one_line(label).into_owned());
         bar.enable_steady_tick(Duration::from_millis(250));
         self.running.insert(key.clone(), bar);
     }
@@ -86,6 +89,7 @@ impl Renderer {
                 let Some(bar) = self.running.get(key) else { return };
                 if bar.length() != Some(*total) {
                     bar.set_length(*total);
+                    let unit = printable::one_line(unit).replace(['{', '}'], "");
                     let template =
                         format!("{{prefix}} {{wide_msg}} {{bar:16}} {{pos}}/{{len}} {unit} {{elapsed}}<{{eta}}");
                     if let Ok(look) = ProgressStyle::with_template(&template) {

@@ -4,6 +4,7 @@ use super::analysis::Analysis;
 use super::cells::Intervals;
 use super::sheet::{self, Sheet};
 use super::{ReportError, notes};
+use crate::printable;
 
 /// Renders title, caption, table, contrasts and footers as GitHub-flavoured Markdown. Ends with a newline.
 ///
@@ -36,8 +37,10 @@ fn table(out: &mut String, sheet: &Sheet) {
         return;
     }
     let header = sheet.columns.iter().map(|column| escape(format!("{} {}", column.group, column.header).trim()));
-    line(out, header);
-    line(out, sheet.columns.iter().map(|column| if column.numeric { "---:" } else { "---" }.to_owned()));
+    let rule = sheet.columns.iter().map(|column| if column.numeric { "---:" } else { "---" }.to_owned());
+    let wordy = sheet.columns.len() == sheet.labels && sheet.messages.iter().any(Option::is_some);
+    line(out, header.chain(wordy.then(String::new)));
+    line(out, rule.chain(wordy.then(|| "---".to_owned())));
     for row in 0..sheet.rows() {
         let message = |column: usize| sheet.messages[row].as_deref().filter(|_| column == sheet.labels);
         let gap = if sheet.messages[row].is_some() { "" } else { "—" };
@@ -45,7 +48,9 @@ fn table(out: &mut String, sheet: &Sheet) {
             let gap = if column < sheet.labels { "" } else { gap };
             message(column).or(sheet.text(row, column)).unwrap_or(gap)
         };
-        line(out, (0..sheet.columns.len()).map(|column| escape(cell(column))));
+        // Where no row has a value there are no columns for them, and a message needs one of its own.
+        let alone = message(sheet.columns.len()).map(escape);
+        line(out, (0..sheet.columns.len()).map(|column| escape(cell(column))).chain(alone));
     }
 }
 
@@ -60,7 +65,7 @@ fn line(out: &mut String, cells: impl Iterator<Item = String>) {
 /// Keeps every character that Markdown would read as markup, and a row on its line.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
+    for character in printable::lines(text).chars() {
         match character {
             '\\' | '|' | '*' | '_' | '`' | '<' | '>' | '[' | ']' | '#' | '~' | '&' => {
                 escaped.push('\\');

@@ -5,6 +5,7 @@ use super::cells::{self, Intervals};
 use super::compare::{Comparison, Method};
 use super::input::{Labels, MetricKind};
 use super::{format, labels, sheet};
+use crate::printable;
 
 /// Lines above the table: the script, and what is equal in every row.
 pub(super) fn caption(analysis: &Analysis<'_>) -> Vec<String> {
@@ -29,7 +30,12 @@ pub(super) fn caption(analysis: &Analysis<'_>) -> Vec<String> {
         let all = if analysis.groups.len() > 1 { "all rows: " } else { "" };
         lines.push(format!("{all}{}", equal.join(", ")));
     }
-    lines
+    printed(lines)
+}
+
+/// Names in them come from anywhere.
+fn printed(lines: Vec<String>) -> Vec<String> {
+    lines.into_iter().map(|line| printable::lines(&line).into_owned()).collect()
 }
 
 /// Lines under the table.
@@ -42,7 +48,7 @@ pub(super) fn footer(analysis: &Analysis<'_>, style: Intervals) -> Vec<String> {
     lines.extend(problems(analysis));
     lines.extend(analysis.table.remarks.iter().cloned());
     lines.extend(analysis.warnings.iter().map(|warning| format!("Warning: {warning}")));
-    lines
+    printed(lines)
 }
 
 /// One line per task and way of scoring it: protocol, items, what they stand for.

@@ -10,6 +10,7 @@ use super::cells::{self, FAKE_QUANTIZED, Intervals, Tone, constant, facts};
 use super::compare::Method;
 use super::input::{Contrast, Labels};
 use super::{ReportError, format, labels};
+use crate::printable::{lines, one_line};
 
 /// One column.
 #[derive(Debug, Clone)]
@@ -102,12 +103,13 @@ impl Builder {
         mut cell: impl FnMut(usize) -> Option<(String, Tone)>,
     ) {
         let index = self.columns.len();
-        self.columns.push(Column { group: group.to_owned(), header: header.to_owned(), numeric, glued: header == "p" });
+        let (group, name) = (one_line(group).into_owned(), one_line(header).into_owned());
+        self.columns.push(Column { group, header: name, numeric, glued: header == "p" });
         for row in 0..self.messages.len() {
             let content = cell(row);
             let tone = content.as_ref().map_or(Tone::Plain, |(_, tone)| *tone);
             self.tones[row].push((index, tone));
-            self.cells.push((row as u32, index as u32, content.map(|(text, _)| text)));
+            self.cells.push((row as u32, index as u32, content.map(|(text, _)| lines(&text).into_owned())));
         }
     }
 
@@ -154,7 +156,7 @@ pub(super) fn main(analysis: &Analysis<'_>, intervals: Intervals) -> Result<Shee
     for (row, group) in groups.iter().enumerate() {
         let empty = (0..analysis.metrics.len()).all(|metric| analysis.cell(row, metric).is_none());
         if empty {
-            sheet.messages[row] = Some(reason(group));
+            sheet.messages[row] = Some(lines(&reason(group)).into_owned());
         }
     }
     sheet.build()

@@ -7,6 +7,7 @@ use super::cells::{Intervals, Tone};
 use super::sheet::{self, Sheet};
 use super::text::{align_numbers, pad_left, pad_right, wrap};
 use super::{ReportError, notes};
+use crate::printable::one_line;
 
 /// What the caller knows about the terminal.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,7 +35,7 @@ const READABLE: usize = 10;
 pub fn terminal(analysis: &Analysis<'_>, terminal: Terminal) -> Result<String, ReportError> {
     let width = terminal.width.unwrap_or(usize::MAX).max(40);
     let mut out = String::new();
-    out += &paint(&analysis.table.name, "1", terminal.color);
+    out += &paint(&one_line(&analysis.table.name), "1", terminal.color);
     out.push('\n');
     push_lines(&mut out, &notes::caption(analysis), width, "");
     out.push('\n');

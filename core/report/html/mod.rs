@@ -8,6 +8,7 @@ use super::analysis::Analysis;
 use super::cells::{Intervals, Tone};
 use super::sheet::{self, Column, Sheet};
 use super::{ReportError, format, notes};
+use crate::printable;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -67,7 +68,7 @@ pub fn html(analysis: &Analysis<'_>) -> Result<String, ReportError> {
 /// Text as HTML text or attribute value.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
+    for character in printable::lines(text).chars() {
         match character {
             '&' => escaped += "&amp;",
             '<' => escaped += "&lt;",

@@ -138,3 +138,27 @@ fn csv_of_seeds_has_a_line_for_each() {
     }
     assert_eq!(number(&frame, "wikitext.nll.seeds", 0), None);
 }
+
+#[test]
+fn nothing_is_left_that_a_terminal_obeys() {
+    let evil = "\u{1b}]0;x\u{7}\u{9b}1m\u{202e}";
+    let mut table = ablation();
+    table.name = evil.to_owned();
+    table.script = format!("{evil}.rhai");
+    table.rows[1].labels = labels(json!({ "method": evil, evil: "x" }));
+    table.rows[2].state = RowState::Failed { message: evil.to_owned() };
+    table.rows[2].tasks.clear();
+    table.rows.iter_mut().flat_map(|row| &mut row.tasks).for_each(|task| task.task += evil);
+    table.remarks.push(evil.to_owned());
+    table.provenance.push((evil.to_owned(), evil.to_owned()));
+    let analysis = Analysis::new(&table).unwrap();
+    for (what, text) in [
+        ("terminal", terminal(&analysis, Terminal { width: Some(100), color: false }).unwrap()),
+        ("Markdown", markdown(&analysis).unwrap()),
+        ("HTML", html(&analysis).unwrap()),
+    ] {
+        let obeyed = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!text.contains(obeyed), "{what}:\n{}", text.escape_debug());
+        assert!(text.contains("x1b") && text.contains("x07") && text.contains("u{9b}"), "{what}:\n{text}");
+    }
+}
