@@ -57,7 +57,7 @@ impl Project {
     pub fn around(start: &Path) -> Result<Self> {
         let here = std::env::current_dir().map_err(|e| Error::io("find", Path::new("."), &e))?;
         let start = start.canonicalize().unwrap_or_else(|_| here.clone());
-        match start.ancestors().find(|folder| folder.join(FILE).is_file()) {
+        match start.ancestors().find(|folder| folder.join(FILE).exists()) {
             Some(root) => Ok(Self { root: root.to_owned(), config: read(&root.join(FILE))? }),
             None => Ok(Self { root: here, config: Config::default() }),
         }
@@ -71,7 +71,8 @@ impl Project {
 }
 
 fn read(path: &Path) -> Result<Config> {
-    let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+    let text = workbench_model::regular_file(path).and_then(|()| fs::read_to_string(path));
+    let text = text.map_err(|e| Error::io("read", path, &e))?;
     let config: Config = toml::from_str(&text).map_err(|e| {
         Error::usage(format!("`{}` is not understood", path.display())).cause(e.to_string().trim().to_owned())
     })?;

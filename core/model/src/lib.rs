@@ -14,7 +14,7 @@ pub mod statistics;
 pub mod tokenizer;
 
 pub use activations::{Activations, Precision};
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, regular_file};
 pub use config::ModelConfig;
 pub use decoder::{Block, Context, Decoder, Taps};
 pub use error::ModelError;

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use rhai::{Dynamic, Engine, Map, NativeCallContext};
 use serde_json::{Value, json};
-use workbench_model::ModelConfig;
+use workbench_model::{ModelConfig, regular_file};
 
 use super::{Called, Host, placed};
 use crate::{
-    error::{Error, Result, did_you_mean},
+    error::{Error, ErrorKind, Result, did_you_mean},
     graph::node::DataSource,
     script::{DatasetHandle, files::DataFile, lock, options::Options},
 };
@@ -45,9 +45,18 @@ pub(super) fn dataset(root: &Path, name: &str) -> Result<DatasetHandle> {
             }
             DataSource::Demo(text.to_owned())
         }
-        None => DataSource::File(file(root, name)?),
+        None => {
+            let path = file(root, name)?;
+            regular_file(&path).map_err(|e| usage(Error::io("read", &path, &e)).at(name))?;
+            DataSource::File(path)
+        }
     };
     Ok(DatasetHandle { name: name.to_owned(), source, tokens: None })
+}
+
+/// An error of a file that a script names.
+pub(in crate::script) fn usage(error: Error) -> Error {
+    Error { kind: ErrorKind::Usage, ..error }
 }
 
 /// A path as the user gave it: from the current folder, or else from the project's root.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use workbench_model::{
     Checkpoint, ModelConfig,
     config::{EMBEDDINGS, LM_HEAD},
+    regular_file,
 };
 
 use super::{Called, Host, data::file, estimates, groups, placed};
@@ -133,7 +134,8 @@ const DESCRIPTIONS: [&str; 7] = [
 fn without_weights(name: &str, path: &Path) -> Result<Opened> {
     let (files, absent) = DESCRIPTIONS.iter().map(|f| path.join(f)).partition(|f| f.is_file());
     let file = path.join("config.json");
-    let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, &e).at(name))?;
+    let text = regular_file(&file).and_then(|()| std::fs::read_to_string(&file));
+    let text = text.map_err(|e| Error::io("read", &file, &e).at(name))?;
     let json: Value = serde_json::from_str(&text)
         .map_err(|e| Error::usage(format!("`{}` is no JSON", file.display())).cause(e.to_string()).at(name))?;
     let config = ModelConfig::from_json(&json, &file).map_err(|e| Error::from(e).at(name))?;

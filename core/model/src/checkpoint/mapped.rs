@@ -21,10 +21,8 @@ pub(crate) struct MappedFile {
 impl MappedFile {
     pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
         let failed = |error: std::io::Error| ModelError::file(path, format!("cannot be read: {error}"), "");
+        regular_file(path).map_err(failed)?;
         let file = File::open(path).map_err(failed)?;
-        if !file.metadata().map_err(failed)?.is_file() {
-            return Err(ModelError::file(path, "is not a file", ""));
-        }
         // SAFETY: the map is read-only. Bytes that another process changes under it would be read as other numbers, and
         // a file that shrinks under it ends this process; model files are written once and renamed into place, and the
         // same holds for every reader that maps weights.
@@ -55,6 +53,23 @@ impl MappedFile {
     }
 }
 
+/// Refuses what is no file though it has a name: opening a named pipe waits for a writer, and reading a device may never end.
+///
+/// # Errors
+/// The path cannot be looked up, or is a folder, a pipe, a device or a socket.
+pub fn regular_file(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = path.metadata()?.file_type();
+    let what = match () {
+        () if kind.is_file() => return Ok(()),
+        () if kind.is_dir() => "a folder",
+        () if kind.is_fifo() => "a named pipe",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, format!("it is {what}, not a file")))
+}
+
 /// Parses a JSON file; a missing one is `None`.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Value>, ModelError> {
     let Some(text) = read_small(path)? else { return Ok(None) };
@@ -70,8 +85,42 @@ pub(crate) fn read_small(path: &Path) -> Result<Option<Vec<u8>>, ModelError> {
         Err(error) => return Err(failed(error)),
         Ok(metadata) => metadata.len(),
     };
+    regular_file(path).map_err(failed)?;
     if length > MAX_JSON_BYTES {
         return Err(ModelError::file(path, format!("has {length} bytes, more than such a file can have"), ""));
     }
     std::fs::read(path).map(Some).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, socket) = (dir.path().join("fifo"), dir.path().join("socket"));
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&fifo, &link).unwrap();
+        for (path, what) in [
+            (fifo.as_path(), "a named pipe"),
+            (&link, "a named pipe"),
+            (&socket, "a socket"),
+            (dir.path(), "a folder"),
+            (Path::new("/dev/zero"), "a device"),
+        ] {
+            let expected = format!("it is {what}, not a file");
+            for message in [
+                regular_file(path).unwrap_err().to_string(),
+                MappedFile::open(path).map(drop).unwrap_err().to_string(),
+                read_small(path).unwrap_err().to_string(),
+            ] {
+                assert!(message.contains(&expected), "{}: {message}", path.display());
+            }
+        }
+        assert!(read_small(&dir.path().join("missing")).unwrap().is_none());
+    }
 }

@@ -33,6 +33,7 @@ use self::gguf::vocabulary::Vocabulary;
 pub use self::kv_cache::KvQuantizer;
 use self::kv_cache::StoredKv;
 use self::mapped::MappedFile;
+pub use self::mapped::regular_file;
 pub(crate) use self::mapped::{read_json, read_small};
 pub use self::quantization::QuantizationConfig;
 use self::stored::Stored;
