@@ -12,6 +12,7 @@ use std::{
 use polars::prelude::{AnyValue, DataFrame};
 use polars_io::{SerReader, csv::read::CsvReadOptions};
 use serde_json::{Map, Number, Value};
+use workbench_model::regular_file;
 
 use super::yaml::{self, Dialect};
 use crate::error::{Error, Location, Result};
@@ -55,7 +56,7 @@ impl DataFile {
                 .at(name)
                 .hint(format!("files ending in {} are", ENDINGS.join(", "))));
         }
-        let text = fs::read_to_string(path).map_err(|e| {
+        let text = regular_file(path).and_then(|()| fs::read_to_string(path)).map_err(|e| {
             let error = Error::io("read", path, &e);
             Error { kind: crate::error::ErrorKind::Usage, ..error }
         })?;

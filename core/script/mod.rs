@@ -24,15 +24,18 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
+    thread,
     time::{Duration, Instant},
 };
 
 use rhai::{Dynamic, Engine, EvalAltResult};
+use workbench_model::regular_file;
 
 use crate::{
     error::{Error, Result},
     graph::{Graph, NodeId},
     plugin::Registry,
+    printable,
 };
 
 /// Obtains the results of nodes while a script runs.
@@ -65,16 +68,25 @@ pub(crate) fn lock(shared: &Shared) -> MutexGuard<'_, Builder> {
 /// Time that a script may think, forced values aside.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Scripts are walked by functions that call themselves. The limits on nesting keep a script within this, and not within what
+/// a main thread has.
+const STACK: usize = 512 << 20;
+
 /// Runs a script and adds what it asks for to `builder`, which comes back even when the script fails.
 pub fn run(path: &Path, builder: Builder, surroundings: &Surroundings) -> (Builder, Result<()>) {
     let shared = Arc::new(Mutex::new(builder));
-    let result = evaluate(path, &shared, surroundings);
+    let result = thread::scope(|scope| {
+        let script = thread::Builder::new().name("script".into()).stack_size(STACK);
+        let running = script.spawn_scoped(scope, || evaluate(path, &shared, surroundings));
+        let running = running.map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?;
+        running.join().unwrap_or_else(|_| Err(Error::internal("the script's thread panicked")))
+    });
     let builder = std::mem::take(&mut *lock(&shared));
     (builder, result)
 }
 
 fn evaluate(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Result<()> {
-    let source = fs::read_to_string(path).map_err(|e| {
+    let source = regular_file(path).and_then(|()| fs::read_to_string(path)).map_err(|e| {
         let error = Error::io("read the script", path, &e);
         Error { kind: crate::error::ErrorKind::Usage, ..error }
     })?;
@@ -83,7 +95,7 @@ fn evaluate(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Result
         let mut builder = lock(shared);
         builder.enter(&name, &source, surroundings);
     }
-    let engine = engine(shared, surroundings);
+    let engine = engine(path, shared, surroundings);
     let outcome = engine.compile(&source).map_err(Box::<EvalAltResult>::from).and_then(|mut ast| {
         ast.set_source(name.as_str());
         engine.run_ast(&ast)
@@ -92,7 +104,7 @@ fn evaluate(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Result
 }
 
 /// The engine with everything that a script can call, and with limits against scripts that never end.
-fn engine(shared: &Shared, surroundings: &Surroundings) -> Engine {
+fn engine(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Engine {
     let mut engine = Engine::new();
     engine.set_strict_variables(true);
     engine.set_fail_on_invalid_map_property(true);
@@ -108,9 +120,12 @@ fn engine(shared: &Shared, surroundings: &Surroundings) -> Engine {
         let spent = clock.lock().map(|c| c.elapsed()).unwrap_or_default();
         (spent > PATIENCE).then(|| Dynamic::from("the script took longer than 60 s to build its graph"))
     });
-    engine.on_print(|text| tracing::info!(target: "script", "{text}"));
-    engine.on_debug(|text, source, position| tracing::info!(target: "script", "{}:{position:?}: {text}", source.unwrap_or("script")));
-    engine.set_module_resolver(resolver::ProjectModules::new(surroundings.root.clone(), Arc::clone(shared)));
+    engine.on_print(|text| tracing::info!(target: "script", "{}", printable::lines(text)));
+    engine.on_debug(|text, source, position| {
+        let source = source.unwrap_or("script");
+        tracing::info!(target: "script", "{source}:{position:?}: {}", printable::lines(text));
+    });
+    engine.set_module_resolver(resolver::ProjectModules::new(path, surroundings.root.clone(), Arc::clone(shared)));
     api::register(&mut engine, shared, surroundings);
     engine
 }
@@ -178,7 +193,7 @@ mod tests {
             label_seed: false,
         };
         let plain: BTreeSet<String> = Engine::new().gen_fn_signatures(false).into_iter().collect();
-        let ours = engine(&Arc::default(), &surroundings).gen_fn_signatures(false);
+        let ours = engine(Path::new(""), &Arc::default(), &surroundings).gen_fn_signatures(false);
         let ours = calls(ours.iter().filter(|line| !plain.contains(*line)).map(String::as_str));
         assert_eq!(ours, calls(DEFINITIONS.lines().filter(|line| line.starts_with("fn "))));
     }

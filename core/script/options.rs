@@ -126,11 +126,25 @@ impl Options {
     }
 }
 
+/// How deep lists and maps may lie in one another.
+const DEEPEST: usize = 64;
+
 /// A script's value as JSON. Handles of ours are no data, and neither are numbers that are not finite.
 pub(super) fn to_json(value: &Dynamic) -> Result<Value> {
+    if nests_deeper(value, DEEPEST) {
+        return Err(Error::usage(format!("a value holds lists or maps in more than {DEEPEST} levels")));
+    }
     if value.as_float().is_ok_and(|f| !f.is_finite()) {
         return Err(Error::usage("a parameter is not a finite number"));
     }
     rhai::serde::from_dynamic::<Value>(value)
         .map_err(|_| Error::usage(format!("a {} cannot be a parameter", value.type_name())))
+}
+
+fn nests_deeper(value: &Dynamic, levels: usize) -> bool {
+    let deeper = |inner: &Dynamic| levels == 0 || nests_deeper(inner, levels - 1);
+    if let Ok(items) = value.as_array_ref() {
+        return items.iter().any(deeper);
+    }
+    value.as_map_ref().is_ok_and(|map| map.values().any(deeper))
 }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use saphyr::{MarkedYaml, Marker, Scalar, ScalarStyle, ScanError, Tag, YamlData, YamlLoader};
-use saphyr_parser::Parser;
+use saphyr_parser::{Event, Parser};
 use serde_json::{Map, Number, Value};
 
 /// Which plain words are numbers and switches.
@@ -33,8 +33,12 @@ impl Fault {
     }
 }
 
+/// Levels in which a text may nest; the parsers of JSON and TOML have such limits of their own.
+const DEEPEST: usize = 128;
+
 /// The one document of a text; nothing at all is an empty map.
 pub(super) fn parse(text: &str, dialect: Dialect) -> Result<Value, Fault> {
+    check_depth(text)?;
     let mut loader: YamlLoader<'_, MarkedYaml<'_>> = YamlLoader::default();
     loader.early_parse(false);
     let failed = |e: &ScanError| Fault::new(e.marker(), e.info());
@@ -49,6 +53,24 @@ pub(super) fn parse(text: &str, dialect: Dialect) -> Result<Value, Fault> {
             Err(Fault::new(&several[1].span.start, format!("it holds {} documents instead of one", several.len())))
         }
     }
+}
+
+/// Looks at a text's events alone: what nests without end cannot even be thrown away again by functions that call themselves.
+fn check_depth(text: &str) -> Result<(), Fault> {
+    let mut depth = 0_usize;
+    for event in Parser::new_from_str(text) {
+        // What is malformed is so for the loader too, which says how.
+        let Ok((event, span)) = event else { return Ok(()) };
+        match event {
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return Err(Fault::new(&span.start, format!("it nests deeper than {DEEPEST} levels")));
+        }
+    }
+    Ok(())
 }
 
 fn value(node: &MarkedYaml<'_>, dialect: Dialect) -> Result<Value, Fault> {
