@@ -14,6 +14,7 @@ pub mod exec;
 pub mod graph;
 pub mod plugin;
 mod printable;
+mod process;
 pub mod report;
 pub mod script;
 pub mod steps;

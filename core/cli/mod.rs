@@ -17,6 +17,7 @@ mod run;
 mod runner;
 mod script;
 mod show;
+mod signals;
 mod style;
 
 use std::{
@@ -112,7 +113,10 @@ fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
         Command::Node(arguments) => return Ok(node::main(&arguments)),
         Command::Probe(arguments) => return Ok(crate::plugin::probe_main(&arguments.file)),
         Command::Check(arguments) => return Ok(crate::plugin::check_main(&arguments.file)),
-        _ => style::start_logging(),
+        _ => {
+            style::start_logging();
+            crate::process::adopt_orphans();
+        }
     }
     match command {
         Command::Run(arguments) => run::main(&arguments, global),
@@ -132,7 +136,9 @@ impl Global {
     /// The project around a path, and its store.
     fn project(&self, start: &Path) -> Result<(Project, Store)> {
         let project = Project::around(start)?;
-        let store = Store::new(&project.results(self.results.as_deref()));
-        Ok((project, store))
+        let results = project.results(self.results.as_deref());
+        // A plugin may change the directory of its process; nothing that is told to one may depend on it.
+        let results = std::path::absolute(&results).map_err(|e| Error::io("find", &results, &e))?;
+        Ok((project, Store::new(&results)))
     }
 }

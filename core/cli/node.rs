@@ -1,7 +1,6 @@
 //! `workbench node`: the process of one node. Started by the executor, not by people.
 
 use std::{
-    io::{ErrorKind, Read},
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::ExitCode,
@@ -15,7 +14,7 @@ use crate::{
     error::{Error, Result},
     exec::{Job, NodeEvent, NodeReporter},
     graph::Key,
-    steps,
+    process, steps,
     store::{Commit, RunFolder},
 };
 
@@ -35,7 +34,10 @@ const SAID: u8 = 4;
 
 pub(super) fn main(arguments: &NodeArguments) -> ExitCode {
     start_logging();
-    die_with_driver();
+    if process::set_aside(SAID).is_err() {
+        tracing::error!("the pipes to the driver cannot be set aside");
+        return ExitCode::FAILURE;
+    }
     let reporter = Arc::new(NodeReporter::new());
     let (folder, key, speaker) = (arguments.run.clone(), arguments.key.clone(), Arc::clone(&reporter));
     let work =
@@ -46,12 +48,12 @@ pub(super) fn main(arguments: &NodeArguments) -> ExitCode {
     match outcome {
         Ok(commit) => {
             reporter.send(&NodeEvent::Done { existed: commit == Commit::Existed });
-            ExitCode::SUCCESS
+            process::leave(0)
         }
         Err(error) => {
             tracing::error!("{error}");
             reporter.send(&NodeEvent::Failed { message: error.message, causes: error.causes, hints: error.hints });
-            ExitCode::from(SAID)
+            process::leave(SAID)
         }
     }
 }
@@ -74,22 +76,5 @@ fn guarded(folder: PathBuf, key: &Key, reporter: &NodeReporter) -> Result<Commit
 fn start_logging() {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = EnvFilter::try_from_env("WORKBENCH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let _ = fmt().json().with_env_filter(filter).with_writer(std::io::stderr).try_init();
-}
-
-/// Ends this process when its standard input closes: its driver is gone, and the scratch folder keeps what was done.
-fn die_with_driver() {
-    thread::spawn(|| {
-        let mut nothing = [0_u8; 64];
-        let mut input = std::io::stdin().lock();
-        loop {
-            match input.read(&mut nothing) {
-                Ok(0) => break,
-                Err(e) if e.kind() != ErrorKind::Interrupted => break,
-                _ => {}
-            }
-        }
-        #[allow(clippy::exit)]
-        std::process::exit(i32::from(SAID));
-    });
+    let _ = fmt().json().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false).try_init();
 }

@@ -164,6 +164,7 @@ pub(super) fn main(arguments: &RunArguments, global: &Global) -> Result<ExitCode
     runner.check_saves(&builder, &project.root)?;
     let mut tables = report::Tables::new(&builder, keys, &store, &script)?;
     runner.execute(&builder.graph, &planned, &mut |event| tables.hear(event))?;
+    runner.ending();
     let look = report::Terminal { color: style::color(&std::io::stdout()), width: style::width() };
     let written = tables.finish(&runner.outcome(), &runner.run_id(), look)?;
     if global.json {
@@ -172,16 +173,18 @@ pub(super) fn main(arguments: &RunArguments, global: &Global) -> Result<ExitCode
         style::print_json(&json!({ "summary": summary_json(&runner.outcome(), runner.run_id()), "reports": reports }))?;
     } else {
         for table in &written {
-            style::print(&table.terminal)?;
-            match &table.folder {
-                Some(folder) => style::note(&format!("report: {}", folder.join("index.html").display())),
-                None => style::note("the results folder cannot be written: no report was left there"),
+            style::print_styled(&table.terminal)?;
+            match (&table.folder, &table.unwritten) {
+                (Some(folder), _) => style::note(&format!("report: {}", folder.join("index.html").display())),
+                (None, Some(error)) => style::note(&format!("no report was left: {error}")),
+                (None, None) => style::note("the results folder cannot be written: no report was left there"),
             }
         }
     }
-    // The tables are out: what cannot be saved costs none of them.
+    // The tables are out: what cannot be saved or written costs none of them.
     let saved = runner.save(&builder, keys);
-    runner.verdict().and(saved)?;
+    let unwritten = written.into_iter().find_map(|w| w.unwritten).map_or(Ok(()), Err);
+    runner.verdict().and(unwritten).and(saved)?;
     Ok(ExitCode::SUCCESS)
 }
 

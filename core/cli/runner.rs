@@ -2,12 +2,17 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use serde_json::{Value, json};
 
-use super::{preflight, progress::Renderer, style};
+use super::{
+    preflight,
+    progress::Renderer,
+    signals::{Ears, interrupted},
+    style,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     exec::{self, Context, End, Event, LocalExecutor, Options, Outcome},
@@ -23,7 +28,7 @@ pub(super) struct Runner {
     script: String,
     settings: Vec<(String, String)>,
     json: bool,
-    interrupt: Arc<AtomicBool>,
+    ears: Arc<Ears>,
     state: Mutex<Progress>,
 }
 
@@ -39,6 +44,8 @@ struct OpenRun {
     folder: RunFolder,
     summary: RunSummary,
     events: EventLog,
+    /// Whether an event could not be written.
+    unrecorded: bool,
 }
 
 impl Runner {
@@ -49,14 +56,10 @@ impl Runner {
         settings: Vec<(String, String)>,
         json: bool,
     ) -> Result<Self> {
-        let interrupt = Arc::new(AtomicBool::new(false));
-        for signal in [libc::SIGINT, libc::SIGTERM] {
-            signal_hook::flag::register(signal, Arc::clone(&interrupt))
-                .map_err(|e| Error::internal(format!("no signal handler: {e}")))?;
-        }
+        let ears = Ears::listen(json)?;
         let state =
             Mutex::new(Progress { digests: store.digests(), run: None, planning: None, outcome: Outcome::default() });
-        Ok(Self { store, options, script: script.to_owned(), settings, json, interrupt, state })
+        Ok(Self { store, options, script: script.to_owned(), settings, json, ears, state })
     }
 
     fn state(&self) -> MutexGuard<'_, Progress> {
@@ -88,17 +91,18 @@ impl Runner {
         let program = std::env::current_exe().map_err(|e| Error::internal(format!("cannot find this program: {e}")))?;
         let mut executor = LocalExecutor::new(program);
         let mut renderer = Renderer::new(self.json);
-        let Some(OpenRun { folder, events, .. }) = &mut state.run else {
+        let Some(OpenRun { folder, events, unrecorded, .. }) = &mut state.run else {
             return Err(Error::internal("the run has no folder"));
         };
-        let mut lost = None;
         let mut listener = |event: &Event| {
             renderer.show(event);
-            if let Err(e) = events.append(event) {
-                lost.get_or_insert(e);
+            // Once an event is lost, later ones would tell half a story.
+            if !*unrecorded && let Err(e) = events.append(event) {
+                *unrecorded = true;
+                renderer.line(&format!("warning: what happens in this run is not recorded any more: {e}"));
             }
             if self.json {
-                let _ = serde_json::to_string(event).map(|line| style::note(&line));
+                let _ = serde_json::to_string(event).map(|line| style::note_json(&line));
             }
             after(event);
         };
@@ -107,15 +111,19 @@ impl Runner {
             store: &self.store,
             run: folder,
             options: &self.options,
-            interrupt: Arc::clone(&self.interrupt),
+            interrupt: self.ears.interrupt(),
             listener: &mut listener,
         };
+        let running = self.ears.while_running();
         let outcome = exec::run(plan, &mut executor, context)?;
+        drop(running);
         state.outcome.merge(outcome);
-        match lost {
-            Some(e) => Err(e),
-            None => Ok(()),
-        }
+        Ok(())
+    }
+
+    /// From now on results are written, which one signal does not stop.
+    pub(super) fn ending(&self) {
+        self.ears.ending();
     }
 
     /// Makes the run's folder when it is first needed, and adds the plan's nodes to its summary. A store that cannot be
@@ -124,7 +132,7 @@ impl Runner {
         if state.run.is_none() {
             let opened = self.store.create_run(&self.script, &self.settings).and_then(|(folder, summary)| {
                 let events = folder.open_events()?;
-                Ok(OpenRun { folder, summary, events })
+                Ok(OpenRun { folder, summary, events, unrecorded: false })
             });
             match opened {
                 Ok(run) => state.run = Some(run),
@@ -209,8 +217,7 @@ impl Runner {
         let skipped = outcome.count(|e| matches!(e, End::Skipped { .. }));
         let run = self.run_id().unwrap_or_default();
         if outcome.interrupted {
-            return Err(Error::new(ErrorKind::Interrupted, "the run was interrupted")
-                .hint("run the same command again: what is finished is kept"));
+            return Err(interrupted());
         }
         if failed + skipped > 0 {
             let message = format!("{failed} nodes failed and {skipped} were skipped because of them");

@@ -2,14 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{End, Event, Executor, Job, News, NodeEvent, Update};
+use super::{End, Event, Executor, Interrupt, Job, News, NodeEvent, Update};
 use crate::{
     error::Result,
     graph::{Graph, Key, NodeId, Plan, PlanNode, State},
@@ -59,8 +56,8 @@ pub struct Context<'a> {
     pub store: &'a Store,
     pub run: &'a RunFolder,
     pub options: &'a Options,
-    /// Set by Ctrl-C; taken back once noticed.
-    pub interrupt: Arc<AtomicBool>,
+    /// What the user asks by signals.
+    pub interrupt: Arc<Interrupt>,
     /// Hears every event.
     pub listener: &'a mut dyn FnMut(&Event),
 }
@@ -91,6 +88,8 @@ struct Driver<'a> {
     running: BTreeMap<Key, Running<'a>>,
     outcome: Outcome,
     stopping: bool,
+    /// How many of the user's requests to end were heeded.
+    heeded: usize,
     began: Instant,
     of: usize,
     cached: usize,
@@ -115,6 +114,7 @@ impl<'a> Driver<'a> {
             running: BTreeMap::new(),
             outcome: Outcome::default(),
             stopping: false,
+            heeded: 0,
             began: Instant::now(),
             of,
         }
@@ -214,13 +214,14 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// What a node said counts; a node that said nothing ended for the executor's reason. What is stored is done.
+    /// What is stored is done, whatever was said; else what the node said of its failure counts, and the executor's reason for
+    /// one that said nothing, or nothing true.
     fn judge(&self, running: &Running<'_>, reason: Option<String>) -> End {
-        if let Some(said) = &running.said {
-            return said.clone();
-        }
         if self.context.store.holds(&running.node.key) {
             return End::Done;
+        }
+        if let Some(failed @ End::Failed { .. }) = &running.said {
+            return failed.clone();
         }
         if self.outcome.interrupted {
             return End::Cancelled;
@@ -248,19 +249,25 @@ impl<'a> Driver<'a> {
         self.tell(&event);
     }
 
-    /// The first Ctrl-C starts nothing more, the second one ends what runs.
+    /// The first Ctrl-C starts nothing more, the second one ends what runs, the third one does not wait for that.
     fn heed_interrupt(&mut self, executor: &mut dyn Executor) {
-        if !self.context.interrupt.swap(false, Ordering::Relaxed) {
+        let asked = self.context.interrupt.asked();
+        let before = std::mem::replace(&mut self.heeded, asked);
+        if asked == before {
             return;
         }
-        if self.outcome.interrupted {
-            let keys: Vec<Key> = self.running.keys().cloned().collect();
-            keys.iter().for_each(|key| executor.cancel(key));
-        } else {
-            self.outcome.interrupted = true;
-            self.stopping = true;
+        self.outcome.interrupted = true;
+        self.stopping = true;
+        if asked == 1 {
             let running = self.running.len();
             self.tell(&Event::Interrupting { running });
+        } else if before < 2 {
+            let keys: Vec<Key> = self.running.keys().cloned().collect();
+            keys.iter().for_each(|key| executor.cancel(key));
+        }
+        if asked > 2 {
+            let running = std::mem::take(&mut self.running);
+            running.into_values().for_each(|running| self.end(running, End::Cancelled));
         }
     }
 

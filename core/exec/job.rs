@@ -1,6 +1,10 @@
 //! The order that a driver gives to a node's process.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,6 +45,11 @@ pub struct Job {
     pub plugin_timeout: Option<u64>,
 }
 
+/// A path that means the same whatever the directory of a process is: a plugin may change it.
+fn anchored(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::io("find", path, &e))
+}
+
 impl Job {
     /// The parameters of the node.
     pub fn params(&self) -> &Value {
@@ -73,9 +82,18 @@ impl Job {
                     object.model().ok_or_else(|| Error::internal(format!("{} holds no model", key.short())))?
                 }
             };
-            models.insert(role.clone(), path);
+            models.insert(role.clone(), anchored(&path)?);
+        }
+        let mut data = node.data.clone();
+        for source in data.values_mut() {
+            if let DataSource::File(path) = source {
+                *path = anchored(path)?;
+            }
         }
         files.extend(node.plugin.as_ref().map(|plugin| plugin.file.clone()));
+        for path in files.iter_mut().map(|file| &mut file.path).chain(&mut absent) {
+            *path = anchored(path)?;
+        }
         let trains = node.kind == NodeKind::Train;
         Ok(Self {
             key: planned.key.clone(),
@@ -84,8 +102,8 @@ impl Job {
             label: node.label.clone(),
             identity: planned.identity.clone(),
             models,
-            data: node.data.clone(),
-            plugin: node.plugin.as_ref().map(|p| p.file.path.clone()),
+            data,
+            plugin: node.plugin.as_ref().map(|p| anchored(&p.file.path)).transpose()?,
             files,
             absent,
             program: Program::this()?,

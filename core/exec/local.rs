@@ -2,19 +2,23 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
-    thread,
     time::{Duration, Instant},
 };
 
-use super::{Executor, Job, News, NodeEvent, Update, machine::anonymous_memory};
+use super::{
+    Executor, Job, News, NodeEvent, Update,
+    follow::{Line, follow},
+    log::NodeLog,
+    machine::tree_memory,
+};
 use crate::{
     error::{Error, Result},
     graph::Key,
+    process::Leader,
     store::RunFolder,
 };
 
@@ -30,22 +34,48 @@ pub struct LocalExecutor {
 
 #[derive(Debug)]
 struct Running {
-    child: Child,
-    /// Held open: the node ends when it closes.
-    _stdin: Option<ChildStdin>,
+    leader: Leader,
     memory_limit: u64,
     /// The plugin at work, the silence it may keep, and when it was last heard of.
     plugin: Option<(String, Option<Duration>)>,
     heard: Instant,
+    /// Since when nothing more is to be expected of it but its end, and whether it has said how its work ended.
+    leaving: Option<(Instant, bool)>,
     /// Why the executor ended it.
     verdict: Option<String>,
 }
 
-#[derive(Debug)]
-enum Line {
-    Said(NodeEvent),
-    Closed,
+impl Running {
+    /// Ends it, for a reason unless there is one already or none is needed.
+    fn end(&mut self, reason: Option<String>) {
+        if self.verdict.is_none() {
+            self.verdict = reason;
+        }
+        self.leader.kill();
+    }
+
+    /// Why it should be ended now. An inner `None` is no reason of its own: what it said counts.
+    fn fault(&self) -> Option<Option<String>> {
+        let name = self.plugin.as_ref().map(|(name, _)| name.as_str());
+        if let Some((since, said)) = self.leaving
+            && since.elapsed() > GRACE
+        {
+            let closed = || format!("it closed the pipe over which it reports{}", culprit(name));
+            return Some((!said).then(closed));
+        }
+        let used = tree_memory(self.leader.pid(), self.memory_limit);
+        if used > self.memory_limit {
+            let (used, limit, at_work) = (mib(used), mib(self.memory_limit), culprit(name));
+            return Some(Some(format!("it used {used} of memory, more than its limit of {limit}{at_work}")));
+        }
+        let (name, patience) = self.plugin.as_ref()?;
+        let patience = (*patience).filter(|patience| self.heard.elapsed() > *patience)?;
+        Some(Some(format!("plugin `{name}` did not call the host for {} s", patience.as_secs())))
+    }
 }
+
+/// How long a node may take to end that has nothing more to say.
+const GRACE: Duration = Duration::from_secs(5);
 
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -56,28 +86,15 @@ impl LocalExecutor {
         Self { program, running: BTreeMap::new(), sender, receiver, last_watch: Instant::now() }
     }
 
-    /// Ends nodes that use too much memory, and plugins that have been silent for too long.
+    /// Ends nodes that use too much memory or do not end, and plugins that have been silent for too long.
     fn watch(&mut self) {
         if self.last_watch.elapsed() < WATCH_INTERVAL {
             return;
         }
         self.last_watch = Instant::now();
         for running in self.running.values_mut().filter(|r| r.verdict.is_none()) {
-            let used = anonymous_memory(running.child.id()).unwrap_or(0);
-            let watched = running.plugin.as_ref().and_then(|(name, patience)| Some((name, (*patience)?)));
-            let silent = watched.filter(|(_, patience)| running.heard.elapsed() > *patience);
-            let verdict = if used > running.memory_limit {
-                let at_work = culprit(running.plugin.as_ref().map(|(name, _)| name.as_str()));
-                let limit = mib(running.memory_limit);
-                Some(format!("it used {} of memory, more than its limit of {limit}{at_work}", mib(used)))
-            } else {
-                silent.map(|(name, patience)| {
-                    format!("plugin `{name}` did not call the host for {} s", patience.as_secs())
-                })
-            };
-            if let Some(verdict) = verdict {
-                running.verdict = Some(verdict);
-                let _ = running.child.kill();
+            if let Some(reason) = running.fault() {
+                running.end(reason);
             }
         }
     }
@@ -92,15 +109,26 @@ impl LocalExecutor {
                         running.plugin = Some((name.clone(), timeout.map(Duration::from_secs)));
                     }
                     NodeEvent::PluginEnded => running.plugin = None,
+                    NodeEvent::Done { .. } | NodeEvent::Failed { .. } => {
+                        running.leaving.get_or_insert((Instant::now(), true));
+                    }
                     _ => {}
                 }
                 Some(Update { key, news: News::Said(said) })
             }
-            Line::Closed => {
+            Line::Silent => {
+                let running = self.running.get_mut(&key)?;
+                running.leaving.get_or_insert((Instant::now(), false));
+                None
+            }
+            Line::Unlogged(error) => {
+                // A log is worth a warning, not the work of hours.
+                let said = NodeEvent::Log { level: "warn".to_owned(), message: error.to_string() };
+                Some(Update { key, news: News::Said(said) })
+            }
+            Line::Gone => {
                 let mut running = self.running.remove(&key)?;
-                // A node that closed its output but does not end would block the run for ever.
-                let _ = running.child.kill();
-                let status = running.child.wait().ok();
+                let status = running.leader.reap().ok();
                 let plugin = running.plugin.map(|(name, _)| name);
                 let reason = running.verdict.or_else(|| status.and_then(|s| describe(s, plugin.as_deref())));
                 Some(Update { key, news: News::Ended(reason) })
@@ -112,7 +140,7 @@ impl LocalExecutor {
 impl Executor for LocalExecutor {
     fn submit(&mut self, job: &Job, run: &RunFolder) -> Result<()> {
         job.write(run)?;
-        let log = run.open_log(&job.key)?;
+        let log = NodeLog::open(run, &job.key)?;
         let mut command = Command::new(&self.program);
         command
             .arg("node")
@@ -122,23 +150,15 @@ impl Executor for LocalExecutor {
             .env("RUST_BACKTRACE", "0")
             // The allocator keeps the pages of freed memory for a second unless told otherwise. Most reuse comes sooner, and what
             // is kept in vain counts where memory is at its largest: 30 of 800 MiB in GPTQ on layers of Qwen3-0.6B.
-            .env("MIMALLOC_PURGE_DELAY", "100")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            // A group of its own keeps the terminal's Ctrl-C from reaching it: the driver decides what ends.
-            .process_group(0);
-        let mut child = command.spawn().map_err(|e| Error::io("start", &self.program, &e))?;
-        let stdin = child.stdin.take();
-        if let Some(stdout) = child.stdout.take() {
-            read_lines(stdout, job.key.clone(), self.sender.clone());
-        }
+            .env("MIMALLOC_PURGE_DELAY", "100");
+        let mut leader = Leader::start(&mut command).map_err(|e| Error::io("start", &self.program, &e))?;
+        follow(&mut leader, log, &job.key, &self.sender);
         let running = Running {
-            child,
-            _stdin: stdin,
+            leader,
             memory_limit: job.memory_limit,
             plugin: None,
             heard: Instant::now(),
+            leaving: None,
             verdict: None,
         };
         self.running.insert(job.key.clone(), running);
@@ -165,33 +185,16 @@ impl Executor for LocalExecutor {
 
     fn cancel(&mut self, key: &Key) {
         if let Some(running) = self.running.get_mut(key) {
-            running.verdict.get_or_insert_with(|| "it was cancelled".to_owned());
-            let _ = running.child.kill();
+            running.end(Some("it was cancelled".to_owned()));
         }
     }
 }
 
 impl Drop for LocalExecutor {
     fn drop(&mut self) {
-        for running in self.running.values_mut() {
-            let _ = running.child.kill();
-            let _ = running.child.wait();
-        }
+        // All at once, before one after the other is waited for.
+        self.running.values().for_each(|running| running.leader.kill());
     }
-}
-
-fn read_lines(stdout: ChildStdout, key: Key, sender: Sender<(Key, Line)>) {
-    thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
-            // A plugin may print to standard output; what is no event is not for the driver.
-            if let Ok(event) = serde_json::from_str(&line)
-                && sender.send((key.clone(), Line::Said(event))).is_err()
-            {
-                return;
-            }
-        }
-        let _ = sender.send((key, Line::Closed));
-    });
 }
 
 fn culprit(plugin: Option<&str>) -> String {

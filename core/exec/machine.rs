@@ -2,6 +2,10 @@
 
 use std::fs;
 
+use rustix::process::Pid;
+
+use crate::process::below;
+
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
@@ -22,9 +26,27 @@ pub fn available_memory() -> u64 {
 }
 
 /// Bytes of anonymous memory of a process, in memory and swapped out. Mapped checkpoints do not count.
-pub(super) fn anonymous_memory(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+fn anonymous_memory(process: Pid) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).ok()?;
     Some(field(&status, "RssAnon")? + field(&status, "VmSwap").unwrap_or(0))
+}
+
+/// Bytes of anonymous memory of a process and of all below it. What a fork shares with its parent counts once, though the kernel
+/// only says so slowly: that is asked past `limit` alone.
+pub(super) fn tree_memory(process: Pid, limit: u64) -> u64 {
+    let below = below(process);
+    let all = || below.iter().chain([&process]);
+    let plain = all().filter_map(|p| anonymous_memory(*p)).sum();
+    if plain <= limit || below.is_empty() {
+        return plain;
+    }
+    all().filter_map(|p| own_share(*p).or_else(|| anonymous_memory(*p))).sum()
+}
+
+/// Anonymous memory of a process, shared pages divided by those who share them.
+fn own_share(process: Pid) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.as_raw_nonzero())).ok()?;
+    Some(field(&rollup, "Pss_Anon")? + field(&rollup, "SwapPss").unwrap_or(0))
 }
 
 /// The largest resident size that this process ever had, in bytes.
@@ -66,6 +88,8 @@ pub fn cpu_model() -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::getpid;
+
     use super::*;
 
     #[test]
@@ -76,7 +100,7 @@ mod tests {
 
     #[test]
     fn this_process_has_memory() {
-        assert!(anonymous_memory(std::process::id()).is_some_and(|b| b > 0));
+        assert!(anonymous_memory(getpid()).is_some_and(|b| b > 0) && tree_memory(getpid(), 1) > 0);
         assert!(peak_memory() > 0 && total_memory() >= available_memory());
     }
 }

@@ -1,19 +1,24 @@
 //! Running a plan: one process per node, started and watched by an [`Executor`].
 //!
 //! Only this module spawns. It prints nothing: whatever happens becomes an [`Event`], and the terminal, `--json` and
-//! `events.jsonl` render those. A node's process tells its driver what it does through [`NodeEvent`]s on its standard
-//! output, and ends when its standard input closes, so no process outlives its driver.
+//! `events.jsonl` render those. A node's process tells its driver what it does through [`NodeEvent`]s, over a pipe that it
+//! sets aside before it loads a plugin; what is printed there is log. It ends when its standard input closes, so no process
+//! outlives its driver ([`process`](crate::process)).
 
 mod driver;
 mod event;
+mod follow;
+mod interrupt;
 mod job;
 mod local;
+mod log;
 mod machine;
 mod program;
 mod reporter;
 
 pub use driver::{Context, Options, Outcome, run};
 pub use event::{End, Event, NodeEvent};
+pub use interrupt::Interrupt;
 pub use job::Job;
 pub use local::LocalExecutor;
 pub use machine::{available_memory, cpu_model, peak_memory, return_freed_memory, total_memory};

@@ -12,7 +12,7 @@ use workbench_api::example::Example;
 use workbench_api::host::Heartbeat;
 use workbench_api::testing::{MemoryHost, Outcome, differences};
 
-use super::child::{ChildCommand, answer, ask};
+use super::child::{ChildCommand, answering, ask};
 use super::load::Loaded;
 use super::problem::Problem;
 
@@ -63,14 +63,12 @@ fn failed(file: &Path, problem: Problem) -> CheckReport {
     CheckReport { file: file.to_path_buf(), descriptor: None, steps: vec![step] }
 }
 
-/// Body of the hidden subcommand `workbench __check FILE`: loads the file, runs its examples and answers on standard output.
+/// Body of the hidden subcommand `workbench __check FILE`: loads the file, runs its examples and answers.
 pub fn check_main(file: &Path) -> ExitCode {
     use rustix::process::{Resource, Rlimit, setrlimit};
     // Where the limit cannot be set, the check goes without it.
     let _ = setrlimit(Resource::As, Rlimit { current: Some(MEMORY), maximum: Some(MEMORY) });
-    let report = check_here(file);
-    let passed = report.passed();
-    if answer(&report).is_ok() && passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    answering(|| check_here(file))
 }
 
 fn check_here(file: &Path) -> CheckReport {

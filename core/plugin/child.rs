@@ -1,22 +1,34 @@
 //! Short-lived children that take the risk of loading a library.
 
-use std::io::{self, Read, Write};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitCode, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::{Problem, ProblemKind};
+use crate::process::{Leader, drain, leave, report, set_aside};
 
 /// Makes the command that handles a file in a child process.
 pub type ChildCommand<'a> = dyn Fn(&Path) -> Command + Sync + 'a;
 
-/// Before the answer on the child's standard output, where a library's constructors may have written too.
+/// Before the answer, which need not be the first thing on its pipe where the child is a test program.
 const MARK: &str = "workbench-answer:";
+
+/// The most that is kept of what a child says: its answer, and the end of its complaints.
+const ANSWER: usize = 16 << 20;
+const COMPLAINTS: usize = 64 << 10;
+
+/// Exit code of a child whose parent is gone.
+const LOST: u8 = 4;
 
 /// This very program with a hidden subcommand and the file: `workbench __probe FILE`.
 ///
@@ -33,9 +45,15 @@ pub fn this_program(subcommand: &'static str) -> io::Result<impl Fn(&Path) -> Co
 
 /// Writes the child's answer for its parent.
 pub(super) fn answer(answer: &impl Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "\n{MARK}{}", serde_json::to_string(answer)?)?;
-    out.flush()
+    report(&format!("\n{MARK}{}", serde_json::to_string(answer)?))
+}
+
+/// The body of a child: what it finds is its answer, and nothing that a library does later can change that.
+pub(super) fn answering<T: Serialize>(find: impl FnOnce() -> T) -> ExitCode {
+    if set_aside(LOST).is_err() {
+        return ExitCode::FAILURE;
+    }
+    leave(u8::from(answer(&find()).is_err()))
 }
 
 /// Runs a child and reads its answer.
@@ -50,18 +68,29 @@ pub(super) fn ask<T: DeserializeOwned>(
     doing: &str,
 ) -> Result<T, Problem> {
     let problem = |kind, message: String| Problem::new(file, kind, message);
-    let mut child =
-        command(file).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|error| {
-            problem(ProblemKind::Unreadable, format!("no process could be started for it: {error}"))
-        })?;
-    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
-    let status = wait(&mut child, patience)
-        .map_err(|error| problem(ProblemKind::Unreadable, format!("its process was lost: {error}")))?;
-    let (said, complained) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
-    let Some(status) = status else {
+    let mut leader = Leader::start(&mut command(file))
+        .map_err(|error| problem(ProblemKind::Unreadable, format!("no process could be started for it: {error}")))?;
+    let gone = Arc::new(AtomicBool::new(false));
+    let (stdout, stderr) = leader.pipes();
+    let said = Kept::of(stdout, &gone, |kept, bytes| {
+        kept.extend(&bytes[..bytes.len().min(ANSWER.saturating_sub(kept.len()))]);
+    });
+    let complained = Kept::of(stderr, &gone, |kept, bytes| {
+        kept.extend(bytes);
+        kept.drain(..kept.len().saturating_sub(COMPLAINTS));
+    });
+    let in_time = leader.ends_within(patience);
+    if !in_time {
+        leader.kill();
+    }
+    let status = leader.reap();
+    gone.store(true, Ordering::Release);
+    let (said, complained) = (said.text(), complained.text());
+    let status = status.map_err(|error| problem(ProblemKind::Unreadable, format!("its process was lost: {error}")))?;
+    if !in_time {
         let message = format!("{doing} did not end within {} s", patience.as_secs_f32());
         return Err(problem(ProblemKind::Hang, message));
-    };
+    }
     if let Some(json) = said.lines().rev().find_map(|line| line.strip_prefix(MARK)) {
         return serde_json::from_str(json)
             .map_err(|error| problem(ProblemKind::Faulty, format!("{doing} gave an unreadable answer: {error}")));
@@ -79,33 +108,29 @@ fn is_telling(line: &str) -> bool {
     !line.is_empty() && !frame && !["note: ", "at ", "stack backtrace:"].iter().any(|start| line.starts_with(start))
 }
 
-/// Reads a pipe to its end on a thread of its own, so that a talkative child does not block on a full pipe.
-fn collect(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(pipe) = pipe {
-            // What was read before an error is all there is.
-            let _ = pipe.take(16 << 20).read_to_end(&mut bytes);
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+/// What a child writes to a pipe, as far as it is kept.
+struct Kept {
+    bytes: Arc<Mutex<VecDeque<u8>>>,
+    reader: Option<JoinHandle<()>>,
 }
 
-/// The child's end, or nothing if it had to be killed.
-fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
-    let start = Instant::now();
-    let mut pause = Duration::from_micros(200);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if start.elapsed() > patience {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(10));
+impl Kept {
+    fn of(
+        pipe: Option<impl Into<OwnedFd>>,
+        gone: &Arc<AtomicBool>,
+        mut keep: impl FnMut(&mut VecDeque<u8>, &[u8]) + Send + 'static,
+    ) -> Self {
+        let bytes: Arc<Mutex<VecDeque<u8>>> = Arc::default();
+        let into = Arc::clone(&bytes);
+        let take = move |found: &[u8]| keep(&mut into.lock().unwrap_or_else(PoisonError::into_inner), found);
+        Self { bytes, reader: pipe.map(|pipe| drain(pipe, Arc::clone(gone), take)) }
+    }
+
+    /// All of it, once the writer is gone.
+    fn text(self) -> String {
+        self.reader.map(JoinHandle::join);
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(bytes.make_contiguous()).into_owned()
     }
 }
 

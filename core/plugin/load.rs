@@ -13,6 +13,7 @@ use workbench_api::error::Error;
 use workbench_api::host::{Heartbeat, HostServices, Instance, Module};
 use workbench_api::job::{Job, Needs, Report};
 use workbench_api::{ABI_MAJOR, ABI_MINOR};
+use workbench_model::regular_file;
 use workbench_quant::GRID_VERSION;
 
 use super::gate::Gate;
@@ -32,8 +33,10 @@ impl Loaded {
     /// # Errors
     /// The file is no plugin that this workbench can run; the problem says why.
     pub fn open(path: &Path) -> Result<Self, Problem> {
-        read_probe(path)?;
-        let module = root_module(path)?;
+        // A name without a folder is one that the system's loader looks for elsewhere.
+        let file = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        read_probe(&file)?;
+        let module = root_module(&file)?;
         let descriptor = module.descriptor().map_err(|error| {
             let problem = Problem::new(path, ProblemKind::Faulty, format!("its descriptor cannot be had: {error}"));
             Problem { hint: error.hint, ..problem }
@@ -166,7 +169,8 @@ pub(super) fn not_a_plugin(path: &Path) -> Problem {
 /// it maps all the same, which ends the process at the first page that is not there.
 fn check_magic(path: &Path) -> Result<(), Problem> {
     let mut header = Vec::new();
-    let length = std::fs::File::open(path)
+    let length = regular_file(path)
+        .and_then(|()| std::fs::File::open(path))
         .and_then(|file| {
             let length = file.metadata()?.len();
             file.take(64).read_to_end(&mut header)?;

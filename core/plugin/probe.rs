@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use workbench_api::descriptor::Descriptor;
 use workbench_api::{ABI_MAJOR, ABI_MINOR};
+use workbench_model::regular_file;
 use workbench_quant::GRID_VERSION;
 
-use super::child::{ChildCommand, answer, ask};
+use super::child::{ChildCommand, answering, ask};
 use super::load::Loaded;
 use super::problem::{Problem, ProblemKind};
 use crate::graph::digest::{KnownFile, Stamp, hash};
@@ -21,10 +22,9 @@ use crate::graph::digest::{KnownFile, Stamp, hash};
 /// How long loading a file and asking for its descriptor may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Body of the hidden subcommand `workbench __probe FILE`: loads the file and answers on standard output.
+/// Body of the hidden subcommand `workbench __probe FILE`: loads the file and answers.
 pub fn probe_main(file: &Path) -> ExitCode {
-    let outcome: Outcome = Loaded::open(file).map(|loaded| loaded.descriptor().clone()).into();
-    if answer(&outcome).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    answering(|| Outcome::from(Loaded::open(file).map(|loaded| loaded.descriptor().clone())))
 }
 
 /// A result that can be written down.
@@ -131,6 +131,7 @@ pub(super) struct Fresh {
 pub(super) fn probe(file: &Path, child: &ChildCommand<'_>) -> Result<Fresh, Problem> {
     let unreadable =
         |error: io::Error| Problem::new(file, ProblemKind::Unreadable, format!("it cannot be read: {error}"));
+    regular_file(file).map_err(unreadable)?;
     let stamp = Stamp::of(file).map_err(unreadable)?;
     let settled = stamp.is_settled();
     let content = fs::read(file).map_err(unreadable)?;

@@ -36,6 +36,8 @@ pub struct Written {
     pub terminal: String,
     /// The table for a program.
     pub json: Value,
+    /// Why its files could not be written, where that was needed.
+    pub unwritten: Option<Error>,
 }
 
 /// The tables of a run, filled as nodes end.
@@ -193,6 +195,7 @@ fn finish(
             folder: Some(folder),
             terminal: known.terminal,
             json: known.json,
+            unwritten: None,
         });
     }
     let table = table(spec, builder, keys, store, script, outcome, run)?;
@@ -226,14 +229,14 @@ fn finish(
         }
         Ok(())
     };
-    let written = write();
-    let folder = match written {
-        Ok(()) => Some(folder),
+    let (folder, unwritten) = match write() {
+        Ok(()) => (Some(folder), None),
         // Only a run that had nothing to do gets here with a folder that cannot be written.
-        Err(_) if outcome.ends.is_empty() => None,
-        Err(e) => return Err(e),
+        Err(_) if outcome.ends.is_empty() => (None, None),
+        // The table itself is not lost.
+        Err(e) => (None, Some(e)),
     };
-    Ok(Written { name: spec.name.clone(), folder, terminal: text, json })
+    Ok(Written { name: spec.name.clone(), folder, terminal: text, json, unwritten })
 }
 
 fn failed(error: ReportError) -> Error {

@@ -227,7 +227,7 @@ impl HostServices for Services<'_> {
 
     fn metric(&self, step: u64, name: &str, value: f64) {
         self.output().metrics.insert(name.to_owned(), (step, value));
-        self.reporter.send(&NodeEvent::Metric { step, name: name.to_owned(), value });
+        self.reporter.metric(step, name, value);
     }
 
     fn progress(&self, done: u64, total: u64) {

@@ -12,14 +12,14 @@ use serde_json::Value;
 use super::project::{Project, W8, kill};
 
 /// A run whose events can be waited for.
-struct Followed {
+pub(super) struct Followed {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
     seen: Vec<Value>,
 }
 
 impl Followed {
-    fn start(project: &Project, arguments: &[&str]) -> Self {
+    pub(super) fn start(project: &Project, arguments: &[&str]) -> Self {
         let mut child =
             project.command(arguments).arg("--json").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -27,7 +27,7 @@ impl Followed {
     }
 
     /// Reads events up to the first that is as wanted.
-    fn until(&mut self, wanted: impl Fn(&Value) -> bool) {
+    pub(super) fn until(&mut self, wanted: impl Fn(&Value) -> bool) {
         loop {
             let line = self.lines.next().unwrap_or_else(|| panic!("it never came: {:#?}", self.seen)).unwrap();
             let Ok(event) = serde_json::from_str::<Value>(&line) else { continue };
@@ -39,11 +39,15 @@ impl Followed {
     }
 
     fn signal(&self) {
-        kill(self.child.id() as i32, Signal::INT);
+        self.signal_with(Signal::INT);
+    }
+
+    pub(super) fn signal_with(&self, signal: Signal) {
+        kill(self.child.id() as i32, signal);
     }
 
     /// The exit code and all events.
-    fn end(mut self) -> (Option<i32>, Vec<Value>) {
+    pub(super) fn end(mut self) -> (Option<i32>, Vec<Value>) {
         let rest = self.lines.by_ref().map_while(Result::ok);
         self.seen.extend(rest.filter_map(|line| serde_json::from_str(&line).ok()));
         (self.child.wait().unwrap().code(), self.seen)
