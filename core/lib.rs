@@ -16,6 +16,7 @@ pub mod plugin;
 mod printable;
 mod process;
 pub mod report;
+pub mod schema;
 pub mod script;
 pub mod steps;
 pub mod store;

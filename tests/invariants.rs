@@ -65,7 +65,7 @@ fn values_are_rounded_in_one_crate() {
         &[
             ("core/quant/", "the grid kernel"),
             ("core/report/format.rs", "digits of a printed number"),
-            ("core/plugin/parameters.rs", "whether a parameter is a whole number"),
+            ("core/schema/check.rs", "whether a parameter is a whole number"),
             ("core/api/src/example.rs", "whole numbers of an example as the integers that they are"),
             ("core/model/src/checkpoint/compressed.rs", "bytes of a file read as signed codes"),
             ("core/model/src/checkpoint/scales.rs", "bytes of a file read as signed zero-points"),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Global, style};
 use crate::{
@@ -31,7 +31,7 @@ enum PluginsCommand {
     /// List the plugins that scripts can use, with their parameters
     #[command(after_help = "Example:\n  workbench plugins list --parameters")]
     List {
-        /// Show the parameters and their defaults
+        /// Show the parameters with their defaults, ranges and choices
         #[arg(long)]
         parameters: bool,
     },
@@ -119,7 +119,14 @@ fn begin(name: &str, folder: &Path, source: &ApiSource, global: &Global) -> Resu
 
 fn list(registry: &Registry, parameters: bool, global: &Global) -> Result<ExitCode> {
     if global.json {
-        let plugins: Vec<&PluginInfo> = registry.plugins().collect();
+        let listed = |info: &PluginInfo| {
+            let mut plugin = serde_json::to_value(info).unwrap_or_default();
+            if parameters {
+                plugin["parameters"] = json!(plugin::parameters(&info.descriptor));
+            }
+            plugin
+        };
+        let plugins: Vec<Value> = registry.plugins().map(listed).collect();
         let problems: Vec<String> = registry.problems().iter().map(ToString::to_string).collect();
         style::print_json(&json!({ "plugins": plugins, "problems": problems }))?;
         return Ok(ExitCode::SUCCESS);
@@ -138,9 +145,9 @@ fn list(registry: &Registry, parameters: bool, global: &Global) -> Result<ExitCo
             style::print(&format!("    {paper}\n"))?;
         }
         if parameters {
-            for (key, default) in d.defaults.as_object().into_iter().flatten() {
-                let about = d.schema["properties"][key]["description"].as_str().unwrap_or_default();
-                style::print(&format!("      {key} = {default}  {}\n", about.replace('\n', " ")))?;
+            for field in plugin::parameters(d) {
+                let (default, values) = (field.default_word(), field.values());
+                style::print(&format!("      {} = {default}  ({values})  {}\n", field.name, field.about))?;
             }
         }
     }

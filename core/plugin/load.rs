@@ -17,8 +17,9 @@ use workbench_model::regular_file;
 use workbench_quant::GRID_VERSION;
 
 use super::gate::Gate;
+use super::layout;
 use super::problem::{Problem, ProblemKind};
-use super::{layout, parameters};
+use super::validate::{self, validate};
 
 /// A plugin file, loaded into this process for good: a library is never unloaded, since its threads may live on.
 pub struct Loaded {
@@ -41,6 +42,7 @@ impl Loaded {
             let problem = Problem::new(path, ProblemKind::Faulty, format!("its descriptor cannot be had: {error}"));
             Problem { hint: error.hint, ..problem }
         })?;
+        let descriptor = validate::as_written(descriptor);
         Ok(Self { module, descriptor, path: path.to_path_buf() })
     }
 
@@ -59,7 +61,7 @@ impl Loaded {
     /// # Errors
     /// The parameters do not fit the schema, or the plugin refuses them.
     pub fn create(&self, given: &Value) -> Result<Running, Error> {
-        let parameters = parameters::validate(&self.descriptor, given).map_err(|error| {
+        let parameters = validate(&self.descriptor, given).map_err(|error| {
             let message = error.to_string();
             Error { hint: error.hint, ..Error::parameters(message) }
         })?;

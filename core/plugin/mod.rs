@@ -12,10 +12,10 @@ mod gate;
 mod layout;
 mod load;
 mod new;
-mod parameters;
 mod probe;
 mod problem;
 mod registry;
+mod validate;
 
 #[cfg(test)]
 mod tests;
@@ -24,9 +24,9 @@ pub use check::{CheckReport, Step, check, check_main};
 pub use child::{ChildCommand, this_program};
 pub use load::{Loaded, Running};
 pub use new::{ApiSource, new};
-pub use parameters::{ParameterError, validate, validate_noting};
 pub use probe::{ProbeCache, probe_main};
 pub use problem::{Problem, ProblemKind};
 pub use registry::{PluginInfo, Registry, SearchFolder, search_folders};
+pub use validate::{parameters, validate, validate_noting};
 pub use workbench_api::descriptor::{Descriptor, Kind, Scope};
 pub use workbench_api::host::{CodesView, Heartbeat, HostServices};

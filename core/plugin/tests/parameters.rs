@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use workbench_api::schemars;
 
-use super::super::{Descriptor, Kind, ParameterError, Scope, validate, validate_noting};
+use super::super::{Descriptor, Kind, Scope, validate, validate_noting};
 use super::{descriptor, object};
+use crate::schema::ParameterError;
 
 #[derive(Serialize, Deserialize, JsonSchema, PartialEq, Debug)]
 #[serde(rename_all = "snake_case")]
@@ -95,7 +96,10 @@ fn invalid(given: Value) -> ParameterError {
 #[test]
 fn defaults_are_filled_in_the_structs_order() {
     let all = valid(json!({ "fast": true, "block_size": 64 }));
-    assert_eq!(all, serde_json::to_value(Parameters { fast: true, block_size: 64, ..Default::default() }).unwrap());
+    let read: Parameters = serde_json::from_value(all.clone()).unwrap();
+    assert_eq!(read, Parameters { fast: true, block_size: 64, ..Default::default() });
+    // Single precision, in the digits of its author.
+    assert_eq!(all["inner"]["betas"].to_string(), "[0.9,0.95]");
     let keys: Vec<&String> = all.as_object().unwrap().keys().collect();
     assert_eq!(keys[..3], ["dampening_frac", "block_size", "offset"]);
     assert_eq!(valid(Value::Null), valid(json!({})));

@@ -2,6 +2,7 @@
 
 mod dtype;
 mod json;
+mod schema;
 
 use std::fmt;
 

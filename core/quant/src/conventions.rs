@@ -1,9 +1,10 @@
 //! The parts of a grid that quantization arguments leave open.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a symmetric integer scale follows from the largest magnitude (absmax) of its values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RangeConvention {
     /// absmax / ((2^b - 1) / 2): ÷7.5 at 4 bits, ÷127.5 at 8. compressed-tensors, GPTQ.
@@ -17,7 +18,7 @@ pub enum RangeConvention {
 }
 
 /// In which precision quotients, zero-points and products are rounded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compute {
     /// Single precision.
@@ -29,7 +30,7 @@ pub enum Compute {
 }
 
 /// Where the clamp stands. It matters for ties at the ends of a range with a zero-point.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClampOrder {
     /// round(clamp(x / s + z)): compressed-tensors.
@@ -41,7 +42,7 @@ pub enum ClampOrder {
 
 /// How the power-of-two scale of an MX group follows from its largest magnitude a. `max` is the largest value of the
 /// element format (6 or 448) and `emax` the exponent of its leading bit (2 or 8).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MxRule {
     /// floor(log2 a) - emax: the OCP specification, microxcaling, ggml.
@@ -57,7 +58,7 @@ pub enum MxRule {
 }
 
 /// Everything about a grid that the arguments leave open. The default is what compressed-tensors does, in f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Conventions {
     /// Scale of symmetric integers.

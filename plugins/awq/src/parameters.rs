@@ -14,10 +14,10 @@ use crate::algorithm::{GridPoints, Span};
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Parameters {
     /// What the search rounds weights to, as the `weights` of a scheme: give what the model will be quantized with.
-    #[schemars(extend("aliases" = ["weights", "args", "w_bit", "q_group_size"]))]
+    #[schemars(with = "QuantizationArgs", extend("aliases" = ["weights", "args", "w_bit", "q_group_size"]))]
     pub(crate) scheme: Map<String, Value>,
     /// Points of the search grid.
-    #[schemars(range(min = 3), extend("aliases" = ["grid_size", "n_points"]))]
+    #[schemars(range(min = 3), extend("unit" = "points", "aliases" = ["grid_size", "n_points"]))]
     pub(crate) n_grid: usize,
     /// Let weights decide beside activations.
     #[schemars(extend("aliases" = ["duo", "use_duo"]))]

@@ -31,7 +31,7 @@ struct Parameters {
     #[schemars(range(min = 1), extend("aliases" = ["k", "num_channels"]))]
     channels: usize,
     /// Factor on the channels' activations, a power of two.
-    #[schemars(extend("exclusiveMinimum" = 0, "aliases" = ["s", "factor"]))]
+    #[schemars(extend("exclusiveMinimum" = 0, "powerOf" = 2, "aliases" = ["s", "factor"]))]
     scale: f64,
     /// What channels are picked by.
     select: Select,

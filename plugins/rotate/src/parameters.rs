@@ -36,17 +36,18 @@ pub enum Kind {
 #[serde(default, deny_unknown_fields)]
 pub struct Learn {
     /// Steps to take.
-    #[schemars(range(min = 1), extend("aliases" = ["max_steps", "num_steps"]))]
+    #[schemars(range(min = 1), extend("unit" = "steps", "aliases" = ["max_steps", "num_steps"]))]
     pub steps: u64,
     /// Where the learning rate begins; it falls along half a cosine wave. The length of a step is capped besides. Gradients are
     /// as small as what quantization loses: where that is little, or the loss is the divergence, the rate has to be larger.
     #[schemars(range(min = 0.0), extend("aliases" = ["lr"]))]
     pub learning_rate: f64,
     /// Sequences of the calibration data in one step.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1), extend("unit" = "sequences"))]
     pub batch_size: usize,
     /// What is rounded while learning: a scheme for the linears of the blocks, or a preset's name. Weights are best left out
     /// where a method that chooses their grid itself (GPTQ) comes after.
+    #[schemars(with = "workbench_quant::Scheme")]
     pub scheme: Value,
     /// What is to become small.
     pub loss: Loss,
@@ -56,6 +57,7 @@ pub struct Learn {
     /// Keep only the inputs of blocks and compute the rest again on the way back.
     pub gradient_checkpointing: bool,
     /// Steps between checkpoints, from which an interrupted run continues; 0: none. Not part of what is learned.
+    #[schemars(extend("unit" = "steps"))]
     pub checkpoint_every: u64,
 }
 
@@ -82,14 +84,14 @@ impl Default for Learn {
 #[serde(default, deny_unknown_fields)]
 pub struct Parameters {
     /// Where: any of R1, R2, R3, R4.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub rotations: Vec<Place>,
     /// What R1 and R2 are. R3 is a Hadamard matrix always, R4 is one behind random signs unless this says `hadamard`: both are
     /// carried out while the model runs.
     #[schemars(extend("aliases" = ["transform_type", "type"]))]
     pub kind: Kind,
     /// Size of the blocks in which R1 and R4 rotate; null: whole rows.
-    #[schemars(range(min = 1), extend("aliases" = ["transform_block_size"]))]
+    #[schemars(range(min = 1), extend("unit" = "channels", "aliases" = ["transform_block_size"]))]
     pub block_size: Option<usize>,
     /// Seed of everything random.
     pub seed: u64,

@@ -1,6 +1,6 @@
 //! What a script can say.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use workbench_train::{AdamWConfig, ScheduleKind, TrainConfig};
 
@@ -37,13 +37,13 @@ pub struct Parameters {
     #[schemars(range(min = 0.0), extend("aliases" = ["num_train_epochs", "num_epochs"]))]
     pub epochs: f64,
     /// How many steps to take; 0: as many as `epochs` makes.
-    #[schemars(extend("aliases" = ["steps"]))]
+    #[schemars(extend("unit" = "steps", "aliases" = ["steps"]))]
     pub max_steps: u64,
     /// Sequences of one forward and backward pass.
-    #[schemars(range(min = 1), extend("aliases" = ["per_device_train_batch_size", "train_batch_size"]))]
+    #[schemars(range(min = 1), extend("unit" = "sequences", "aliases" = ["per_device_train_batch_size", "train_batch_size"]))]
     pub batch_size: usize,
     /// Passes whose gradients make one step.
-    #[schemars(range(min = 1), extend("aliases" = ["gradient_accumulation_steps", "accumulation"]))]
+    #[schemars(range(min = 1), extend("unit" = "passes", "aliases" = ["gradient_accumulation_steps", "accumulation"]))]
     pub gradient_accumulation: usize,
     /// Limit of the gradient's norm over all weights; 0: none.
     #[schemars(range(min = 0.0), extend("aliases" = ["gradient_clipping", "clip"]))]
@@ -52,10 +52,10 @@ pub struct Parameters {
     #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
     /// Decay rates of AdamW's two moments.
-    #[schemars(extend("aliases" = ["adam_betas"]))]
+    #[schemars(schema_with = "betas", extend("aliases" = ["adam_betas"]))]
     pub betas: [f64; 2],
     /// AdamW's epsilon.
-    #[schemars(extend("aliases" = ["adam_epsilon"]))]
+    #[schemars(extend("exclusiveMinimum" = 0, "aliases" = ["adam_epsilon"]))]
     pub eps: f64,
     /// Seed of the data's order and of random weights.
     pub seed: u64,
@@ -63,10 +63,16 @@ pub struct Parameters {
     /// same bits.
     pub gradient_checkpointing: bool,
     /// Positions whose logits exist at one time.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1), extend("unit" = "positions"))]
     pub loss_chunk: usize,
     /// Steps between checkpoints, from which an interrupted run continues; 0: none. Not part of what is learned.
+    #[schemars(extend("unit" = "steps"))]
     pub checkpoint_every: u64,
+}
+
+fn betas(_: &mut SchemaGenerator) -> Schema {
+    let rate = serde_json::json!({ "type": "number", "format": "double", "minimum": 0.0, "exclusiveMaximum": 1.0 });
+    json_schema!({ "type": "array", "items": rate, "minItems": 2, "maxItems": 2 })
 }
 
 impl Default for Parameters {

@@ -13,7 +13,9 @@ use crate::job::{Block, Facts, Linear, Model, Needs};
 /// What every plugin says, whatever its kind. The value itself is the plugin with its parameters.
 pub trait Plugin: Sized + Send + Sync + 'static {
     /// Parameters as scripts write them: a struct with `#[serde(default, deny_unknown_fields)]` whose doc comments are
-    /// what `workbench plugins list` shows. Ranges (`#[schemars(range(min = 1))]`) are checked while the script runs, and
+    /// what `workbench plugins list` shows, with ranges, choices and units (`#[schemars(extend("unit" = "tokens"))]`). Types,
+    /// choices, ranges (`#[schemars(range(min = 1))]`, `extend("exclusiveMinimum" = 0)`, `extend("powerOf" = 2)`) and lists
+    /// (`length(min = 1)`, `extend("uniqueItems" = true)`) are checked while the script runs, and
     /// so are names: with `#[schemars(extend("aliases" = ["percdamp"]))]` on a field a script may write `percdamp` for it. The host
     /// says so, and hands out and keeps the field's own name, so that both spellings are one result.
     type Parameters: Serialize + DeserializeOwned + JsonSchema + Default;

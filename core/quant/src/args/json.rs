@@ -50,7 +50,7 @@ fn optional_actorder<'de, D: serde::Deserializer<'de>>(
     }
 }
 
-/// [`QuantizationArgs`] as they stand in JSON: everything optional, older spellings included.
+/// [`QuantizationArgs`] as they stand in JSON: everything optional, older spellings included. Their schema is in [`super::schema`].
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawArgs {

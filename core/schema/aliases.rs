@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Result, Schema, fail, path};
+use super::check::{Result, Schema, fail, path};
 
 impl Schema<'_> {
     /// Entries by the names of the fields that they are for, where a field names an alias.
