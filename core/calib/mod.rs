@@ -14,23 +14,4 @@ pub use look::{InputScale, Look, Seen};
 pub use pass::{Pass, Room, SiteWork};
 pub use statistics::{Wanted, statistics, wants};
 
-use serde::{Deserialize, Serialize};
-
-/// Which model the activations that are looked at come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// The quantized model so far, up to the linears that read the site: what it will receive at deployment. Introduced as
-    /// "true sequential" by GPTQ's authors.
-    #[default]
-    Sequential,
-    /// The model with all blocks before this one quantized.
-    Block,
-    /// The model as it was given.
-    FullPrecision,
-}
-
-impl Order {
-    /// The names that scripts use.
-    pub const NAMES: [&'static str; 3] = ["sequential", "block", "full_precision"];
-}
+pub use crate::graph::params::Order;

@@ -124,7 +124,7 @@ fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
         Command::Show(arguments) => show::main(&arguments, global),
         Command::Log(arguments) => log::main(&arguments, global),
         Command::Plugins(arguments) => plugins::main(&arguments, global),
-        Command::Script(arguments) => script::main(&arguments),
+        Command::Script(arguments) => script::main(&arguments, global),
         Command::Demo(arguments) => demo::main(&arguments, global),
         Command::Gc(arguments) => gc::main(&arguments, global),
         Command::Doctor(arguments) => doctor::main(&arguments, global),

@@ -4,7 +4,7 @@ use workbench_model::tokenizer::{Affixes, Tokenizer};
 
 use crate::{
     error::{Error, Result},
-    eval::task::Toggle,
+    graph::params::Toggle,
 };
 
 /// The tokens around a text. `auto`: what the tokenizer adds itself, whatever its name; on: the same, or the BOS where it

@@ -9,5 +9,5 @@ mod text;
 
 pub use affixes::{affixes, begins_itself, spelled};
 pub use documents::{Document, documents};
-pub use sequences::{Sequences, TokenOptions, is_one_text, sequences, sequences_of};
+pub use sequences::{Sequences, is_one_text, sequences, sequences_of};
 pub use text::TextPieces;

@@ -2,39 +2,17 @@
 
 use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use workbench_model::tokenizer::{Affixes, ChatTemplate, Message, Tokenizer};
 
 use super::{Document, TextPieces, affixes, begins_itself, documents, spelled};
 use crate::{
     error::{Error, Result},
-    eval::task::Toggle,
-    graph::node::DataSource,
+    graph::{
+        node::DataSource,
+        params::{Toggle, TokenOptions},
+    },
 };
-
-/// How text becomes sequences. All of it is part of the key of the node that reads the text.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenOptions {
-    /// At most so many sequences; all there are if not given.
-    pub num_calibration_samples: Option<usize>,
-    /// Tokens in a sequence, with a BOS and whatever else the tokenizer adds.
-    pub max_seq_length: usize,
-    /// Draw the sequences in a random order instead of taking the first.
-    pub shuffle: bool,
-    pub seed: Option<u64>,
-    /// Join all documents and cut the stream into sequences of equal length, the tail dropped; otherwise each document is a
-    /// sequence of its own, cut at `max_seq_length`.
-    pub concatenate: bool,
-    pub text_column: String,
-    /// What stands around a text; `auto`: what the tokenizer itself adds. A conversation has what its template writes.
-    pub add_bos: Toggle,
-    /// Put conversations into the model's chat template. Plain text never goes through it, unless this says so.
-    pub chat_template: Toggle,
-    /// Read only the first characters of a text file.
-    pub characters: Option<usize>,
-}
 
 /// Sequences, and what the record says about them.
 #[derive(Clone, Debug, Default)]

@@ -11,7 +11,10 @@ use workbench_model::{
 };
 
 use super::*;
-use crate::eval::task::Toggle;
+use crate::graph::{
+    node::DataSource,
+    params::{Protocol, TextOptions, Toggle, TokenOptions},
+};
 
 /// A tokenizer of words: `<a>`, `<b>` and `<e>` are 0 to 2, `w3` to `w19` their own numbers. `before` and `behind` stand around
 /// a text; `bos` is what a config calls BOS.
@@ -125,4 +128,88 @@ fn conversations_are_encoded_as_they_stand() {
     let template = ChatTemplate::new("x", &Value::Null).unwrap();
     let error = sequences_of([Ok(chat)].into_iter(), false, &off, &tokenizer, Some(&template)).unwrap_err();
     assert!(error.message.contains("chat_template is off"), "{error}");
+}
+
+/// Each option changes what is read: a field of the parameters that nothing reads has no case here that passes.
+#[test]
+fn every_option_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = folder.path().join("rows.jsonl");
+    let lines = (3..9).map(|n| format!("{{\"text\": \"w{n} w{n} w4\", \"other\": \"w{} w5 w6\"}}\n", n + 9));
+    std::fs::write(&rows, lines.collect::<String>()).unwrap();
+    let story = folder.path().join("story.txt");
+    std::fs::write(&story, "w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14").unwrap();
+    let tokenizer = words(&[0], &[], Some("<a>"));
+    let template = ChatTemplate::new("{% for m in messages %}{{ m.content }} w17{% endfor %}", &Value::Null).unwrap();
+    let read = |path: &Path, options: &TokenOptions| {
+        sequences(&DataSource::File(path.to_owned()), options, &tokenizer, Some(&template)).unwrap().ids
+    };
+    let base = TokenOptions { num_calibration_samples: Some(3), ..options(4, true) };
+    let drawn = TokenOptions { shuffle: true, seed: Some(1), ..base.clone() };
+    let TokenOptions {
+        num_calibration_samples: _,
+        max_seq_length: _,
+        shuffle: _,
+        seed: _,
+        concatenate: _,
+        text_column: _,
+        add_bos: _,
+        chat_template: _,
+        characters: _,
+    } = &base;
+    for (name, path, one, other) in [
+        ("num_calibration_samples", &rows, &base, TokenOptions { num_calibration_samples: Some(2), ..base.clone() }),
+        ("max_seq_length", &rows, &base, TokenOptions { max_seq_length: 5, ..base.clone() }),
+        ("shuffle", &rows, &base, drawn.clone()),
+        ("seed", &rows, &drawn, TokenOptions { seed: Some(2), ..drawn.clone() }),
+        ("concatenate", &rows, &base, TokenOptions { concatenate: false, max_seq_length: 3, ..base.clone() }),
+        ("text_column", &rows, &base, TokenOptions { text_column: "other".into(), ..base.clone() }),
+        ("add_bos", &rows, &base, TokenOptions { add_bos: Toggle::Off, ..base.clone() }),
+        ("chat_template", &rows, &base, TokenOptions { chat_template: Toggle::On, ..base.clone() }),
+        (
+            "characters",
+            &story,
+            &TokenOptions { num_calibration_samples: None, ..base.clone() },
+            TokenOptions { num_calibration_samples: None, characters: Some(12), ..base.clone() },
+        ),
+    ] {
+        assert_ne!(read(path, one), read(path, &other), "{name}");
+    }
+}
+
+/// The same for the text of an evaluation. `batch_size` and `task` are for the step, which names them.
+#[test]
+fn every_option_of_a_text_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = folder.path().join("rows.jsonl");
+    let lines = (3..9).map(|n| format!("{{\"text\": \"w{n} w{n} w4\", \"other\": \"w{} w5 w6\"}}\n", n + 9));
+    std::fs::write(&rows, lines.collect::<String>()).unwrap();
+    let story = folder.path().join("story.txt");
+    std::fs::write(&story, "w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14").unwrap();
+    let tokenizer = words(&[0], &[], Some("<a>"));
+    let read = |path: &Path, options: &TextOptions| {
+        let found = crate::eval::windows(&DataSource::File(path.to_owned()), options, &tokenizer).unwrap();
+        found.windows.into_iter().map(|window| window.ids).collect::<Vec<_>>()
+    };
+    let base = TextOptions {
+        protocol: Protocol::Blocks,
+        max_seq_length: 4,
+        blocks: Some(2),
+        add_bos: Toggle::Auto,
+        text_column: "text".into(),
+        characters: None,
+        batch_size: 1,
+        task: "text".into(),
+    };
+    let whole = TextOptions { blocks: None, ..base.clone() };
+    for (name, path, one, other) in [
+        ("protocol", &rows, &base, TextOptions { protocol: Protocol::Rolling, ..base.clone() }),
+        ("max_seq_length", &rows, &base, TextOptions { max_seq_length: 5, ..base.clone() }),
+        ("blocks", &rows, &base, TextOptions { blocks: Some(3), ..base.clone() }),
+        ("add_bos", &rows, &base, TextOptions { add_bos: Toggle::Off, ..base.clone() }),
+        ("text_column", &rows, &base, TextOptions { text_column: "other".into(), ..base.clone() }),
+        ("characters", &story, &whole, TextOptions { characters: Some(20), ..whole.clone() }),
+    ] {
+        assert_ne!(read(path, one), read(path, &other), "{name}");
+    }
 }

@@ -27,7 +27,7 @@ pub use loaded::Loaded;
 pub use measured::{Item, Measured, MetricInfo, Unit};
 pub use memory::{Scored, scoring_memory};
 pub use perplexity::perplexity;
-pub use windows::{Protocol, TextOptions, Window, Windows, windows, windows_of};
+pub use windows::{Window, Windows, windows, windows_of};
 
 /// Rows of logits that exist at one time.
 const CHUNK: usize = 512;

@@ -9,13 +9,19 @@ use std::{fs, path::PathBuf};
 use serde_json::{Value, json};
 
 use super::{
-    Loaded, Protocol, TextOptions, perplexity,
+    Loaded, perplexity,
     style::Style,
-    task::{TextItem, Toggle},
+    task::TextItem,
     walk::{Batch, Progress},
     windows, windows_of,
 };
-use crate::{exec::NodeReporter, graph::node::DataSource};
+use crate::{
+    exec::NodeReporter,
+    graph::{
+        node::DataSource,
+        params::{Protocol, TextOptions, Toggle},
+    },
+};
 
 /// A file of the large fixtures, if they are there.
 fn fixture(test: &str, name: &str) -> Option<PathBuf> {
@@ -75,7 +81,6 @@ fn options(protocol: Protocol, max_seq_length: usize, blocks: Option<usize>) -> 
         characters: Some(4000),
         batch_size: 1,
         task: "t".into(),
-        limit: None,
     }
 }
 

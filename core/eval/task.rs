@@ -26,11 +26,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use items::{ChoiceItem, GenerateItem, Items, Prompt, Shots, TextItem};
 pub use template::Template;
-pub use values::{Choices, Toggle};
+pub use values::Choices;
+
+pub use crate::graph::params::{Protocol, Toggle};
 
 /// A task file that cannot be used, with the place of the fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +50,7 @@ pub struct TaskError {
 }
 
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskKind {
     /// The choice with the largest log-likelihood after the prompt is the model's answer.
@@ -59,7 +62,7 @@ pub enum TaskKind {
 }
 
 /// How a written answer is compared with the right one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Match {
     /// Equal after white space at the ends, case and a final full stop are dropped.
@@ -76,7 +79,7 @@ pub enum Match {
 }
 
 /// The figure that stands for the task in a table. The others that its kind yields are recorded beside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Mean negative log-likelihood in nats per token (perplexity).
@@ -87,18 +90,8 @@ pub enum Metric {
     AccNorm,
 }
 
-/// How running text is cut into windows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// The documents joined, cut into blocks of the context length that do not overlap; the tail is dropped.
-    Blocks,
-    /// Each document by itself, every token scored once with as much context as fits.
-    Rolling,
-}
-
 /// The TOML file. Keys that do not belong to the task's kind are errors.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskFile {
     /// Name in tables and records: letters, digits, `-` and `_`.
@@ -116,8 +109,9 @@ pub struct TaskFile {
     /// Running text: how it is cut; `blocks` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
-    /// Running text: tokens in a window. Left out, the caller decides.
+    /// Running text: tokens in a window; the model's context, and 2048 at most, if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2), extend("unit" = "tokens"))]
     pub context_length: Option<usize>,
     /// What stands before the examples and the question; the system turn of a chat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,6 +131,7 @@ pub struct TaskFile {
     pub answer_separator: String,
     /// How many solved examples stand before the question.
     #[serde(default)]
+    #[schemars(extend("unit" = "examples"))]
     pub few_shot: usize,
     /// The file whose first lines are those examples. It has the fields of `data`; an item that stands in it, as all do in
     /// `data` itself, is left out of its own prompt and the next line takes its place.
@@ -145,8 +140,9 @@ pub struct TaskFile {
     /// Between description, examples and question in raw text.
     #[serde(default = "blank_line")]
     pub few_shot_separator: String,
-    /// Generate: the longest answer, in tokens.
+    /// Generate: the longest answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("unit" = "tokens"))]
     pub max_new_tokens: Option<usize>,
     /// Generate: texts that end an answer, beside the model's own end tokens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

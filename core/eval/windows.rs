@@ -1,40 +1,17 @@
 //! Running text cut into windows, by the two protocols in use.
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use workbench_model::tokenizer::Tokenizer;
 
-use super::task::{Protocol as TaskProtocol, TextItem, Toggle};
+use super::task::TextItem;
 use crate::{
-    data::{Document, Sequences, TokenOptions, affixes, documents, is_one_text, sequences, sequences_of, spelled},
+    data::{Document, Sequences, affixes, documents, is_one_text, sequences, sequences_of, spelled},
     error::{Error, Result},
-    graph::node::DataSource,
+    graph::{
+        node::DataSource,
+        params::{Protocol, TextOptions, Toggle, TokenOptions},
+    },
 };
-
-/// How running text is cut.
-pub type Protocol = TaskProtocol;
-
-/// Options of a running-text evaluation, part of its key.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TextOptions {
-    pub protocol: Protocol,
-    /// Tokens that the model is given for a window, with what stands in front of it. The last token of a window is predicted
-    /// and not given, so that with a BOS in front so many are predicted too.
-    pub max_seq_length: usize,
-    /// At most so many blocks, or documents.
-    pub blocks: Option<usize>,
-    pub add_bos: Toggle,
-    pub text_column: String,
-    pub characters: Option<usize>,
-    /// Windows in one forward pass. It may change the last bits, so it is no matter of free memory.
-    pub batch_size: usize,
-    /// The task's name.
-    pub task: String,
-    /// Only for tasks of a file.
-    #[serde(default)]
-    pub limit: Option<usize>,
-}
 
 /// A stretch of tokens of which those from `scored` on are predicted, each from all before it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ pub mod ends;
 pub mod fused;
 pub mod key;
 pub mod node;
+pub mod params;
 pub mod plan;
 pub mod selector;
 

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{FileDigests, Key, canonical::canonical, digest::KnownFile};
+use super::{FileDigests, Key, canonical::canonical, digest::KnownFile, params::Params};
 use crate::error::Result;
 
 /// What a node does.
@@ -108,7 +108,7 @@ pub struct Node {
     /// What distinguishes it, for people.
     pub label: String,
     /// Everything that can change the result, with defaults filled in.
-    pub params: Value,
+    pub params: Params,
     /// Models by their role: `model`, `reference`, `teacher`.
     pub inputs: BTreeMap<String, Input>,
     /// Data by role: `text`, `calibration`, `items`.

@@ -2,10 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use workbench_model::ModelConfig;
 
-use crate::graph::{Input, NodeId, node::DataSource};
+use super::calls::Tokens;
+use crate::graph::{Input, NodeId, node::DataSource, params};
 
 /// What is known of a model without reading its weights.
 #[derive(Clone, Debug)]
@@ -46,13 +47,13 @@ pub struct ModelHandle {
 }
 
 /// Text, and how to make tokens of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DatasetHandle {
     /// As the user named it.
     pub name: String,
     pub source: DataSource,
     /// Options of `.tokens(…)`, with defaults filled in.
-    pub tokens: Option<Value>,
+    pub tokens: Option<Tokens>,
 }
 
 /// Something to measure.
@@ -61,13 +62,24 @@ pub struct TaskHandle {
     pub name: String,
     /// `perplexity`, `kl`, `choice` or `generate`.
     pub method: &'static str,
-    pub params: Value,
+    pub measured: Measured,
     /// Data by role.
     pub data: Vec<(String, DataSource)>,
     /// The model to compare with.
     pub reference: Option<ModelHandle>,
     /// The file that the task was read from; for messages.
     pub file: Option<PathBuf>,
+}
+
+/// How something is measured; what depends on the model is still open.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Measured {
+    /// A text, with its context if one was asked for.
+    RunningText { options: params::TextOptions, context: Option<usize> },
+    /// The text of a task file, with its context if the file says one.
+    TextTask { limit: Option<usize>, batch_size: usize, context: Option<usize> },
+    /// The questions of a task file.
+    Items { limit: Option<usize>, batch_size: usize },
 }
 
 /// Measurements of one model.

@@ -7,17 +7,21 @@
 
 mod api;
 mod builder;
+mod calls;
 mod files;
 mod handle;
 mod options;
 mod place;
+mod reference;
 mod resolver;
 mod settings;
 mod stages;
 mod yaml;
 
 pub use builder::{Builder, Labels, ReportSpec, RowSpec, SaveSpec};
-pub use handle::{DatasetHandle, EvaluationHandle, ModelHandle, Signature, TaskHandle};
+pub use calls::Tokens;
+pub use handle::{DatasetHandle, EvaluationHandle, Measured, ModelHandle, Signature, TaskHandle};
+pub use reference::{Reference, definitions};
 pub use settings::Settings;
 
 use std::{
@@ -130,9 +134,6 @@ fn engine(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Engine {
     engine
 }
 
-/// The definitions of everything a script can call, for editors that understand `.d.rhai` files.
-pub const DEFINITIONS: &str = include_str!("../../scripts/workbench.d.rhai");
-
 /// Time that a script has spent thinking: stands still while values are forced.
 #[derive(Debug)]
 pub struct Clock {
@@ -195,6 +196,13 @@ mod tests {
         let plain: BTreeSet<String> = Engine::new().gen_fn_signatures(false).into_iter().collect();
         let ours = engine(Path::new(""), &Arc::default(), &surroundings).gen_fn_signatures(false);
         let ours = calls(ours.iter().filter(|line| !plain.contains(*line)).map(String::as_str));
-        assert_eq!(ours, calls(DEFINITIONS.lines().filter(|line| line.starts_with("fn "))));
+        assert_eq!(ours, calls(definitions().lines().filter(|line| line.starts_with("fn "))));
+    }
+
+    #[test]
+    fn the_definitions_in_the_sources_are_these() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/workbench.d.rhai");
+        let kept = fs::read_to_string(&path).unwrap();
+        assert_eq!(kept, definitions(), "workbench script definitions --output scripts/workbench.d.rhai");
     }
 }

@@ -6,36 +6,45 @@ use super::Finding;
 use crate::{
     error::{Error, Result},
     eval::{
-        self, Loaded, Measured, Protocol, TextOptions,
+        self, Loaded, Measured,
         task::{Items, Task},
     },
     exec::{Job, NodeReporter},
-    graph::node::DataSource,
+    graph::{
+        node::DataSource,
+        params::{self, Protocol, TextOptions},
+    },
     store::Scratch,
 };
 
 pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
     let model = Loaded::open(job.model("model")?)?;
-    let params = job.params();
-    let limit = params["limit"].as_u64().map(|n| n as usize);
-    let batch = params["batch_size"].as_u64().unwrap_or(1).max(1) as usize;
-    let measured = match job.method.as_str() {
-        "perplexity" => {
-            let windows = running_text(job, &model)?;
-            eval::perplexity(&model, windows, batch, reporter)?
+    let (measured, task) = match job.method.as_str() {
+        method @ ("perplexity" | "kl") => {
+            let (windows, batch, task) = running_text(job, &model)?;
+            let measured = if method == "kl" {
+                let reference = Loaded::open(job.model("reference")?)?;
+                eval::divergence(&model, &reference, windows, batch, reporter)?
+            } else {
+                eval::perplexity(&model, windows, batch, reporter)?
+            };
+            (measured, task)
         }
-        "kl" => {
-            let windows = running_text(job, &model)?;
-            let reference = Loaded::open(job.model("reference")?)?;
-            eval::divergence(&model, &reference, windows, batch, reporter)?
+        method @ ("choice" | "generate") => {
+            let params::Items { limit, batch_size, task: name } = job.typed()?;
+            let task = task(job)?;
+            let measured = if method == "choice" {
+                eval::choice(&model, &task, limit, batch_size, reporter)?
+            } else {
+                eval::generate(&model, &task, limit, batch_size, reporter)?
+            };
+            (measured, name)
         }
-        "choice" => eval::choice(&model, &task(job)?, limit, batch, reporter)?,
-        "generate" => eval::generate(&model, &task(job)?, limit, batch, reporter)?,
         other => return Err(Error::internal(format!("there is no evaluation `{other}`"))),
     };
     check(&measured)?;
     scratch.write_items(&measured.items)?;
-    let facts = json!({ "task": params["task"], "model": model.facts, "measured": measured.description() });
+    let facts = json!({ "task": task, "model": model.facts, "measured": measured.description() });
     Ok(Finding { values: measured.values(), facts })
 }
 
@@ -54,24 +63,36 @@ fn task(job: &Job) -> Result<Task> {
     Task::load(path).map_err(|e| Error::refused(e.to_string()).maybe_hint(e.hint))
 }
 
-fn running_text(job: &Job, model: &Loaded) -> Result<eval::Windows> {
-    let params = job.params();
+/// The windows of a text or of a text's task file, how many of them pass at once, and the task's name.
+fn running_text(job: &Job, model: &Loaded) -> Result<(eval::Windows, usize, String)> {
     if !job.data.contains_key("task") {
-        let options: TextOptions = job.typed(params)?;
-        return eval::windows(job.source("text")?, &options, &model.tokenizer);
+        let options: TextOptions = job.typed()?;
+        let windows = eval::windows(job.source("text")?, &options, &model.tokenizer)?;
+        // The others are read where the text is cut; none may be left out.
+        let TextOptions {
+            batch_size,
+            task,
+            protocol: _,
+            max_seq_length: _,
+            blocks: _,
+            add_bos: _,
+            text_column: _,
+            characters: _,
+        } = options;
+        return Ok((windows, batch_size, task));
     }
+    let params::TextTask { limit, batch_size, max_seq_length, task: name } = job.typed()?;
     let task = task(job)?;
     let Items::Text(texts) = task.items else { return Err(Error::internal("not a task of running text")) };
     let options = TextOptions {
         protocol: task.file.protocol.unwrap_or(Protocol::Blocks),
-        max_seq_length: params["max_seq_length"].as_u64().unwrap_or(2048) as usize,
-        blocks: params["limit"].as_u64().map(|n| n as usize),
+        max_seq_length,
+        blocks: limit,
         add_bos: task.file.add_bos,
         text_column: String::new(),
         characters: None,
-        batch_size: 1,
+        batch_size,
         task: task.file.name.clone(),
-        limit: None,
     };
-    eval::windows_of(texts, &options, &model.tokenizer)
+    Ok((eval::windows_of(texts, &options, &model.tokenizer)?, batch_size, name))
 }

@@ -2,33 +2,19 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use workbench_model::{
     ModelConfig, Site, SiteKind,
     decoder::{ActivationQuantizer, Block, GridQuantizer},
     statistics::Wants,
 };
-use workbench_quant::{Conventions, Dynamic, Grid, Parameters, QuantizationArgs, StorageDtype};
+use workbench_quant::{Dynamic, Grid, Parameters, StorageDtype};
 
 use crate::{
     calib::{InputScale, Look, Seen},
     error::{Error, Result},
+    graph::params,
 };
-
-/// `kv_cache` among a node's parameters.
-#[derive(Debug, Deserialize)]
-pub(super) struct KvParams {
-    args: QuantizationArgs,
-    conventions: Conventions,
-}
-
-impl KvParams {
-    /// How keys and values are quantized.
-    pub(super) fn args(&self) -> &QuantizationArgs {
-        &self.args
-    }
-}
 
 /// How keys and values are rounded before they are cached.
 pub(super) struct KvCache {
@@ -55,7 +41,7 @@ impl KvCache {
     ///
     /// # Errors
     /// The arguments have no grid.
-    pub(super) fn new(params: &KvParams, stored: StorageDtype, config: &ModelConfig) -> Result<Self> {
+    pub(super) fn new(params: &params::KvCache, stored: StorageDtype, config: &ModelConfig) -> Result<Self> {
         let grid = Grid::new(&params.args, stored, params.conventions)
             .map_err(|e| Error::refused("no grid for the KV cache").cause(e.to_string()).maybe_hint(e.hint()))?;
         let (heads, features) = (grid.of_heads(config.head_dim), config.num_kv_heads * config.head_dim);

@@ -25,7 +25,7 @@ use crate::{
     calib::Room,
     error::{Error, Result},
     exec::{self, Job, NodeReporter},
-    graph::NodeKind,
+    graph::{NodeKind, params},
     store::{Commit, Record, RunFolder, Scratch, Store},
 };
 
@@ -97,9 +97,8 @@ impl Job {
         self.data.get(role).ok_or_else(|| Error::internal(format!("the job names no {role}")))
     }
 
-    /// A part of the parameters as its type.
-    fn typed<T: serde::de::DeserializeOwned>(&self, value: &Value) -> Result<T> {
-        serde_json::from_value(value.clone())
-            .map_err(|e| Error::internal("the job's parameters are not understood").cause(e.to_string()))
+    /// The parameters as their type.
+    fn typed<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        params::read(self.params())
     }
 }

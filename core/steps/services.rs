@@ -66,14 +66,21 @@ pub(super) struct Services<'a> {
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn new(job: &Job, scratch: &Path, reporter: &'a NodeReporter, unit: &'static str) -> Self {
+    /// Services for a plugin with these parameters.
+    pub(super) fn new(
+        job: &Job,
+        parameters: &Value,
+        scratch: &Path,
+        reporter: &'a NodeReporter,
+        unit: &'static str,
+    ) -> Self {
         Self {
             models: BTreeMap::new(),
             blank_config: None,
             statistics: BTreeMap::new(),
             streams: BTreeMap::new(),
             scratch: scratch.to_owned(),
-            seed: job.params()["parameters"]["seed"].as_u64().unwrap_or(0),
+            seed: parameters["seed"].as_u64().unwrap_or(0),
             threads: job.threads,
             reporter,
             unit,
@@ -309,11 +316,11 @@ pub(super) struct Plugin<'a> {
 }
 
 impl<'a> Plugin<'a> {
-    pub(super) fn open(job: &'a Job, reporter: &'a NodeReporter) -> Result<Self> {
+    pub(super) fn open(job: &'a Job, parameters: &Value, reporter: &'a NodeReporter) -> Result<Self> {
         let path = job.plugin.as_ref().ok_or_else(|| Error::internal("the job names no plugin"))?;
         reporter.send(&NodeEvent::Plugin { name: job.method.clone(), timeout: Some(60) });
         let loaded = Loaded::open(path).map_err(Error::from)?;
-        let running = loaded.create(&job.params()["parameters"]).map_err(plugin_error)?;
+        let running = loaded.create(parameters).map_err(plugin_error)?;
         reporter.send(&NodeEvent::PluginEnded);
         Ok(Self { running, scope: loaded.descriptor().scope, job, reporter })
     }

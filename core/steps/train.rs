@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::job::{Job as Work, Model, Stream};
 use workbench_model::{
@@ -15,23 +14,15 @@ use super::{
     artifact::{Artifact, rounded},
     services::{Output, Plugin, Services, patched},
     streams::SequenceStream,
-    transform::{dtype, linears, with_dtype},
+    transform::{linears, stored_as, with_dtype},
 };
 use crate::{
-    data::{Sequences, TokenOptions, sequences},
+    data::{Sequences, sequences},
     error::{Error, Result},
     exec::{Job, NodeReporter},
+    graph::params,
     store::Scratch,
 };
-
-#[derive(Debug, Deserialize)]
-struct Params {
-    /// Dtype of the written weights; that of the model if not given.
-    dtype: Option<String>,
-    data: TokenOptions,
-    /// The folder's weights, if it has any, are not looked at.
-    from_scratch: bool,
-}
 
 /// What training starts from.
 enum Start {
@@ -89,14 +80,14 @@ impl Start {
 }
 
 pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
-    let params: Params = job.typed(job.params())?;
-    let start = Start::open(job.model("model")?, params.from_scratch)?;
+    let params::Train { dtype, from_scratch, data, parameters } = job.typed()?;
+    let start = Start::open(job.model("model")?, from_scratch)?;
     let (tokenizer, template) = start.tokenizer()?;
-    let data = sequences(job.source("data")?, &params.data, &tokenizer, template.as_ref())?;
+    let data = sequences(job.source("data")?, &data, &tokenizer, template.as_ref())?;
     check_ids(&data, start.config())?;
     let data_facts = data.facts.clone();
-    let plugin = Plugin::open(job, reporter)?;
-    let mut services = Services::new(job, &scratch.work_folder()?, reporter, "steps");
+    let plugin = Plugin::open(job, &parameters, reporter)?;
+    let mut services = Services::new(job, &parameters, &scratch.work_folder()?, reporter, "steps");
     match &start {
         Start::Weights(checkpoint) => {
             services.models.insert("model".into(), checkpoint);
@@ -110,7 +101,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let report = plugin.run(&work, &services)?;
     let output = std::mem::take(&mut *services.output());
     let mut facts = Map::from_iter([("data".to_owned(), data_facts)]);
-    facts.insert("written".into(), write(scratch, &start, &params, &output)?);
+    facts.insert("written".into(), write(scratch, &start, dtype, &output)?);
     if report.as_object().is_some_and(|r| !r.is_empty()) {
         facts.insert("plugin".into(), report);
     }
@@ -132,11 +123,11 @@ fn check_ids(data: &Sequences, config: &ModelConfig) -> Result<()> {
 }
 
 /// Writes what the trainer put over what was there; codes go to disk as they are.
-fn write(scratch: &Scratch, start: &Start, params: &Params, output: &Output) -> Result<Value> {
+fn write(scratch: &Scratch, start: &Start, dtype: Option<params::WeightDtype>, output: &Output) -> Result<Value> {
     let config_json = patched(start.config_json(), &output.config_patch);
-    let wanted = params.dtype.as_deref().map(dtype).transpose()?;
-    let config_json = match &params.dtype {
-        Some(name) => with_dtype(&config_json, name),
+    let wanted = dtype.map(stored_as);
+    let config_json = match dtype {
+        Some(dtype) => with_dtype(&config_json, dtype),
         None => config_json,
     };
     let config = ModelConfig::from_json(&config_json, std::path::Path::new("config.json"))?;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::job::{Job as Work, Linear, Model, Stream};
 use workbench_model::{
@@ -21,9 +20,10 @@ use super::{
 };
 use crate::{
     calib::{self, Wanted},
-    data::{TokenOptions, sequences},
+    data::sequences,
     error::{Error, Result},
     exec::{Job, NodeReporter},
+    graph::params::{self, WeightDtype},
     store::Scratch,
 };
 
@@ -31,26 +31,18 @@ use crate::{
 const ONLINE: &str = "the input of down_proj is rotated while the model runs, as `transform_config` in config.json says: transformers \
     (as of 5.17) does not read that and computes another function";
 
-#[derive(Debug, Deserialize)]
-struct Params {
-    /// Dtype of the written weights.
-    dtype: String,
-    #[serde(default)]
-    calibration: Option<TokenOptions>,
-}
-
 pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
-    let params: Params = job.typed(job.params())?;
-    let dtype = dtype(&params.dtype)?;
+    let params::Transform { dtype: named, calibration, parameters } = job.typed()?;
+    let dtype = stored_as(named);
     let checkpoint = Checkpoint::open(job.model("model")?)?;
     checkpoint.check_finite()?;
-    let plugin = Plugin::open(job, reporter)?;
-    let mut services = Services::new(job, &scratch.work_folder()?, reporter, "tensors");
+    let plugin = Plugin::open(job, &parameters, reporter)?;
+    let mut services = Services::new(job, &parameters, &scratch.work_folder()?, reporter, "tensors");
     services.models.insert("model".into(), &checkpoint);
     let mut work = Model { linears: linears(checkpoint.config()), inputs: vec!["model".into()], streams: Vec::new() };
     let mut facts = Map::new();
     let mut tokens = None;
-    if let Some(options) = &params.calibration {
+    if let Some(options) = &calibration {
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
         let found = sequences(
             job.source("calibration")?,
@@ -85,7 +77,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     facts.insert("equivalence".into(), found.exact);
     facts.insert("divergence_as_written".into(), found.as_written);
 
-    let mut artifact = Artifact::create(scratch, &checkpoint, &with_dtype(&config_json, &params.dtype))?;
+    let mut artifact = Artifact::create(scratch, &checkpoint, &with_dtype(&config_json, named))?;
     for tensor in made.config.tensors() {
         let values = made.values(&tensor.name)?;
         artifact.put_dense(&tensor.name, dtype, &tensor.shape, &rounded(&tensor.name, &values, dtype)?)?;
@@ -101,22 +93,20 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     Ok(Finding { values: json!({}), facts: Value::Object(facts) })
 }
 
-/// The torch name of a dtype that weights may be written in.
-pub(super) fn dtype(name: &str) -> Result<Dtype> {
-    match [Dtype::F32, Dtype::F16, Dtype::BF16].into_iter().find(|d| d.torch_name() == Some(name)) {
-        Some(found) => Ok(found),
-        None => {
-            Err(Error::refused(format!("weights cannot be written as `{name}`"))
-                .hint("float32, float16 and bfloat16 can"))
-        }
+/// The dtype that weights are written in.
+pub(super) fn stored_as(dtype: WeightDtype) -> Dtype {
+    match dtype {
+        WeightDtype::Float32 => Dtype::F32,
+        WeightDtype::Float16 => Dtype::F16,
+        WeightDtype::Bfloat16 => Dtype::BF16,
     }
 }
 
 /// A config.json that names the dtype, in the spelling that it had.
-pub(super) fn with_dtype(config: &Value, name: &str) -> Value {
+pub(super) fn with_dtype(config: &Value, dtype: WeightDtype) -> Value {
     let mut config = config.clone();
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-    config[key] = name.into();
+    config[key] = dtype.name().into();
     config
 }
 

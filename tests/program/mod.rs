@@ -22,6 +22,7 @@ mod peer;
 mod pipeline;
 mod plugin_words;
 mod project;
+mod reference;
 mod rotate;
 mod saved;
 mod scoring;

@@ -5,8 +5,11 @@ use std::{fs, os::unix::fs::FileExt, path::Path};
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use workbench::{
-    eval::{Loaded, Protocol, TextOptions, Window, task::Toggle, windows},
-    graph::node::DataSource,
+    eval::{Loaded, Window, windows},
+    graph::{
+        node::DataSource,
+        params::{Protocol, TextOptions, Toggle},
+    },
 };
 use workbench_model::{Context, decoder::Decoder, statistics::divergences};
 
@@ -27,7 +30,6 @@ fn cut(project: &Project, model: &Loaded) -> Vec<Window> {
         characters: None,
         batch_size: BATCH,
         task: String::new(),
-        limit: None,
     };
     windows(&DataSource::File(project.path().join("text.txt")), &options, &model.tokenizer).unwrap().windows
 }

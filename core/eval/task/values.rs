@@ -1,20 +1,9 @@
 //! Values of a task file that take more than one TOML type.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-/// A switch that can be left to the workbench.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Toggle {
-    /// Chat template: on for `generate`, off otherwise. BOS: as the tokenizer says.
-    #[default]
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
-}
 
 /// Where the choices of an item come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,37 +14,17 @@ pub enum Choices {
     Fixed(Vec<String>),
 }
 
-impl Serialize for Toggle {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Auto => serializer.serialize_str("auto"),
-            Self::On => serializer.serialize_bool(true),
-            Self::Off => serializer.serialize_bool(false),
-        }
+impl JsonSchema for Choices {
+    fn inline_schema() -> bool {
+        true
     }
-}
 
-// Written by hand and not `untagged`, whose errors name no type that would have been right.
-impl<'de> Deserialize<'de> for Toggle {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl de::Visitor<'_> for Visitor {
-            type Value = Toggle;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"auto\", true or false")
-            }
-            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Toggle, E> {
-                Ok(if value { Toggle::On } else { Toggle::Off })
-            }
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<Toggle, E> {
-                if value == "auto" {
-                    Ok(Toggle::Auto)
-                } else {
-                    Err(E::invalid_value(de::Unexpected::Str(value), &self))
-                }
-            }
-        }
-        deserializer.deserialize_any(Visitor)
+    fn schema_name() -> Cow<'static, str> {
+        "Choices".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "array", "null"], "items": { "type": "string" } })
     }
 }
 

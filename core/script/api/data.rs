@@ -3,14 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use rhai::{Dynamic, Engine, Map, NativeCallContext};
-use serde_json::{Value, json};
 use workbench_model::{ModelConfig, regular_file};
 
 use super::{Called, Host, placed};
 use crate::{
     error::{Error, ErrorKind, Result, did_you_mean},
     graph::node::DataSource,
-    script::{DatasetHandle, files::DataFile, lock, options::Options},
+    script::{
+        DatasetHandle,
+        calls::Tokens,
+        files::DataFile,
+        lock,
+        options::{Options, given},
+    },
 };
 
 pub(super) fn register(engine: &mut Engine, host: &Host) {
@@ -74,8 +79,8 @@ pub(in crate::script) fn file(root: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// How many tokens a sequence for a model has: so many as were asked for, or else what the model takes, at most 2048.
-pub(super) fn context(wanted: Option<u64>, config: &ModelConfig) -> Result<u64> {
-    let positions = config.max_positions as u64;
+pub(in crate::script) fn context(wanted: Option<usize>, config: &ModelConfig) -> Result<usize> {
+    let positions = config.max_positions;
     match wanted {
         Some(wanted) if wanted > positions => {
             Err(Error::usage(format!("a context of {wanted} tokens is longer than the model's {positions} positions"))
@@ -96,24 +101,8 @@ fn read(root: &Path, name: &str) -> Result<Dynamic> {
 
 /// Options of `.tokens(…)`, complete. They are part of the key of whatever reads the data.
 fn tokens(data: &DatasetHandle, map: Map, seed: u64) -> Result<DatasetHandle> {
-    let mut o = Options::new("`tokens`", map);
-    let samples = o.count("num_calibration_samples", 1)?;
-    let length = o.count("max_seq_length", 2)?;
-    let shuffle = o.flag("shuffle", false)?;
-    let given_seed = o.count("seed", 0)?;
-    let options = json!({
-        "num_calibration_samples": samples,
-        // Left out, it is what the model takes that reads the data.
-        "max_seq_length": length,
-        "shuffle": shuffle,
-        // A seed that draws nothing must not make a key of its own.
-        "seed": if shuffle { Value::from(given_seed.unwrap_or(seed)) } else { Value::Null },
-        "concatenate": o.flag("concatenate", true)?,
-        "text_column": o.text("text_column")?.unwrap_or_else(|| "text".to_owned()),
-        "add_bos": o.toggle("add_bos")?,
-        "chat_template": o.toggle("chat_template")?,
-        "characters": o.count("characters", 1)?,
-    });
-    o.finish()?;
-    Ok(DatasetHandle { tokens: Some(options), ..data.clone() })
+    let mut tokens: Tokens = Options::read("`tokens`", given(map)?)?;
+    // A seed that draws nothing must not make a key of its own.
+    tokens.seed = if tokens.shuffle { Some(tokens.seed.unwrap_or(seed)) } else { None };
+    Ok(DatasetHandle { tokens: Some(tokens), ..data.clone() })
 }

@@ -1,10 +1,11 @@
 //! What nodes are expected to take, for plans: estimates from above, no limits.
 
-use serde_json::Value;
-
 use crate::{
     eval::{Scored, scoring_memory},
-    graph::{NodeKind, node::DataSource},
+    graph::{
+        node::DataSource,
+        params::{CalibrationDtype, Evaluate, Params, Protocol, TokenOptions},
+    },
     script::Signature,
 };
 
@@ -16,37 +17,50 @@ const TEXT: u64 = 4;
 pub(super) fn evaluation<'a>(
     method: &str,
     models: &[&Signature],
-    params: &Value,
+    params: &Evaluate,
     data: impl IntoIterator<Item = &'a (String, DataSource)>,
 ) -> u64 {
-    let count = |key: &str| params[key].as_u64().map(|n| n as usize);
     let configs: Vec<_> = models.iter().map(|model| &model.config).collect();
     // How long the requests of a task are is not known before its tokens are.
-    let positions = configs.iter().map(|config| config.max_positions).min().unwrap_or(0);
-    let tokens = count("max_seq_length").unwrap_or(positions.min(1024));
-    let sequences = count("blocks").filter(|_| params["protocol"] == "blocks");
-    let scored = Scored { batch: count("batch_size").unwrap_or(1), tokens, sequences };
+    let positions = configs.iter().map(|config| config.max_positions).min().unwrap_or(0).min(1024);
+    let (batch, tokens, sequences, characters) = match params {
+        Evaluate::RunningText(text) => {
+            let blocks = text.blocks.filter(|_| text.protocol == Protocol::Blocks);
+            (text.batch_size, text.max_seq_length, blocks, text.characters)
+        }
+        Evaluate::TextTask(text) => (text.batch_size, text.max_seq_length, None, None),
+        Evaluate::Items(items) => (items.batch_size, positions, None, None),
+    };
+    let scored = Scored { batch, tokens, sequences };
     let model = match method {
         "generate" => models.iter().map(|model| model.memory_estimate()).sum(),
         _ => scoring_memory(&configs, scored),
     };
     let whole = sequences.is_none();
-    model + data.into_iter().map(|(_, source)| text(source, whole, count("characters"))).sum::<u64>()
+    model + data.into_iter().map(|(_, source)| text(source, whole, characters)).sum::<u64>()
 }
 
 /// Bytes of memory of a node that makes a model.
 pub(super) fn making<'a>(
-    kind: NodeKind,
     model: &Signature,
-    params: &Value,
+    params: &Params,
     data: impl IntoIterator<Item = (&'a String, &'a DataSource)>,
 ) -> u64 {
-    let texts = data.into_iter().map(|(role, source)| {
-        let options = &params[role];
-        let whole = options["num_calibration_samples"].is_null() || options["shuffle"] == true;
-        text(source, whole, options["characters"].as_u64().map(|n| n as usize))
-    });
-    model.memory_estimate() * if kind == NodeKind::Train { 4 } else { 1 } + texts.sum::<u64>()
+    let options = tokens(params);
+    let whole = options.is_some_and(|options| options.num_calibration_samples.is_none() || options.shuffle);
+    let characters = options.and_then(|options| options.characters);
+    let texts = data.into_iter().map(|(_, source)| text(source, whole, characters));
+    model.memory_estimate() * if matches!(params, Params::Train(_)) { 4 } else { 1 } + texts.sum::<u64>()
+}
+
+/// How the data of a node become tokens.
+fn tokens(params: &Params) -> Option<&TokenOptions> {
+    match params {
+        Params::Transform(transform) => transform.calibration.as_ref(),
+        Params::Quantize(quantize) => quantize.calibration.as_ref(),
+        Params::Train(train) => Some(&train.data),
+        Params::Evaluate(_) => None,
+    }
 }
 
 /// Bytes of memory of what is read of a text.
@@ -62,18 +76,17 @@ fn text(source: &DataSource, whole: bool, characters: Option<usize>) -> u64 {
 
 /// Bytes on disk beside the artifact, from which an interrupted node continues. A plugin that quantizes `by_block` has the
 /// calibration set twice: as the model was, and as it is.
-pub(super) fn scratch(kind: NodeKind, model: &Signature, params: &Value, by_block: bool) -> u64 {
-    match kind {
+pub(super) fn scratch(model: &Signature, params: &Params, by_block: bool) -> u64 {
+    match params {
         // Weights and AdamW's two moments in f32: the last checkpoint, and the one that takes its place.
-        NodeKind::Train if params["parameters"]["checkpoint_every"] != 0 => 2 * 3 * 4 * model.parameters,
-        NodeKind::Quantize => {
-            let tokens = &params["calibration"];
-            let count = |key: &str| tokens[key].as_u64().unwrap_or(0);
-            let values = count("num_calibration_samples") * count("max_seq_length") * model.config.hidden_size as u64;
-            let size = if params["hidden_states"] == "bfloat16" { 2 } else { 4 };
+        Params::Train(train) if train.parameters["checkpoint_every"] != 0 => 2 * 3 * 4 * model.parameters,
+        Params::Quantize(quantize) => quantize.calibration.as_ref().map_or(0, |tokens| {
+            let samples = tokens.num_calibration_samples.unwrap_or(0) as u64;
+            let values = samples * tokens.max_seq_length as u64 * model.config.hidden_size as u64;
+            let size = if quantize.hidden_states == Some(CalibrationDtype::Bfloat16) { 2 } else { 4 };
             // Hidden states between two blocks, and those that take their place.
             2 * size * values * if by_block { 2 } else { 1 }
-        }
+        }),
         _ => 0,
     }
 }

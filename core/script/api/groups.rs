@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rhai::{Array, Dynamic, Map};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::scheme::{self, KvCache, Read};
 use crate::{
@@ -11,9 +10,14 @@ use crate::{
     graph::{
         ends::{Asked, ENDS, Ends, select_targets},
         fused,
+        params::{self, GroupScheme},
         selector::select,
     },
-    script::{Signature, options::Options},
+    script::{
+        Signature,
+        calls::{GroupTargets, Texts},
+        options::{Given, Options},
+    },
 };
 
 /// The call, for messages about a group's own keys.
@@ -32,10 +36,10 @@ struct Group {
 
 /// The schemes of a model's linears, complete and without contradiction.
 pub(super) struct Assignment {
-    /// For the node: `[{modules, scheme}]`, one entry per scheme, in the order of the model's linears.
-    pub groups: Value,
-    /// For the node, where keys and values are quantized: `{args, conventions}`.
-    pub kv_cache: Option<Value>,
+    /// For the node, one entry per scheme, in the order of the model's linears.
+    pub groups: Vec<params::Group>,
+    /// For the node, where keys and values are quantized.
+    pub kv_cache: Option<params::KvCache>,
     /// For labels: `W4A16, W8A16 *.down_proj, ignore *.o_proj`.
     pub label: String,
     /// For the plan: how many layers are quantized.
@@ -46,6 +50,15 @@ pub(super) struct Assignment {
     pub warnings: Vec<String>,
     /// Whether tied embeddings shall be untied.
     pub untie: bool,
+}
+
+/// What was asked for beside the scheme of the rest.
+pub(super) struct Asking {
+    pub untie: bool,
+    pub config_groups: Option<Value>,
+    pub targets: Option<Vec<String>>,
+    pub ignore: Vec<String>,
+    pub kv_cache: Option<Value>,
 }
 
 /// Who quantizes what.
@@ -64,20 +77,15 @@ impl Assignment {
             self.static_activations.get_or_insert_with(|| cache.name.clone());
         }
         self.label = [self.label.as_str(), &cache.name].join(" ").trim().to_owned();
-        self.kv_cache = Some(cache.json);
+        self.kv_cache = Some(cache.params);
     }
 }
 
-/// Takes `scheme`, its overrides, `targets`, `ignore`, `config_groups`, `kv_cache_scheme` and `untie_word_embeddings` out of the
-/// options.
-pub(super) fn read(options: &mut Options, task: &Task<'_>) -> Result<Assignment> {
-    let untie = options.flag("untie_word_embeddings", false)?;
-    let mut groups = match options.take("config_groups") {
-        Some(given) => config_groups(given)?,
-        None => Vec::new(),
-    };
-    let targets = options.texts("targets")?;
-    let cache = scheme::read_kv_cache(options)?;
+/// Reads the options that say which modules get which scheme, and takes those of the scheme of the rest.
+pub(super) fn read(options: &mut Options, asked: Asking, task: &Task<'_>) -> Result<Assignment> {
+    let Asking { untie, config_groups: given, targets, ignore, kv_cache } = asked;
+    let mut groups = given.map_or(Ok(Vec::new()), config_groups)?;
+    let cache = kv_cache.as_ref().map(scheme::read_kv_cache).transpose()?;
     let needs_scheme = groups.is_empty() && cache.is_none();
     if needs_scheme || options.has("scheme") || options.has("weights") {
         let scheme = scheme::read(options)?;
@@ -88,7 +96,6 @@ pub(super) fn read(options: &mut Options, task: &Task<'_>) -> Result<Assignment>
             .at("targets")
             .hint("add a scheme for what no group names, or move the targets into a group"));
     }
-    let ignore = options.texts("ignore")?.unwrap_or_default();
     let mut assigned = assign(groups, &ignore, task, untie)?;
     if let Some(cache) = cache {
         scheme::check_heads(&cache, &task.signature.config)?;
@@ -99,23 +106,25 @@ pub(super) fn read(options: &mut Options, task: &Task<'_>) -> Result<Assignment>
 
 /// Groups as compressed-tensors writes them: a map of groups by name, of which one may be a list of targets under a
 /// preset's name; or a plain list of groups.
-fn config_groups(given: Dynamic) -> Result<Vec<Group>> {
-    if let Some(list) = given.clone().try_cast::<Array>() {
-        return list.into_iter().enumerate().map(|(i, g)| group(&format!("config_groups[{i}]"), None, g)).collect();
-    }
-    let Some(map) = given.try_cast::<Map>() else {
-        return Err(Error::usage("`config_groups` is a map or a list of groups")
+fn config_groups(given: Value) -> Result<Vec<Group>> {
+    match given {
+        Value::Array(list) => {
+            list.into_iter().enumerate().map(|(i, g)| group(&format!("config_groups[{i}]"), None, g)).collect()
+        }
+        Value::Object(map) => {
+            map.into_iter().map(|(name, value)| group(&format!("group `{name}`"), Some(&name), value)).collect()
+        }
+        _ => Err(Error::usage("`config_groups` is a map or a list of groups")
             .at("config_groups")
-            .hint("for example config_groups: #{ down: #{ targets: [\"*.down_proj\"], scheme: \"W8A16\" } }"));
-    };
-    map.into_iter().map(|(name, value)| group(&format!("group `{name}`"), Some(&name), value)).collect()
+            .hint("for example config_groups: #{ down: #{ targets: [\"*.down_proj\"], scheme: \"W8A16\" } }")),
+    }
 }
 
-fn group(title: &str, name: Option<&str>, value: Dynamic) -> Result<Group> {
-    let map = match (value.clone().try_cast::<Map>(), name) {
-        (Some(map), _) => map,
-        (None, Some(name)) if value.is_array() || value.is_string() => {
-            Map::from_iter([("scheme".into(), name.to_owned().into()), ("targets".into(), value)])
+fn group(title: &str, name: Option<&str>, value: Value) -> Result<Group> {
+    let map = match (value, name) {
+        (Value::Object(map), _) => map,
+        (targets @ (Value::Array(_) | Value::String(_)), Some(name)) => {
+            Given::from_iter([("scheme".to_owned(), name.into()), ("targets".to_owned(), targets)])
         }
         _ => {
             return Err(Error::usage(format!("{title} is no group: a map of `targets` and a `scheme`"))
@@ -124,7 +133,8 @@ fn group(title: &str, name: Option<&str>, value: Dynamic) -> Result<Group> {
         }
     };
     let mut options = Options::new(GROUP, map);
-    let targets = options.texts("targets")?.filter(|targets| !targets.is_empty());
+    let GroupTargets { targets } = options.take()?;
+    let targets = targets.map(|Texts(targets)| targets).filter(|targets| !targets.is_empty());
     let scheme = scheme::read(&mut options)?;
     // A misspelled key is the better explanation of one that is missing.
     options.finish()?;
@@ -152,7 +162,7 @@ fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -
         };
         for module in picked {
             match chosen.get(module).map(|other| &groups[*other]) {
-                Some(other) if !group.rest && other.scheme.json != group.scheme.json => {
+                Some(other) if !group.rest && other.scheme.scheme != group.scheme.scheme => {
                     return Err(contradiction(module, other, group));
                 }
                 Some(_) => {}
@@ -168,7 +178,7 @@ fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -
     }
     for (index, group) in groups.iter().enumerate() {
         let own: Vec<&String> = all.iter().filter(|n| chosen.get(n.as_str()) == Some(&index)).collect();
-        let shared = chosen.values().any(|other| groups[*other].scheme.json == group.scheme.json);
+        let shared = chosen.values().any(|other| groups[*other].scheme.scheme == group.scheme.scheme);
         if own.is_empty() && !shared && !group.rest {
             return Err(Error::usage(format!("every layer of {} is ignored", group.title)).at("ignore"));
         }
@@ -178,12 +188,12 @@ fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -
         chosen
             .get(module)
             .map(|index| &groups[*index].scheme)
-            .map(|read| Asked { scheme: &read.scheme, conventions: read.conventions })
+            .map(|read| Asked { scheme: &read.scheme.args, conventions: read.scheme.conventions })
     };
     let [head, embeddings] = ENDS.map(asked);
     let ends = Ends { head, embeddings, tied: task.tied, untie };
     check_ends(&ends, &groups, names)?;
-    let by_module: BTreeMap<&str, &Value> = chosen.iter().map(|(m, g)| (*m, &groups[*g].scheme.json)).collect();
+    let by_module: BTreeMap<&str, &GroupScheme> = chosen.iter().map(|(m, g)| (*m, &groups[*g].scheme.scheme)).collect();
     let fixed: Vec<&str> =
         groups.iter().filter(|g| g.scheme.static_activations).map(|g| g.scheme.name.as_str()).collect();
     let blocks = by_module.keys().filter(|module| !ENDS.contains(module)).count();
@@ -221,16 +231,16 @@ fn contradiction(module: &str, one: &Group, other: &Group) -> Error {
 }
 
 /// The node's groups. What the script called them, and in which order, is not part of their meaning.
-fn merged(names: &[String], by_module: &BTreeMap<&str, &Value>) -> Value {
-    let mut groups: Vec<(&Value, Vec<&str>)> = Vec::new();
+fn merged(names: &[String], by_module: &BTreeMap<&str, &GroupScheme>) -> Vec<params::Group> {
+    let mut groups: Vec<params::Group> = Vec::new();
     for name in names {
         let Some(scheme) = by_module.get(name.as_str()) else { continue };
-        match groups.iter_mut().find(|(known, _)| known == scheme) {
-            Some((_, modules)) => modules.push(name),
-            None => groups.push((scheme, vec![name])),
+        match groups.iter_mut().find(|known| known.scheme == **scheme) {
+            Some(group) => group.modules.push(name.clone()),
+            None => groups.push(params::Group { modules: vec![name.clone()], scheme: (*scheme).clone() }),
         }
     }
-    groups.into_iter().map(|(scheme, modules)| json!({ "modules": modules, "scheme": scheme })).collect()
+    groups
 }
 
 /// Targets as a label has room for: a mixture by sensitivity names every module.

@@ -10,7 +10,7 @@ mod stage;
 mod table;
 mod task;
 
-pub(super) use data::file;
+pub(super) use data::{context, file};
 
 use std::sync::Arc;
 

@@ -14,16 +14,29 @@ use workbench_model::{
     regular_file,
 };
 
-use super::{Called, Host, data::file, estimates, groups, placed};
+use super::{
+    Called, Host,
+    data::file,
+    estimates,
+    groups::{self, Asking},
+    placed,
+};
 use crate::{
-    calib::Order,
     error::{Error, Result, did_you_mean},
     graph::{
         Input, Node, NodeKind,
         node::{DataSource, Origin, PluginUse, SourceModel},
+        params::{self, Params, TokenOptions},
     },
     plugin::{Descriptor, Kind, PluginInfo, Scope},
-    script::{DatasetHandle, ModelHandle, SaveSpec, Signature, builder::Opened, lock, options::Options, place::origin},
+    script::{
+        ModelHandle, SaveSpec, Signature,
+        builder::Opened,
+        calls::{self, Dataset, Texts, Tokens},
+        lock,
+        options::{Given, Options, given},
+        place::origin,
+    },
 };
 
 /// What to do about missing calibration data.
@@ -53,14 +66,15 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
                   method: &str,
                   options: Map|
                   -> Called<ModelHandle> {
-                placed(&context, apply(&h, kind, model, method, options, origin(&context)))
+                let made = given(options).and_then(|given| apply(&h, kind, model, method, given, origin(&context)));
+                placed(&context, made)
             },
         );
         let h = host.clone();
         engine.register_fn(
             name,
             move |context: NativeCallContext<'_>, model: &mut ModelHandle, method: &str| -> Called<ModelHandle> {
-                placed(&context, apply(&h, kind, model, method, Map::new(), origin(&context)))
+                placed(&context, apply(&h, kind, model, method, Given::new(), origin(&context)))
             },
         );
     }
@@ -161,7 +175,7 @@ pub(super) fn apply(
     kind: NodeKind,
     model: &ModelHandle,
     method: &str,
-    options: Map,
+    given: Given,
     origin: Origin,
 ) -> Result<ModelHandle> {
     let plugin = host.registry.find(method, plugin_kind(kind)).map_err(|e| e.at(method))?;
@@ -177,22 +191,18 @@ pub(super) fn apply(
         NodeKind::Train => "`train`",
         _ => "`quantize`",
     };
-    let mut options = Options::new(call, options);
-    let mut made = match kind {
-        NodeKind::Quantize => quantize(model, plugin, &mut options)?,
-        NodeKind::Train => train(model, &mut options)?,
-        _ => transform(plugin, &mut options)?,
-    };
-    made.fit(&model.signature.config)?;
+    let options = Options::new(call, given);
     let seed = lock(&host.shared).seed;
-    let (own, notes) = parameters(plugin, options, seed)?;
-    made.params["parameters"] = own;
-    made.warnings.extend(notes);
+    let made = match kind {
+        NodeKind::Quantize => quantize(model, plugin, options, seed)?,
+        NodeKind::Train => train(model, plugin, options, seed)?,
+        _ => transform(model, plugin, options, seed)?,
+    };
     let mut signature = (*model.signature).clone();
     signature.weights = true;
     signature.quantized = kind == NodeKind::Quantize;
-    let memory = estimates::making(kind, &signature, &made.params, &made.data);
-    let scratch = estimates::scratch(kind, &signature, &made.params, plugin.descriptor.scope == Scope::Block);
+    let memory = estimates::making(&signature, &made.params, &made.data);
+    let scratch = estimates::scratch(&signature, &made.params, plugin.descriptor.scope == Scope::Block);
     let step = if made.note.is_empty() { method.to_owned() } else { format!("{method} {}", made.label) };
     let mut history = model.history.clone();
     history.push(step.trim().to_owned());
@@ -229,10 +239,9 @@ fn warn(host: &Host, label: &str, warnings: &[String]) {
     warnings.iter().for_each(|warning| builder.warn(format!("{label}: {warning}")));
 }
 
-/// The host's half of a node: everything but the plugin's own parameters.
-#[derive(Default)]
+/// A node's parameters and what goes with them.
 struct Made {
-    params: Value,
+    params: Params,
     data: BTreeMap<String, DataSource>,
     /// A few words for labels.
     label: String,
@@ -242,25 +251,41 @@ struct Made {
 }
 
 impl Made {
-    fn read(&mut self, role: &str, data: &DatasetHandle, defaults: Value) {
-        self.data.insert(role.to_owned(), data.source.clone());
-        self.params[role] = data.tokens.clone().unwrap_or(defaults);
-    }
-
-    /// Sequences that the model can take, found out while the script runs.
-    fn fit(&mut self, config: &ModelConfig) -> Result<()> {
-        for role in self.data.keys() {
-            let length = &mut self.params[role]["max_seq_length"];
-            *length = super::data::context(length.as_u64(), config)?.into();
-        }
-        Ok(())
+    fn new(params: Params, data: Option<(&str, DataSource)>) -> Self {
+        let data = data.into_iter().map(|(role, source)| (role.to_owned(), source)).collect();
+        Self { params, data, label: String::new(), note: String::new(), warnings: Vec::new() }
     }
 }
 
-fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> Result<Made> {
+/// A dataset's source and its tokens for a model, for calibration.
+fn calibration(data: Dataset, model: &ModelHandle) -> Result<(DataSource, TokenOptions)> {
+    let Dataset { handle } = data;
+    let tokens = handle.tokens.unwrap_or_else(default_tokens);
+    Ok((handle.source, tokens.for_model(&model.signature.config)?))
+}
+
+fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, seed: u64) -> Result<Made> {
     let descriptor = &plugin.descriptor;
+    if options.has("dtype") && descriptor.schema["properties"].get("dtype").is_none() {
+        return Err(Error::usage("`quantize` has no option `dtype`").at("dtype").hint(
+            "what is not quantized keeps the model's dtype; `scale_dtype` is that of scales, and `transform` writes weights in another",
+        ));
+    }
+    let calls::Quantize {
+        untie_word_embeddings: untie,
+        config_groups,
+        targets,
+        ignore: Texts(ignore),
+        kv_cache_scheme: kv_cache,
+        observe,
+        hidden_states,
+        compute_dtype,
+        calibration: data,
+    } = options.take()?;
+    let targets = targets.map(|Texts(targets)| targets);
     let assigned = groups::read(
-        options,
+        &mut options,
+        Asking { untie, config_groups, targets, ignore, kv_cache },
         &groups::Task {
             signature: &model.signature,
             tied: model.signature.config.tie_word_embeddings && model.history.is_empty(),
@@ -269,52 +294,53 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, options: &mut Options) -> 
         },
     )?;
     accepted(descriptor, &assigned.groups)?;
-    let observe = options.word("observe", &Order::NAMES, "sequential")?;
-    let hidden_states = precision(options, "hidden_states")?;
-    let compute_dtype = precision(options, "compute_dtype")?;
-    let calibration = options.handle::<DatasetHandle>("calibration", "a dataset")?;
-    let mut made = Made {
-        params: json!({ "groups": assigned.groups, "dtype": options.text("dtype")? }),
-        label: assigned.label,
-        note: assigned.note,
-        warnings: assigned.warnings,
-        ..Made::default()
+    let (parameters, notes) = parameters(plugin, options, seed)?;
+    let mut params = params::Quantize {
+        groups: assigned.groups,
+        kv_cache: assigned.kv_cache,
+        untie_word_embeddings: assigned.untie,
+        observe: None,
+        hidden_states: None,
+        compute_dtype: None,
+        calibration: None,
+        parameters,
     };
-    if let Some(cache) = assigned.kv_cache {
-        made.params["kv_cache"] = cache;
-    }
-    if assigned.untie {
-        made.params["untie_word_embeddings"] = true.into();
-    }
     let observes = !descriptor.needs.statistics.is_empty() || !descriptor.needs.streams.is_empty();
-    if assigned.static_activations.is_none() && !observes {
-        // Data that nobody reads must not make a key of its own.
-        return Ok(made);
+    let mut source = None;
+    // Data that nobody reads must not make a key of its own.
+    if assigned.static_activations.is_some() || observes {
+        let Some(data) = data else {
+            return Err(match &assigned.static_activations {
+                Some(scheme) if !observes => {
+                    Error::usage(format!("`{scheme}` has static activation scales, which need calibration data"))
+                        .hint(format!("{PASS_CALIBRATION}, or choose dynamic activations"))
+                }
+                _ => without_data(plugin),
+            });
+        };
+        let (found, tokens) = calibration(data, model)?;
+        source = Some(("calibration", found));
+        params = params::Quantize {
+            observe: Some(observe),
+            hidden_states,
+            compute_dtype,
+            calibration: Some(tokens),
+            ..params
+        };
     }
-    let Some(data) = calibration else {
-        return Err(match &assigned.static_activations {
-            Some(scheme) if !observes => {
-                Error::usage(format!("`{scheme}` has static activation scales, which need calibration data"))
-                    .hint(format!("{PASS_CALIBRATION}, or choose dynamic activations"))
-            }
-            _ => without_data(plugin),
-        });
-    };
-    made.params["observe"] = observe.into();
-    made.params["hidden_states"] = hidden_states.into();
-    made.params["compute_dtype"] = compute_dtype.into();
-    made.read("calibration", &data, default_tokens(128));
-    Ok(made)
+    let made = Made::new(Params::Quantize(params), source);
+    let warnings = assigned.warnings.into_iter().chain(notes).collect();
+    Ok(Made { label: assigned.label, note: assigned.note, warnings, ..made })
 }
 
 /// Refuses schemes that the plugin says it does not take, where it is the plugin that rounds: the embeddings are the host's, and so is
 /// the head of a method that takes blocks.
-fn accepted(plugin: &Descriptor, groups: &Value) -> Result<()> {
-    let by_host = |module: &Value| module == EMBEDDINGS || plugin.scope == Scope::Block && module == LM_HEAD;
-    let by_plugin = |group: &&Value| group["modules"].as_array().is_some_and(|all| !all.iter().all(by_host));
-    let refusal = groups.as_array().into_iter().flatten().filter(by_plugin).find_map(|group| {
-        let args = &group["scheme"]["args"];
-        plugin.accepts.refusal(&args["weights"], &args["input_activations"])
+fn accepted(plugin: &Descriptor, groups: &[params::Group]) -> Result<()> {
+    let by_host = |module: &String| module == EMBEDDINGS || plugin.scope == Scope::Block && module == LM_HEAD;
+    let by_plugin = |group: &&params::Group| !group.modules.iter().all(by_host);
+    let refusal = groups.iter().filter(by_plugin).find_map(|group| {
+        let args = &group.scheme.args;
+        plugin.accepts.refusal(&json!(args.weights), &json!(args.input_activations))
     });
     let Some(refusal) = refusal else { return Ok(()) };
     let key = refusal.key.rsplit('.').next().unwrap_or_default().to_owned();
@@ -323,33 +349,22 @@ fn accepted(plugin: &Descriptor, groups: &Value) -> Result<()> {
         .hint(refusal.hint))
 }
 
-/// A dtype of calibration; none for that of the model.
-fn precision(options: &mut Options, key: &'static str) -> Result<Option<String>> {
-    let dtype = options.text(key)?;
-    match dtype.as_deref() {
-        None | Some("float32" | "bfloat16") => Ok(dtype),
-        Some(other) => Err(Error::usage(format!("`{key}` cannot be `{other}`"))
-            .at(other)
-            .hint("float32 and bfloat16 can be chosen; without a choice it is what the model has")),
-    }
-}
-
-fn transform(plugin: &PluginInfo, options: &mut Options) -> Result<Made> {
-    let mut made = Made {
-        params: json!({ "dtype": options.text("dtype")?.unwrap_or_else(|| "float32".to_owned()) }),
-        ..Made::default()
-    };
+fn transform(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, seed: u64) -> Result<Made> {
+    let calls::Transform { dtype, calibration: data } = options.take()?;
+    let (parameters, notes) = parameters(plugin, options, seed)?;
     let needs = &plugin.descriptor.needs;
     let must = !needs.streams.is_empty() || needs.statistics.iter().any(|need| !need.optional);
-    match options.handle::<DatasetHandle>("calibration", "a dataset")? {
+    let (source, tokens) = match data {
         // Data that nobody reads must not make a key of its own.
         Some(data) if must || !needs.statistics.is_empty() || !needs.optional_streams.is_empty() => {
-            made.read("calibration", &data, default_tokens(128))
+            let (source, tokens) = calibration(data, model)?;
+            (Some(("calibration", source)), Some(tokens))
         }
         None if must => return Err(without_data(plugin)),
-        _ => {}
-    }
-    Ok(made)
+        _ => (None, None),
+    };
+    let made = Made::new(Params::Transform(params::Transform { dtype, calibration: tokens, parameters }), source);
+    Ok(Made { warnings: notes, ..made })
 }
 
 /// The error for a plugin that observes but was given nothing to look at.
@@ -358,33 +373,26 @@ fn without_data(plugin: &PluginInfo) -> Error {
     Error::usage(format!("`{name}` needs calibration data")).at(name).hint(PASS_CALIBRATION)
 }
 
-fn train(model: &ModelHandle, options: &mut Options) -> Result<Made> {
-    let Some(data) = options.handle::<DatasetHandle>("data", "a dataset")? else {
+fn train(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, seed: u64) -> Result<Made> {
+    let calls::Train { data, dtype } = options.take()?;
+    let Some(Dataset { handle: data }) = data else {
         return Err(Error::usage("`train` needs data").hint("pass data: dataset(…).tokens(#{ … })"));
     };
-    let params = json!({ "dtype": options.text("dtype")?, "from_scratch": !model.signature.weights });
-    let mut made = Made { params, ..Made::default() };
-    made.read("data", &data, default_tokens_all());
-    Ok(made)
+    let (parameters, notes) = parameters(plugin, options, seed)?;
+    let from_scratch = !model.signature.weights;
+    let tokens = data.tokens.unwrap_or_default().for_model(&model.signature.config)?;
+    let params = params::Train { dtype, from_scratch, data: tokens, parameters };
+    Ok(Made { warnings: notes, ..Made::new(Params::Train(params), Some(("data", data.source))) })
 }
 
-pub(super) fn default_tokens(samples: u64) -> Value {
-    let mut tokens = default_tokens_all();
-    tokens["num_calibration_samples"] = samples.into();
-    tokens
+/// The tokens of calibration data that say nothing about them.
+pub(super) fn default_tokens() -> Tokens {
+    Tokens { num_calibration_samples: Some(128), ..Tokens::default() }
 }
 
-/// What `.tokens(#{})` yields.
-fn default_tokens_all() -> Value {
-    json!({
-        "num_calibration_samples": null, "max_seq_length": null, "shuffle": false, "seed": null, "concatenate": true,
-        "text_column": "text", "add_bos": "auto", "chat_template": "auto", "characters": null,
-    })
-}
-
-/// The plugin's parameters, checked against its schema and complete, and notes about them. A plugin that takes a seed gets the run's.
+/// The plugin's parameters, checked against its schema and complete. A plugin that takes a seed gets the run's.
 fn parameters(plugin: &PluginInfo, options: Options, seed: u64) -> Result<(Value, Vec<String>)> {
-    let known = options.known().to_vec();
+    let known: Vec<String> = options.known().into_iter().map(str::to_owned).collect();
     let mut given = options.rest()?;
     if seed != 0 && given.get("seed").is_none() && plugin.descriptor.schema["properties"].get("seed").is_some() {
         given["seed"] = seed.into();
@@ -397,11 +405,12 @@ fn parameters(plugin: &PluginInfo, options: Options, seed: u64) -> Result<(Value
         if guessed || given.get(&error.key).is_none() || is_own(&error.key) {
             return error.into();
         }
-        let near = did_you_mean(&error.key, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+        let known = || known.iter().map(String::as_str);
+        let near = did_you_mean(&error.key, known()).map(|near| format!("did you mean `{near}`?"));
         let hint = near.unwrap_or_else(|| {
             let own: Vec<&str> = own.into_iter().flat_map(|own| own.keys()).map(String::as_str).collect();
             let own = if own.is_empty() { "no parameters".to_owned() } else { own.join(", ") };
-            format!("the call takes {}; `{}` has {own}", known.join(", "), plugin.descriptor.name)
+            format!("the call takes {}; `{}` has {own}", known().collect::<Vec<_>>().join(", "), plugin.descriptor.name)
         });
         Error::usage(error.message).at(error.key).hint(hint)
     })

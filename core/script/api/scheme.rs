@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rhai::Dynamic;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use workbench_model::ModelConfig;
 use workbench_quant::{
     ArgsError, Conventions, Dynamic as Timing, QuantizationArgs, Scheme, Strategy, dividing_group_sizes, kv_cache_args,
@@ -11,59 +10,43 @@ use workbench_quant::{
 
 use crate::{
     error::{Error, Result},
-    graph::ends::ENDS,
-    script::options::{Options, to_json},
+    graph::{
+        ends::ENDS,
+        params::{self, GroupScheme},
+    },
+    script::{calls::SchemeOptions, options::Options},
 };
 
 /// A scheme, checked and complete.
 pub(super) struct Read {
-    pub scheme: Scheme,
+    pub scheme: GroupScheme,
     /// What a preset is for, where it is not for every linear.
     pub targets: Option<Vec<String>>,
-    /// For the key and the node's process: `{scheme, conventions}`.
-    pub json: Value,
-    pub conventions: Conventions,
     /// For labels.
     pub name: String,
     /// Whether inputs need scales from calibration data.
     pub static_activations: bool,
 }
 
-/// Keys beside `scheme` that change it.
-const OVERRIDES: [&str; 12] = [
-    "num_bits",
-    "type",
-    "symmetric",
-    "group_size",
-    "strategy",
-    "block_structure",
-    "actorder",
-    "scale_dtype",
-    "zp_dtype",
-    "weights",
-    "input_activations",
-    "format",
-];
-
 /// Takes `scheme`, its overrides, `observer` (of static input scales) and `conventions` out of the options.
 pub(super) fn read(options: &mut Options) -> Result<Read> {
-    let mut keys = match options.take("scheme").map(|given| to_json(&given)).transpose()? {
+    let SchemeOptions(mut overrides) = options.take()?;
+    let observer = overrides.shift_remove("observer");
+    let conventions = overrides.shift_remove("conventions");
+    let mut keys = match overrides.shift_remove("scheme") {
         Some(Value::Object(keys)) => keys,
         Some(name @ Value::String(_)) => Map::from_iter([("scheme".to_owned(), name)]),
         // Spelled out in place, as in the checkpoint format.
-        None if options.has("weights") => Map::new(),
+        None if overrides.contains_key("weights") => Map::new(),
         Some(other) => return Err(Error::usage(format!("a scheme is a name or a map, not {other}")).at("scheme")),
         None => return Err(Error::usage("`quantize` needs a scheme").hint("for example scheme: \"W4A16\"")),
     };
     let mut changed = Vec::new();
-    for key in OVERRIDES {
-        if let Some(value) = options.take(key) {
-            let value = to_json(&value)?;
-            if !value.is_object() {
-                changed.push(format!("{key} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
-            }
-            keys.insert(key.to_owned(), value);
+    for (key, value) in overrides {
+        if !value.is_object() {
+            changed.push(format!("{key} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
         }
+        keys.insert(key, value);
     }
     let name = keys
         .get("name")
@@ -81,33 +64,20 @@ pub(super) fn read(options: &mut Options) -> Result<Read> {
     }
     let targets = Some(std::mem::take(&mut scheme.targets)).filter(|targets| !targets.is_empty());
     let static_activations = scheme.input_activations.as_ref().is_some_and(|a| a.dynamic != Timing::Yes);
-    choose_observer(&mut scheme, options, static_activations)?;
-    let conventions = match options.take("conventions") {
+    choose_observer(&mut scheme, observer.as_ref().and_then(Value::as_str), static_activations)?;
+    let conventions = match conventions {
         None => Conventions::default(),
-        Some(given) => serde_json::from_value(to_json(&given)?)
+        Some(given) => serde_json::from_value(given)
             .map_err(|e| Error::usage("`conventions` is not understood").cause(e.to_string()).at("conventions"))?,
     };
     let name = [name.unwrap_or_else(|| describe(&scheme)), changed.join(" ")].join(" ").trim().to_owned();
-    let json = json!({ "args": scheme, "conventions": conventions });
-    Ok(Read { scheme, targets, json, conventions, name, static_activations })
+    Ok(Read { scheme: GroupScheme { args: scheme, conventions }, targets, name, static_activations })
 }
 
 /// The observer of static input scales: as asked for, or the moving average that the peers use where none is named.
-fn choose_observer(scheme: &mut Scheme, options: &mut Options, static_activations: bool) -> Result<()> {
-    let given = options
-        .take("observer")
-        .map(Dynamic::into_string)
-        .transpose()
-        .map_err(|_| Error::usage("`observer` must be text").at("observer"))?;
+fn choose_observer(scheme: &mut Scheme, given: Option<&str>, static_activations: bool) -> Result<()> {
     match (&mut scheme.input_activations, given) {
-        (Some(args), Some(name)) if static_activations => {
-            if !workbench_quant::observer::NAMES.contains(&name.as_str()) {
-                return Err(Error::usage(format!("there is no observer `{name}`"))
-                    .at(name.as_str())
-                    .hint(format!("there are {}", workbench_quant::observer::NAMES.join(", "))));
-            }
-            args.observer = Some(name);
-        }
+        (Some(args), Some(name)) if static_activations => args.observer = Some(name.to_owned()),
         (Some(args), None) if static_activations => {
             args.observer.get_or_insert_with(|| "minmax".to_owned());
         }
@@ -123,30 +93,27 @@ fn choose_observer(scheme: &mut Scheme, options: &mut Options, static_activation
 
 /// How keys and values are quantized, checked and complete.
 pub(super) struct KvCache {
-    args: QuantizationArgs,
-    /// For the node: `{args, conventions}`.
-    pub json: Value,
+    pub params: params::KvCache,
     /// For labels: `KV int8 tensor`.
     pub name: String,
     /// Whether they need scales from calibration data.
     pub is_static: bool,
 }
 
-/// Takes `kv_cache_scheme` out of the options.
-pub(super) fn read_kv_cache(options: &mut Options) -> Result<Option<KvCache>> {
-    let Some(given) = options.take("kv_cache_scheme") else { return Ok(None) };
-    let mut args = kv_cache_args(&to_json(&given)?).map_err(wrong)?;
+/// Reads a `kv_cache_scheme`.
+pub(super) fn read_kv_cache(given: &Value) -> Result<KvCache> {
+    let mut args = kv_cache_args(given).map_err(wrong)?;
     let is_static = args.dynamic == Timing::No;
     if is_static {
         args.observer.get_or_insert_with(|| "minmax".to_owned());
     }
-    let json = json!({ "args": args, "conventions": Conventions::default() });
-    Ok(Some(KvCache { json, name: format!("KV {args}"), is_static, args }))
+    let name = format!("KV {args}");
+    Ok(KvCache { params: params::KvCache { args, conventions: Conventions::default() }, name, is_static })
 }
 
 /// Groups of a dynamic cache must divide a head.
 pub(super) fn check_heads(cache: &KvCache, config: &ModelConfig) -> Result<()> {
-    match cache.args.group_size {
+    match cache.params.args.group_size {
         Some(size) if !config.head_dim.is_multiple_of(size) => {
             let fitting: Vec<String> = dividing_group_sizes(config.head_dim).iter().map(ToString::to_string).collect();
             let message = format!("groups of {size} do not divide the {} dimensions of a head", config.head_dim);
@@ -181,7 +148,7 @@ fn describe(scheme: &Scheme) -> String {
 
 /// Group sizes must divide the inputs of every layer that they are asked for, and the width of the embeddings.
 pub(super) fn check_shapes(read: &Read, config: &ModelConfig, modules: &[&String]) -> Result<()> {
-    for args in [&read.scheme.weights, &read.scheme.input_activations].into_iter().flatten() {
+    for args in [&read.scheme.args.weights, &read.scheme.args.input_activations].into_iter().flatten() {
         let Some(size) = args.group_size.filter(|_| matches!(args.strategy, Strategy::Group | Strategy::TensorGroup))
         else {
             continue;

@@ -15,11 +15,12 @@ use crate::{
     graph::node::Origin,
     script::{
         DatasetHandle, ModelHandle, TaskHandle,
+        calls::Apply,
         files::{DataFile, matching},
         lock,
-        options::Options,
+        options::{Given, Options, dataset, given},
         place::origin,
-        stages::{self, Stage, Subject, as_map, measures},
+        stages::{self, Stage, Subject, measures},
     },
 };
 
@@ -67,10 +68,9 @@ fn read(host: &Host, pattern: &str) -> Result<Array> {
 
 /// The model that a stage makes of a model: a node for each of its modifiers, or the model itself.
 fn apply(host: &Host, model: &ModelHandle, stage: &Stage, options: Map, origin: &Origin) -> Result<ModelHandle> {
-    let mut o = Options::new("`apply`", options);
-    let calibration = o.handle::<DatasetHandle>("calibration", "a dataset")?;
-    o.finish()?;
-    let calibration = own_data(host, stage, calibration).map_err(|error| stage.locate(error, None))?;
+    let Apply { calibration } = Options::read("`apply`", given(options)?)?;
+    let calibration =
+        own_data(host, stage, calibration.map(|data| data.handle)).map_err(|error| stage.locate(error, None))?;
     let mut made = model.clone();
     for step in &stage.steps {
         if stages::means_head(step) {
@@ -85,9 +85,9 @@ fn apply(host: &Host, model: &ModelHandle, stage: &Stage, options: Map, origin: 
                 Error::usage(format!("`transform_config` is for heads of {other}, and those of the model have {head}"));
             return Err(stage.locate(error.at("transform_config").hint("leave it out"), Some(step)));
         }
-        let mut options = as_map(step.options.clone()).map_err(|error| stage.locate(error, Some(step)))?;
+        let mut options = step.options.clone();
         if let Some(data) = calibration.as_ref().filter(|_| step.calibrated) {
-            options.insert("calibration".into(), Dynamic::from(data.clone()));
+            options.insert("calibration".into(), dataset(data.clone())?);
         }
         made = model::apply(host, step.kind, &made, &step.method, options, origin.clone())
             .map_err(|error| stage.locate(error, Some(step)))?;
@@ -106,15 +106,14 @@ fn own_data(host: &Host, stage: &Stage, given: Option<DatasetHandle>) -> Result<
     };
     match &mut data {
         Some(data) => {
-            let tokens = data.tokens.get_or_insert_with(|| model::default_tokens(128));
-            for (key, value) in &stage.tokens {
-                tokens[*key] = (*value).into();
-            }
+            let tokens = data.tokens.get_or_insert_with(model::default_tokens);
+            tokens.num_calibration_samples = stage.num_calibration_samples.or(tokens.num_calibration_samples);
+            tokens.max_seq_length = stage.max_seq_length.or(tokens.max_seq_length);
         }
         None => {
-            if let Some((key, _)) = stage.tokens.first() {
+            if let Some(key) = stage.about_data() {
                 return Err(Error::usage(format!("`{key}` is about calibration data, and there is none"))
-                    .at(*key)
+                    .at(key)
                     .hint("name it in the file, dataset = \"…\", or pass calibration: to `apply`"));
             }
         }
@@ -133,8 +132,8 @@ fn tasks(host: &Host, pattern: &str, reference: &ModelHandle, folder: &str) -> R
             let located = |error| stage.locate(error, &[&measure.name]);
             let task = match measure.subject {
                 Subject::Text { method, text, mut options } => data::dataset(&host.root, &text).and_then(|text| {
-                    options.insert("text".into(), Dynamic::from(text));
-                    options.insert("name".into(), measure.name.clone().into());
+                    options.insert("text".into(), dataset(text)?);
+                    options.insert("name".into(), measure.name.as_str().into());
                     task::running_text(method, (method == "kl").then(|| reference.clone()), options)
                 }),
                 Subject::File { file, few_shot, options } => {
@@ -155,7 +154,7 @@ fn tasks(host: &Host, pattern: &str, reference: &ModelHandle, folder: &str) -> R
 }
 
 /// A task file, which says itself how many examples stand before a question.
-fn task_file(host: &Host, path: &str, few_shot: Option<u64>, options: Map) -> Result<TaskHandle> {
+fn task_file(host: &Host, path: &str, few_shot: Option<u64>, options: Given) -> Result<TaskHandle> {
     let task = task::from_file(host, path, options)?;
     let shots = Task::load(&file(&host.root, path)?).map(|task| task.file.few_shot as u64).unwrap_or_default();
     match few_shot.filter(|wanted| *wanted != shots) {

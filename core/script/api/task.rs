@@ -3,11 +3,10 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use rhai::{Array, Dynamic, Engine, Map, NativeCallContext};
-use serde_json::{Value, json};
 
 use super::{
     Called, Host,
-    data::{context, file},
+    data::{context as fitting, file},
     estimates, placed,
 };
 use crate::{
@@ -16,29 +15,36 @@ use crate::{
     graph::{
         Node, NodeKind,
         node::{DataSource, Origin},
+        params::{Evaluate, Items, Params, TextOptions, TextTask},
     },
-    script::{DatasetHandle, EvaluationHandle, ModelHandle, TaskHandle, lock, options::Options, place::origin},
+    script::{
+        EvaluationHandle, Measured, ModelHandle, TaskHandle,
+        calls::{Dataset, RunningText, TaskOptions},
+        lock,
+        options::{Given, Options, given},
+        place::origin,
+    },
 };
 
 pub(super) fn register(engine: &mut Engine, host: &Host) {
     engine.register_type_with_name::<TaskHandle>("Task");
     engine.register_type_with_name::<EvaluationHandle>("Evaluation");
     engine.register_fn("perplexity", |context: NativeCallContext<'_>, options: Map| -> Called<TaskHandle> {
-        placed(&context, running_text("perplexity", None, options))
+        placed(&context, given(options).and_then(|given| running_text("perplexity", None, given)))
     });
     engine.register_fn(
         "kl",
         |context: NativeCallContext<'_>, reference: ModelHandle, options: Map| -> Called<TaskHandle> {
-            placed(&context, running_text("kl", Some(reference), options))
+            placed(&context, given(options).and_then(|given| running_text("kl", Some(reference), given)))
         },
     );
     let h = host.clone();
     engine.register_fn("task", move |context: NativeCallContext<'_>, path: &str| -> Called<TaskHandle> {
-        placed(&context, from_file(&h, path, Map::new()))
+        placed(&context, from_file(&h, path, Given::new()))
     });
     let h = host.clone();
     engine.register_fn("task", move |context: NativeCallContext<'_>, path: &str, options: Map| -> Called<TaskHandle> {
-        placed(&context, from_file(&h, path, options))
+        placed(&context, given(options).and_then(|given| from_file(&h, path, given)))
     });
     let h = host.clone();
     engine.register_fn(
@@ -64,51 +70,49 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
 }
 
 /// Loss, or divergence from a reference, over running text.
-pub(super) fn running_text(method: &'static str, reference: Option<ModelHandle>, map: Map) -> Result<TaskHandle> {
-    let mut o = Options::new(if method == "kl" { "`kl`" } else { "`perplexity`" }, map);
-    let Some(text) = o.handle::<DatasetHandle>("text", "a dataset")? else {
-        return Err(Error::usage(format!("`{method}` needs a text")).hint("pass text: dataset(…)"));
-    };
+pub(super) fn running_text(method: &'static str, reference: Option<ModelHandle>, given: Given) -> Result<TaskHandle> {
+    let call = if method == "kl" { "`kl`" } else { "`perplexity`" };
+    let RunningText {
+        text: Dataset { handle: text },
+        name,
+        protocol,
+        max_seq_length: context,
+        blocks,
+        add_bos,
+        text_column,
+        characters,
+        batch_size,
+    } = Options::read(call, given).map_err(|error| match error.message.ends_with("needs `text`") {
+        true => error.hint("pass text: dataset(…)"),
+        false => error,
+    })?;
     if text.tokens.is_some() {
         return Err(Error::usage("the text of an evaluation is cut by the evaluation's own options")
             .hint("pass dataset(…) without `.tokens`, and max_seq_length, blocks, add_bos here"));
     }
-    let name = o.text("name")?.unwrap_or_else(|| method.to_owned());
-    let protocol = o.word("protocol", &["blocks", "rolling"], "blocks")?;
-    let params = json!({
-        "protocol": protocol,
-        "max_seq_length": o.count("max_seq_length", 2)?,
-        "blocks": o.count("blocks", 1)?,
-        "add_bos": o.toggle("add_bos")?,
-        "text_column": o.text("text_column")?.unwrap_or_else(|| "text".to_owned()),
-        "characters": o.count("characters", 1)?,
-        "batch_size": o.count("batch_size", 1)?.unwrap_or(1),
-    });
-    o.finish()?;
-    let data = vec![("text".to_owned(), text.source)];
-    Ok(TaskHandle { name, method, params, data, reference, file: None })
+    let name = name.unwrap_or_else(|| method.to_owned());
+    let task = name.clone();
+    // The model fills in the length that was not asked for.
+    let max_seq_length = context.unwrap_or_default();
+    let options = TextOptions { protocol, max_seq_length, blocks, add_bos, text_column, characters, batch_size, task };
+    let (measured, data) = (Measured::RunningText { options, context }, vec![("text".to_owned(), text.source)]);
+    Ok(TaskHandle { name, method, measured, data, reference, file: None })
 }
 
 /// A task of a TOML file. The whole file is checked here, so that nothing of it can fail after an hour.
-pub(super) fn from_file(host: &Host, path: &str, map: Map) -> Result<TaskHandle> {
+pub(super) fn from_file(host: &Host, path: &str, given: Given) -> Result<TaskHandle> {
     let path = file(&host.root, path)?;
     let failed = |e: crate::eval::task::TaskError| Error::usage(e.to_string()).maybe_hint(e.hint);
     let Task { file: task, files, .. } = Task::load(&path).map_err(failed)?;
-    let mut o = Options::new("`task`", map);
-    let method = match task.kind {
-        TaskKind::Choice => "choice",
-        TaskKind::Generate => "generate",
-        TaskKind::Perplexity => "perplexity",
+    let TaskOptions { limit, batch_size } = Options::read("`task`", given)?;
+    let (method, measured) = match task.kind {
+        TaskKind::Choice => ("choice", Measured::Items { limit, batch_size }),
+        TaskKind::Generate => ("generate", Measured::Items { limit, batch_size }),
+        TaskKind::Perplexity => ("perplexity", Measured::TextTask { limit, batch_size, context: task.context_length }),
     };
-    let params = json!({
-        "limit": o.count("limit", 1)?,
-        "batch_size": o.count("batch_size", 1)?.unwrap_or(8),
-        "max_seq_length": if task.kind == TaskKind::Perplexity { task.context_length.map(Value::from).unwrap_or_default() } else { Value::Null },
-    });
-    o.finish()?;
     let role = |index: usize| if index == 0 { "task".to_owned() } else { format!("items{index}") };
     let data = files.into_iter().enumerate().map(|(index, used)| (role(index), DataSource::File(used))).collect();
-    Ok(TaskHandle { name: task.name.clone(), method, params, data, reference: None, file: Some(path) })
+    Ok(TaskHandle { name: task.name.clone(), method, measured, data, reference: None, file: Some(path) })
 }
 
 /// One node per task, so that tasks run side by side and are cached one by one.
@@ -151,13 +155,22 @@ fn warn_of_overlap(host: &Host, model: &ModelHandle, task: &TaskHandle) {
     }
 }
 
+/// What is asked for, with what only the model knows.
+fn params(model: &ModelHandle, task: &TaskHandle) -> Result<Evaluate> {
+    let (config, name) = (&model.signature.config, || task.name.clone());
+    Ok(match task.measured.clone() {
+        Measured::RunningText { options, context } => {
+            Evaluate::RunningText(TextOptions { max_seq_length: fitting(context, config)?, ..options })
+        }
+        Measured::TextTask { limit, batch_size, context } => {
+            Evaluate::TextTask(TextTask { limit, batch_size, max_seq_length: fitting(context, config)?, task: name() })
+        }
+        Measured::Items { limit, batch_size } => Evaluate::Items(Items { limit, batch_size, task: name() }),
+    })
+}
+
 fn evaluation_node(model: &ModelHandle, task: &TaskHandle, origin: &Origin) -> Result<Node> {
-    let mut params = task.params.clone();
-    params["task"] = task.name.as_str().into();
-    if task.method == "perplexity" || task.method == "kl" {
-        let context = context(params["max_seq_length"].as_u64(), &model.signature.config)?;
-        params["max_seq_length"] = context.into();
-    }
+    let params = params(model, task)?;
     let mut inputs = BTreeMap::from([("model".to_owned(), model.input.clone())]);
     let mut models = vec![&*model.signature];
     if let Some(reference) = &task.reference {
@@ -176,7 +189,7 @@ fn evaluation_node(model: &ModelHandle, task: &TaskHandle, origin: &Origin) -> R
         kind: NodeKind::Evaluate,
         method: task.method.to_owned(),
         label: format!("evaluate {} of {subject}", task.name),
-        params,
+        params: Params::Evaluate(params),
         inputs,
         data: task.data.iter().cloned().collect(),
         plugin: None,

@@ -66,13 +66,18 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The names that were asked for.
+    pub(super) fn known(&self) -> &[&'static str] {
+        &self.known
+    }
+
     pub(super) fn wrong(&self, key: &str, value: &Value, wanted: &str) -> Error {
         Error::usage(format!("`{key}` of `{}` must be {wanted}, not {value}", self.title)).at(key)
     }
 
     /// Everything that was not taken, as a script's options, for whoever checks them.
-    pub(super) fn rest(self) -> Result<rhai::Map> {
-        as_map(self.keys.into_iter().filter(|(_, value)| !value.is_null()).collect())
+    pub(super) fn rest(self) -> Map<String, Value> {
+        self.keys.into_iter().filter(|(_, value)| !value.is_null()).collect()
     }
 
     /// An error for the first key that nobody asked for.
@@ -84,12 +89,6 @@ impl<'a> Fields<'a> {
             None => error.hint(format!("it has {}", self.known.join(", "))),
         })
     }
-}
-
-/// JSON as the options of a script's call.
-pub(in crate::script) fn as_map(options: Map<String, Value>) -> Result<rhai::Map> {
-    let map = rhai::serde::to_dynamic(Value::Object(options)).ok().and_then(|keys| keys.try_cast::<rhai::Map>());
-    map.ok_or_else(|| Error::usage("an option is of a type that a script does not have"))
 }
 
 /// A list of texts, or one text.

@@ -3,17 +3,15 @@
 //! `datasets` lists it. An entry is a task file by its `name` (or as `file`), or running text (`task_type` perplexity or kl). The
 //! samples of `sampling` are shared out by the weights of the entries.
 
-use rhai::Map;
 use serde_json::Value;
 
-use super::{
-    super::files::DataFile,
-    fields::{Fields, as_map},
-    split,
-};
+use super::{super::files::DataFile, fields::Fields, split};
 use crate::{
     error::{Error, Result},
-    script::options::Options,
+    script::{
+        calls::{EvaluationKeys, MeasureKeys, Sampling},
+        options::{Given, Options},
+    },
 };
 
 /// One thing to measure.
@@ -27,34 +25,28 @@ pub(in crate::script) struct Measure {
 #[derive(Debug)]
 pub(in crate::script) enum Subject {
     /// Running text, with the options of `perplexity` or `kl`.
-    Text { method: &'static str, text: String, options: Map },
+    Text { method: &'static str, text: String, options: Given },
     /// A task file: the one that is named, or the one of the measure's name; with the options of `task`.
-    File { file: Option<String>, few_shot: Option<u64>, options: Map },
+    File { file: Option<String>, few_shot: Option<u64>, options: Given },
 }
-
-/// Keys that say how the reference pipelines compute, on machines of theirs.
-const ELSEWHERE: [&str; 2] = ["gpu_resources", "output"];
 
 /// What an evaluation file asks for, and sentences about what of it has no effect here.
 pub(in crate::script) fn measures(file: &DataFile) -> Result<(Vec<Measure>, Vec<String>)> {
     let read = || -> Result<_> {
         let (datasets, rest) = split(file, "datasets")?;
-        let mut o = Options::new("an evaluation stage", rest);
-        o.text("name")?;
-        o.text("dataset_name")?;
-        let sampling = o.take("sampling").map(|given| super::super::options::to_json(&given)).transpose()?;
-        let ignored: Vec<&str> = ELSEWHERE.into_iter().filter(|key| o.take(key).is_some()).collect();
-        o.finish()?;
+        // Names are for the reports of the reference pipelines.
+        let EvaluationKeys { name: _, dataset_name: _, sampling, gpu_resources, output } =
+            Options::read("an evaluation stage", rest)?;
+        let elsewhere = [("gpu_resources", gpu_resources), ("output", output)];
+        let ignored: Vec<&str> =
+            elsewhere.into_iter().filter(|(_, given)| given.is_some()).map(|(key, _)| key).collect();
         let Some(Value::Array(entries)) = datasets else {
             return Err(
                 Error::usage("the stage lists no `datasets`").hint("for example datasets = [{ name = \"facts\" }]")
             );
         };
-        let total = sampling.map_or(Ok(None), |given| {
-            let mut fields = Fields::new("sampling", &given)?;
-            let total = whole(&mut fields, "total_samples", 1)?;
-            fields.finish().map(|()| total)
-        })?;
+        let sampling = sampling.map(|given| Options::read::<Sampling>("`sampling`", given)).transpose()?;
+        let total = sampling.and_then(|sampling| sampling.total_samples);
         let warnings = ignored.iter().map(|key| format!("{}: `{key}` has no effect here", file.name)).collect();
         Ok((shared_out(entries.iter().map(entry).collect::<Result<_>>()?, total), warnings))
     };
@@ -68,34 +60,40 @@ struct Entry {
 }
 
 fn entry(given: &Value) -> Result<Entry> {
-    let mut fields = Fields::new("datasets", given)?;
-    let name =
-        fields.text("name")?.ok_or_else(|| Error::usage("an entry of `datasets` has no `name`").at("datasets"))?;
-    let kind = fields.text("task_type")?;
+    let fields = Fields::new("datasets", given)?;
+    let mut given = fields.rest();
+    let kind = given.get("task_type").and_then(Value::as_str).map(str::to_owned);
     let method = ["perplexity", "kl"].into_iter().find(|method| kind.as_deref() == Some(method));
     if let Some(method) = method {
-        let text = fields.text("text")?.ok_or_else(|| {
+        given.shift_remove("task_type");
+        let mut text = |key: &str| match given.shift_remove(key) {
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(Error::usage(format!("`{key}` of `datasets` must be text, not {other}")).at(key)),
+            None => Ok(None),
+        };
+        let name = text("name")?.ok_or_else(nameless)?;
+        let text = text("text")?.ok_or_else(|| {
             Error::usage(format!("`{name}` has no `text`")).at(name.as_str()).hint("a file, or demo:stories/test")
         })?;
-        let options = fields.rest()?;
-        return Ok(Entry { measure: Measure { name, subject: Subject::Text { method, text, options } }, weight: 0.0 });
+        let subject = Subject::Text { method, text, options: given };
+        return Ok(Entry { measure: Measure { name, subject }, weight: 0.0 });
     }
-    let weight = match fields.take("weight") {
-        None => 1.0,
-        Some(given) => {
-            given.as_f64().filter(|w| *w > 0.0).ok_or_else(|| fields.wrong("weight", &given, "a positive number"))?
-        }
-    };
-    // What a dataset is about, for the reports of the reference pipelines.
-    fields.texts("tags")?;
-    let file = fields.text("file")?;
-    let few_shot = whole(&mut fields, "few_shot_num", 0)?;
-    let mut options = serde_json::Map::new();
-    fields.pass("limit", &mut options, "limit");
-    fields.pass("batch_size", &mut options, "batch_size");
-    fields.finish()?;
-    let options = as_map(options)?;
+    // What a dataset is about, and which type it has, is for the reports of the reference pipelines.
+    let MeasureKeys { name, task_type: _, tags: _, weight, file, few_shot_num: few_shot, limit, batch_size, text } =
+        Options::read("`datasets`", given)?;
+    let name = name.ok_or_else(nameless)?;
+    if text.is_some() {
+        return Err(
+            Error::usage(format!("`{name}` has a `text`, which only the types perplexity and kl read")).at("text")
+        );
+    }
+    let numbers = [("limit", limit), ("batch_size", batch_size)];
+    let options = numbers.into_iter().filter_map(|(key, number)| Some((key.to_owned(), number?.into()))).collect();
     Ok(Entry { measure: Measure { name, subject: Subject::File { file, few_shot, options } }, weight })
+}
+
+fn nameless() -> Error {
+    Error::usage("an entry of `datasets` has no `name`").at("datasets")
 }
 
 /// Shares `total` samples out among the task files by weight; one that sets a limit of its own keeps it.
@@ -103,16 +101,10 @@ fn shared_out(entries: Vec<Entry>, total: Option<u64>) -> Vec<Measure> {
     let weights: f64 = entries.iter().map(|entry| entry.weight).sum();
     let limited = |mut entry: Entry| {
         if let (Some(total), Subject::File { options, .. }) = (total, &mut entry.measure.subject) {
-            let share = (total as f64 * entry.weight / weights).floor().max(1.0) as i64;
-            options.entry("limit".into()).or_insert_with(|| share.into());
+            let share = (total as f64 * entry.weight / weights).floor().max(1.0) as u64;
+            options.entry("limit").or_insert_with(|| share.into());
         }
         entry.measure
     };
     entries.into_iter().map(limited).collect()
-}
-
-fn whole(fields: &mut Fields<'_>, key: &'static str, least: u64) -> Result<Option<u64>> {
-    let Some(given) = fields.take(key) else { return Ok(None) };
-    let number = given.as_u64().filter(|n| *n >= least);
-    number.map(Some).ok_or_else(|| fields.wrong(key, &given, &format!("a whole number of at least {least}")))
 }

@@ -15,15 +15,17 @@ mod rotations;
 
 use std::{path::Path, sync::Arc};
 
-use rhai::Map;
 use serde_json::Value;
 
-pub(super) use fields::as_map;
 pub(super) use measures::{Subject, measures};
 use modifiers::Fault;
-pub(super) use modifiers::means_head;
+pub(super) use modifiers::{keys as modifier_keys, means_head};
 
-use super::{files::DataFile, options::Options};
+use super::{
+    calls::StageKeys,
+    files::DataFile,
+    options::{Given, Options},
+};
 use crate::{
     error::{Error, Result},
     graph::NodeKind,
@@ -59,8 +61,9 @@ pub(super) struct Stage {
     pub steps: Vec<Step>,
     /// Calibration data of its own.
     pub dataset: Option<String>,
-    /// Options of that data's tokens which the file sets.
-    pub tokens: Vec<(&'static str, u64)>,
+    /// What the file sets of that data's tokens.
+    pub num_calibration_samples: Option<usize>,
+    pub max_seq_length: Option<usize>,
 }
 
 impl Stage {
@@ -76,28 +79,28 @@ impl Stage {
         let found = recipe::take(&mut keys).map_err(within)?;
         keys.retain(|_, value| !value.is_null());
         let nameless = !keys.contains_key("name") && !keys.contains_key("output_suffix");
-        let mut o = Options::new("a stage", as_map(keys)?);
-        let (mut name, mut suffix) = (o.text("name")?, o.text("output_suffix")?);
+        let StageKeys {
+            mut name,
+            output_suffix: mut suffix,
+            input_model,
+            save_compressed,
+            dataset,
+            num_calibration_samples,
+            max_seq_length,
+            // Taken out already: it is named where a key is misspelled.
+            quant_modifiers: _,
+        } = Options::read("a stage", keys)?;
         if (found.staged || nameless) && !found.entries.is_empty() {
             let own = stem(&file.name);
             suffix.get_or_insert_with(|| format!("-{}", name.as_deref().unwrap_or(own)));
             name.get_or_insert_with(|| own.to_owned());
         }
         let name = name.ok_or_else(|| Error::usage("the stage has no `name`").hint("name it: name = \"…\""))?;
-        let input_model = o.text("input_model")?;
-        if !o.flag("save_compressed", true)? {
+        if !save_compressed {
             return Err(Error::usage("models are always saved compressed").at("save_compressed"));
         }
-        let dataset = o.text("dataset")?;
-        let mut tokens = Vec::new();
-        for (key, least) in [("num_calibration_samples", 1), ("max_seq_length", 2)] {
-            tokens.extend(o.count(key, least)?.map(|n| (key, n)));
-        }
-        // Taken out already: it is named where a key is misspelled.
-        o.take("quant_modifiers");
-        o.finish()?;
         let steps = modifiers::steps(found.entries, registry).map_err(within)?;
-        let unread = dataset.is_some().then_some("dataset").or(tokens.first().map(|(key, _)| *key));
+        let unread = dataset.is_some().then_some("dataset").or(about_data(num_calibration_samples, max_seq_length));
         if let (Some(key), false) = (unread, steps.iter().any(|step| step.calibrated)) {
             return Err(Error::usage(format!("no modifier of stage `{name}` reads calibration data"))
                 .at(key)
@@ -116,8 +119,22 @@ impl Stage {
             (Some(suffix), _) if suffix.is_empty() || suffix.contains(['/', '\\']) => {
                 Err(Error::usage(format!("`{suffix}` cannot be a part of a folder's name")).at("output_suffix"))
             }
-            _ => Ok(Self { file: Arc::new(file.clone()), name, suffix, input_model, steps, dataset, tokens }),
+            _ => Ok(Self {
+                file: Arc::new(file.clone()),
+                name,
+                suffix,
+                input_model,
+                steps,
+                dataset,
+                num_calibration_samples,
+                max_seq_length,
+            }),
         }
+    }
+
+    /// The first of its keys that is about calibration data but does not name any.
+    pub(super) fn about_data(&self) -> Option<&'static str> {
+        about_data(self.num_calibration_samples, self.max_seq_length)
     }
 
     /// An error of one of its steps, with its place in the file.
@@ -144,12 +161,16 @@ fn keys(file: &DataFile) -> Result<serde_json::Map<String, Value>> {
     }
 }
 
-/// A file's keys: one taken out as JSON, whose order counts, and the others for [`Options`]. Null means not given.
-fn split(file: &DataFile, key: &str) -> Result<(Option<Value>, Map)> {
+fn about_data(samples: Option<usize>, length: Option<usize>) -> Option<&'static str> {
+    samples.map(|_| "num_calibration_samples").or(length.map(|_| "max_seq_length"))
+}
+
+/// A file's keys: one taken out, and the others for [`Options`]. Null means not given.
+fn split(file: &DataFile, key: &str) -> Result<(Option<Value>, Given)> {
     let mut keys = keys(file)?;
     let taken = keys.shift_remove(key).filter(|value| !value.is_null());
     keys.retain(|_, value| !value.is_null());
-    Ok((taken, as_map(keys)?))
+    Ok((taken, keys))
 }
 
 /// An error where two files claim the same name or suffix: their rows, or their models, could not be told apart.

@@ -97,16 +97,47 @@ fn read(path: &[String], given: &Value, registry: &Registry) -> Result<Vec<Step>
         };
     }
     let mut fields = Fields::new(name, given)?;
-    common(&mut fields)?;
+    let steps = of_package(name, &mut fields, step)?;
+    fields.finish()?;
+    Ok(steps)
+}
+
+/// The modifiers of that package which are read here, each with its keys.
+pub(in crate::script) fn keys() -> Vec<(&'static str, Vec<&'static str>)> {
+    let step = |kind, method: &str, options| Step {
+        kind,
+        method: method.to_owned(),
+        modifier: String::new(),
+        path: Vec::new(),
+        options,
+        calibrated: true,
+        head_size: None,
+    };
+    let keys = |name: &'static str| {
+        let mut fields = Fields::new(name, &Value::Null).ok()?;
+        // What is asked for is the same whether anything is given or not.
+        of_package(name, &mut fields, step).ok()?;
+        Some((name, fields.known().to_vec()))
+    };
+    MODIFIERS.into_iter().filter_map(keys).collect()
+}
+
+/// The calls of a modifier of that package.
+fn of_package(
+    name: &str,
+    fields: &mut Fields<'_>,
+    step: impl Fn(NodeKind, &str, Map<String, Value>) -> Step,
+) -> Result<Vec<Step>> {
+    common(fields)?;
     let mut options = Map::new();
-    let steps = match name {
+    Ok(match name {
         "SpinQuantModifier" => {
-            let head_size = rotations::spinquant(&mut fields, &mut options)?;
+            let head_size = rotations::spinquant(fields, &mut options)?;
             vec![Step { head_size, ..step(NodeKind::Transform, "rotate", options) }]
         }
         "SmoothQuantModifier" => {
             fields.pass("smoothing_strength", &mut options, "smoothing_strength");
-            mappings(&mut fields, &mut options)?;
+            mappings(fields, &mut options)?;
             fields.must_be("algorithm", &"smoothquant".into(), "the log-equalization of that package is not here")?;
             let why = "every layer of a mapping is smoothed: leave the mapping out";
             fields.must_be("ignore", &json!([]), why)?;
@@ -119,24 +150,22 @@ fn read(path: &[String], given: &Value, registry: &Registry) -> Result<Vec<Step>
             fields.pass("duo_scaling", &mut options, "duo_scaling");
             // Where cached activations lie: how the search is computed.
             fields.take("offload_device");
-            mappings(&mut fields, &mut options)?;
+            mappings(fields, &mut options)?;
             let mut scheme = Map::new();
-            quantization(&mut fields, &mut scheme)?;
+            quantization(fields, &mut scheme)?;
             let search = step(NodeKind::Transform, "awq", options);
             let rounding = (!scheme.is_empty()).then(|| step(NodeKind::Quantize, "rtn", scheme));
             std::iter::once(search).chain(rounding).collect()
         }
         "GPTQModifier" => {
-            gptq(&mut fields, &mut options)?;
+            gptq(fields, &mut options)?;
             vec![step(NodeKind::Quantize, "gptq", options)]
         }
         _ => {
-            quantization(&mut fields, &mut options)?;
+            quantization(fields, &mut options)?;
             vec![step(NodeKind::Quantize, "rtn", options)]
         }
-    };
-    fields.finish()?;
-    Ok(steps)
+    })
 }
 
 /// Keys that every modifier has. None of them says what is done: those of a schedule are about training.

@@ -6,10 +6,13 @@ use workbench_model::{
     config::{EMBEDDINGS, LM_HEAD},
 };
 
-use super::{Group, Params, grid_of, rounded::Rounded};
+use super::{grid_of, rounded::Rounded};
 use crate::{
     error::{Error, Result},
-    graph::ends::{Asked, ENDS, Ends},
+    graph::{
+        ends::{Asked, ENDS, Ends},
+        params::Group,
+    },
 };
 
 /// The ends of the model that is made.
@@ -32,15 +35,16 @@ impl RoundedEnds {
     ///
     /// # Errors
     /// The choice of schemes does not fit the model, or a tensor cannot be read.
-    pub(super) fn new(params: &Params, checkpoint: &Checkpoint, method: &str, by_block: bool) -> Result<Self> {
-        let [head, embeddings] = ENDS.map(|module| group(params, module));
+    pub(super) fn new(
+        groups: &[Group],
+        untie: bool,
+        checkpoint: &Checkpoint,
+        method: &str,
+        by_block: bool,
+    ) -> Result<Self> {
+        let [head, embeddings] = ENDS.map(|module| group(groups, module));
         let tied = checkpoint.config().tie_word_embeddings;
-        let ends = Ends {
-            head: head.map(Asked::from),
-            embeddings: embeddings.map(Asked::from),
-            tied,
-            untie: params.untie_word_embeddings,
-        };
+        let ends = Ends { head: head.map(Asked::from), embeddings: embeddings.map(Asked::from), tied, untie };
         ends.check().map_err(|problem| Error::refused(problem.message).hint(problem.hint))?;
         let rounded = |module: &str, group: Option<&Group>| -> Result<Option<Rounded>> {
             let Some((group, args)) = group.and_then(|g| Some((g, g.scheme.args.weights.as_ref()?))) else {
@@ -55,7 +59,7 @@ impl RoundedEnds {
             head: rounded(LM_HEAD, head.filter(|_| by_block && !shared))?,
             shared,
             unties: ends.unties(),
-            quantized: ENDS.into_iter().filter(|module| group(params, module).is_some()).collect(),
+            quantized: ENDS.into_iter().filter(|module| group(groups, module).is_some()).collect(),
             remarks: ends.remarks(method, by_block),
         })
     }
@@ -73,6 +77,6 @@ impl<'a> From<&'a Group> for Asked<'a> {
     }
 }
 
-fn group<'a>(params: &'a Params, module: &str) -> Option<&'a Group> {
-    params.groups.iter().find(|group| group.modules.iter().any(|name| name == module))
+fn group<'a>(groups: &'a [Group], module: &str) -> Option<&'a Group> {
+    groups.iter().find(|group| group.modules.iter().any(|name| name == module))
 }

@@ -9,7 +9,6 @@ mod rounded;
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::job::Linear;
 use workbench_model::{
@@ -18,72 +17,28 @@ use workbench_model::{
     config::{EMBEDDINGS, LinearInfo},
     decoder::keep_pages,
 };
-use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Scheme, StorageDtype};
+use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, StorageDtype};
 
 pub(super) use self::resume::Resume;
 use self::{ends::RoundedEnds, made::Made, rounded::Rounded};
 use super::{
     Finding, global_scales,
-    kv_cache::{KvCache, KvParams},
+    kv_cache::KvCache,
     room,
     services::{Plugin, Services},
 };
 use crate::{
     calib::{Order, Pass, Room},
-    data::{TokenOptions, sequences},
+    data::sequences,
     error::{Error, Result},
     exec::{Job, NodeReporter},
-    graph::fused,
+    graph::{
+        fused,
+        params::{self, CalibrationDtype, Group, TokenOptions},
+    },
     plugin::Scope,
     store::Scratch,
 };
-
-/// The host's parameters of a quantization.
-#[derive(Debug, Deserialize)]
-struct Params {
-    groups: Vec<Group>,
-    #[serde(default)]
-    kv_cache: Option<KvParams>,
-    #[serde(default)]
-    calibration: Option<TokenOptions>,
-    #[serde(default)]
-    untie_word_embeddings: bool,
-    #[serde(default)]
-    observe: Order,
-    #[serde(flatten)]
-    dtypes: Dtypes,
-}
-
-/// Dtypes of a calibration; that of the model where none is given.
-#[derive(Debug, Deserialize)]
-struct Dtypes {
-    /// In which activations are kept between the pieces of a block.
-    #[serde(default)]
-    hidden_states: Option<String>,
-    /// Of the factors of matrix products, whose sums are f32.
-    #[serde(default)]
-    compute_dtype: Option<String>,
-}
-
-impl Dtypes {
-    fn room(&self, job: &Job, scratch: &Scratch, checkpoint: &Checkpoint) -> Result<Room> {
-        let kept = precision(self.hidden_states.as_deref(), checkpoint)?;
-        room(job, scratch, kept, precision(self.compute_dtype.as_deref(), checkpoint)?)
-    }
-}
-
-/// Modules with one scheme.
-#[derive(Debug, Deserialize)]
-struct Group {
-    modules: Vec<String>,
-    scheme: GroupScheme,
-}
-
-#[derive(Debug, Deserialize, PartialEq)]
-struct GroupScheme {
-    args: Scheme,
-    conventions: Conventions,
-}
 
 /// A linear with its grids.
 struct Target {
@@ -100,27 +55,38 @@ impl Target {
 }
 
 pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
-    let params: Params = job.typed(job.params())?;
+    let params::Quantize {
+        groups,
+        kv_cache,
+        untie_word_embeddings,
+        observe,
+        hidden_states,
+        compute_dtype,
+        calibration: tokens,
+        parameters,
+    } = job.typed()?;
+    let order = observe.unwrap_or_default();
     let checkpoint = Checkpoint::open(job.model("model")?)?;
     checkpoint.check_finite()?;
-    let targets = targets(&params, &checkpoint)?;
-    let plugin = Plugin::open(job, reporter)?;
-    let ends = RoundedEnds::new(&params, &checkpoint, &job.method, plugin.scope() == Scope::Block)?;
-    let mut services = Services::new(job, &scratch.work_folder()?, reporter, "layers");
+    let targets = targets(&groups, &checkpoint)?;
+    let plugin = Plugin::open(job, &parameters, reporter)?;
+    let ends =
+        RoundedEnds::new(&groups, untie_word_embeddings, &checkpoint, &job.method, plugin.scope() == Scope::Block)?;
+    let mut services = Services::new(job, &parameters, &scratch.work_folder()?, reporter, "layers");
     services.models.insert("model".into(), &checkpoint);
     let mut facts = Map::new();
-    let sequences = calibration(job, &params, &checkpoint, &mut facts)?;
+    let sequences = calibration(job, tokens.as_ref(), &checkpoint, &mut facts)?;
     let in_blocks = targets.iter().filter(|target| target.info.site.block.is_some()).count();
     facts.insert("layers".into(), json!({ "quantized": in_blocks, "of": checkpoint.config().linears().len() }));
     if !ends.quantized.is_empty() || ends.unties {
         facts.insert("ends".into(), json!({ "quantized": ends.quantized, "untied": ends.unties }));
     }
     facts.insert("grids".into(), grids(&targets, ends.embeddings.as_ref().map(Rounded::grid)));
-    let warnings: Vec<String> = warnings(&params.groups).into_iter().chain(ends.remarks.iter().cloned()).collect();
+    let warnings: Vec<String> = warnings(&groups).into_iter().chain(ends.remarks.iter().cloned()).collect();
 
     let mut resume = Resume::open(scratch)?;
-    let cache = params.kv_cache.as_ref().map(|given| {
-        let stored = scales_of(given.args(), storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight"));
+    let cache = kv_cache.as_ref().map(|given| {
+        let stored = scales_of(&given.args, storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight"));
         KvCache::new(given, stored, checkpoint.config())
     });
     let made = Made::new(&checkpoint, plugin, services, (targets, ends), cache.transpose()?, &mut resume)?;
@@ -131,12 +97,13 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
                 .hint("pass calibration: dataset(…).tokens(#{ … })"));
         }
         (Some(sequences), true) => {
-            let room = params.dtypes.room(job, scratch, &checkpoint)?;
+            let kept = precision(hidden_states, &checkpoint);
+            let room = room(job, scratch, kept, precision(compute_dtype, &checkpoint))?;
             let name = |precision: Precision| format!("{precision:?}").to_lowercase();
             let (hidden_states, compute) = (name(room.precision), name(room.products));
-            let observed = json!({ "order": params.observe, "hidden_states": hidden_states, "compute_dtype": compute });
+            let observed = json!({ "order": order, "hidden_states": hidden_states, "compute_dtype": compute });
             facts.insert("observed".into(), observed);
-            let walk = Walk { checkpoint: &checkpoint, sequences, order: params.observe, reporter };
+            let walk = Walk { checkpoint: &checkpoint, sequences, order, reporter };
             walk.run(room, made, &mut resume)?
         }
         (_, false) => without_data(&checkpoint, made, &mut resume, reporter)?,
@@ -222,13 +189,12 @@ impl Walk<'_> {
 }
 
 /// The precision that was asked for: bfloat16 for a model that has no more than that.
-fn precision(asked: Option<&str>, checkpoint: &Checkpoint) -> Result<Precision> {
+fn precision(asked: Option<CalibrationDtype>, checkpoint: &Checkpoint) -> Precision {
     match asked {
-        Some("float32") => Ok(Precision::F32),
-        Some("bfloat16") => Ok(Precision::Bf16),
-        Some(other) => Err(Error::refused(format!("calibration knows no `{other}`"))),
-        None if checkpoint.dtype("model.embed_tokens.weight") == Some(Dtype::BF16) => Ok(Precision::Bf16),
-        None => Ok(Precision::F32),
+        Some(CalibrationDtype::Float32) => Precision::F32,
+        Some(CalibrationDtype::Bfloat16) => Precision::Bf16,
+        None if checkpoint.dtype("model.embed_tokens.weight") == Some(Dtype::BF16) => Precision::Bf16,
+        None => Precision::F32,
     }
 }
 
@@ -253,9 +219,9 @@ fn grid_of(checkpoint: &Checkpoint, module: &str, args: &QuantizationArgs, conve
         .map_err(|e| Error::refused(format!("no grid for `{module}`")).cause(e.to_string()).maybe_hint(e.hint()))
 }
 
-fn targets(params: &Params, checkpoint: &Checkpoint) -> Result<Vec<Target>> {
+fn targets(groups: &[Group], checkpoint: &Checkpoint) -> Result<Vec<Target>> {
     let mut grids = BTreeMap::new();
-    for group in &params.groups {
+    for group in groups {
         let Some(weights) = &group.scheme.args.weights else {
             return Err(Error::internal("a group without weight arguments"));
         };
@@ -280,11 +246,11 @@ fn targets(params: &Params, checkpoint: &Checkpoint) -> Result<Vec<Target>> {
 
 fn calibration(
     job: &Job,
-    params: &Params,
+    options: Option<&TokenOptions>,
     checkpoint: &Checkpoint,
     facts: &mut Map<String, Value>,
 ) -> Result<Option<Vec<Vec<u32>>>> {
-    let Some(options) = &params.calibration else { return Ok(None) };
+    let Some(options) = options else { return Ok(None) };
     let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
     let template = ChatTemplate::from_checkpoint(checkpoint)?;
     let found = sequences(job.source("calibration")?, options, &tokenizer, template.as_ref())?;

@@ -207,7 +207,7 @@ fn samples_are_shared_out_by_weight() {
     let (found, warnings) = measures(&file("e.yaml", text)).unwrap();
     assert_eq!(warnings, ["e.yaml: `gpu_resources` has no effect here"]);
     let limit = |index: usize| match &found[index].subject {
-        Subject::File { options, .. } => options.get("limit").and_then(|limit| limit.as_int().ok()),
+        Subject::File { options, .. } => options.get("limit").and_then(|limit| limit.as_i64()),
         Subject::Text { .. } => None,
     };
     assert_eq!([limit(0), limit(1), limit(2), limit(3)], [Some(12), Some(7), Some(4), None]);
@@ -215,7 +215,7 @@ fn samples_are_shared_out_by_weight() {
 
     for (text, message) in [
         ("datasets: [{name: a, fewshot: 1}]\n", "`datasets` has no option `fewshot`"),
-        ("datasets: [{name: a, weight: 0}]\n", "`weight` of `datasets` must be a positive number"),
+        ("datasets: [{name: a, weight: 0}]\n", "`weight` of `datasets` must be above 0, not 0"),
         ("datasets: [{file: a.toml}]\n", "has no `name`"),
         ("name: x\n", "lists no `datasets`"),
         ("datasets: [{name: a}]\nsampling: {total: 3}\n", "`sampling` has no option `total`"),

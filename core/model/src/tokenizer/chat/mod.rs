@@ -136,7 +136,6 @@ fn environment() -> Result<Environment<'static>, Error> {
         python::to_json(&value, given, options)
     });
     environment.add_filter(rewrite::PERCENT, |left: Value, right: Value| python::percent(&left, &right));
-    environment.add_filter(rewrite::LOOPED, python::looped);
     for name in ["length", "count"] {
         environment.add_filter(name, |value: Value| python::length(&value));
     }

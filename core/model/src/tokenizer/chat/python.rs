@@ -38,11 +38,6 @@ pub(super) fn length(value: &Value) -> Result<usize, Error> {
     if value.is_undefined() { Ok(0) } else { minijinja::filters::length(value) }
 }
 
-/// What a loop goes through: anything but `none`, over which Python refuses to go.
-pub(super) fn looped(value: Value) -> Result<Value, Error> {
-    if value.is_none() { Err(failed("`none` is nothing to loop over")) } else { Ok(value) }
-}
-
 /// Whether a value can be called.
 pub(super) fn is_callable(value: &Value) -> bool {
     value.kind() == ValueKind::Plain

@@ -1,11 +1,7 @@
-//! What Jinja2 under transformers knows and this engine does not, said in other words: `{% generation %}`, `%` on texts, and
-//! that `none` is nothing to loop over.
+//! What Jinja2 under transformers knows and this engine does not, said in other words: `{% generation %}`, and `%` on texts.
 
 /// The name of the filter that a `%` becomes.
 pub(super) const PERCENT: &str = "percent_operator";
-
-/// The name of the filter that what a loop goes through is led through.
-pub(super) const LOOPED: &str = "looped_over";
 
 /// The template with the same meaning for this engine.
 pub(super) fn rewritten(source: &str) -> String {
@@ -29,9 +25,7 @@ pub(super) fn rewritten(source: &str) -> String {
             (Some(b'%' | b'{'), _) if piece.len() >= 4 => {
                 let inner = piece.len() - 2;
                 body.push_str(&piece[..2]);
-                let expression = without_percent(&piece[2..inner]);
-                let is_loop = piece.starts_with("{%") && word(piece) == "for";
-                body.push_str(&if is_loop { with_looped(&expression) } else { expression });
+                body.push_str(&without_percent(&piece[2..inner]));
                 body.push_str(&piece[inner..]);
             }
             _ => body.push_str(piece),
@@ -156,31 +150,6 @@ fn without_percent(expression: &str) -> String {
     tokens.into_iter().map(Token::source).collect()
 }
 
-/// `for x in items` as `for x in (items)|looped_over`; a condition and `recursive` stay behind it.
-fn with_looped(tag: &str) -> String {
-    let mut tokens = tokens(tag);
-    let at_top = |from: usize, wanted: &dyn Fn(Token<'_>) -> bool| {
-        let mut depth = 0_usize;
-        (from..tokens.len()).find(|at| {
-            match tokens[*at] {
-                Token::Open(_) => depth += 1,
-                Token::Close(_) => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            depth == 0 && wanted(tokens[*at])
-        })
-    };
-    let Some(start) = at_top(0, &|token| token == Token::Word("in")).map(|at| at + 1) else { return tag.to_owned() };
-    let behind = at_top(start, &|token| matches!(token, Token::Word("if" | "recursive")));
-    // The sign that takes blanks away belongs to the tag.
-    let signed = matches!(tokens.last(), Some(Token::Operator("-" | "+")));
-    let end = behind.unwrap_or(tokens.len() - usize::from(signed));
-    let Some(last) = before(&tokens, end).filter(|last| *last >= start) else { return tag.to_owned() };
-    tokens.splice(last + 1..last + 1, [Token::Close(")"), Token::Operator("|"), Token::Word(LOOPED)]);
-    tokens.insert(start, Token::Open(" ("));
-    tokens.into_iter().map(Token::source).collect()
-}
-
 /// The index of the last token before `end` that is no blank.
 fn before(tokens: &[Token<'_>], end: usize) -> Option<usize> {
     (0..end).rev().find(|at| !matches!(tokens[*at], Token::Blank(_)))
@@ -301,10 +270,6 @@ mod tests {
             ("{{ '%}' % '}}' }}%}", "{{ '%}' |percent_operator( '}}') }}%}"),
             ("{{ 7 % 4 % 2 }}", "{{ 7 |percent_operator( 4) |percent_operator( 2) }}"),
             ("{%- generation -%}x{% endgeneration %}", "{%- if true -%}x{% endif %}"),
-            ("{% for m in messages %}", "{% for m in ( messages)|looped_over %}"),
-            ("{%- for k, v in d.items() -%}", "{%- for k, v in ( d.items())|looped_over -%}"),
-            ("{% for m in a[1:] if m in b recursive %}", "{% for m in ( a[1:])|looped_over if m in b recursive %}"),
-            ("{% for x in a or b|list-%}", "{% for x in ( a or b|list)|looped_over-%}"),
         ] {
             assert_eq!(rewritten(source), expected);
         }

@@ -1,0 +1,41 @@
+//! What the calls of a script take: one type for each, from which its options are read, checked and documented.
+
+mod data;
+mod models;
+mod stages;
+mod text;
+
+pub use data::Tokens;
+pub(super) use models::{Apply, GroupTargets, Quantize, SchemeOptions, Texts, Train, Transform};
+pub(super) use stages::{EvaluationKeys, MeasureKeys, Sampling, StageKeys};
+pub(super) use text::{RunningText, TaskOptions};
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::DatasetHandle;
+
+/// A dataset among options.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Dataset {
+    /// Under [`crate::schema::DATASET`], which no script can write.
+    #[serde(rename = "\u{1}dataset")]
+    pub handle: DatasetHandle,
+}
+
+impl JsonSchema for Dataset {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Dataset".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "handle": "a dataset" })
+    }
+}

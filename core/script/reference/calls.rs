@@ -1,0 +1,200 @@
+//! Every function that a script can call.
+
+use serde_json::Value;
+
+use crate::{
+    plugin::Kind,
+    schema,
+    script::calls::{Apply, Quantize, RunningText, SchemeOptions, TaskOptions, Tokens, Train, Transform},
+};
+
+/// Functions of one name.
+pub(super) struct Call {
+    pub name: &'static str,
+    /// What follows the name in each of its forms.
+    pub forms: &'static [&'static str],
+    pub about: &'static str,
+    /// The types that its options are read as.
+    pub options: &'static [fn() -> Value],
+    /// The kind of plugin whose parameters stand beside the options.
+    pub plugin: Option<Kind>,
+}
+
+const fn plain(name: &'static str, forms: &'static [&'static str], about: &'static str) -> Call {
+    Call { name, forms, about, options: &[], plugin: None }
+}
+
+const fn with(call: Call, options: &'static [fn() -> Value]) -> Call {
+    Call { options, ..call }
+}
+
+const fn of_plugin(call: Call, kind: Kind) -> Call {
+    Call { plugin: Some(kind), ..call }
+}
+
+/// In the order in which a script meets them.
+pub(super) const CALLS: &[Call] = &[
+    plain(
+        "param",
+        &["(name: string, default: ?) -> ?"],
+        "A parameter of the script: its default, or what `--set name=value` says. The default decides the type.",
+    ),
+    plain(
+        "model",
+        &["(path: string) -> Model"],
+        "A model that is there: a Hugging Face folder, a GGUF file, or `demo`.",
+    ),
+    plain(
+        "architecture",
+        &["(path: string) -> Model"],
+        "A folder that says what a model looks like (config.json, tokenizer); its weights, if any, are not looked at. It can be trained.",
+    ),
+    of_plugin(
+        with(
+            plain(
+                "transform",
+                &["(model: Model, plugin: string) -> Model", "(model: Model, plugin: string, options: map) -> Model"],
+                "Another model of the same function, made by a transform plugin, whose parameters stand beside the options.",
+            ),
+            &[schema::of::<Transform>],
+        ),
+        Kind::Transform,
+    ),
+    of_plugin(
+        with(
+            plain(
+                "quantize",
+                &["(model: Model, plugin: string) -> Model", "(model: Model, plugin: string, options: map) -> Model"],
+                "A quantized model, made by a quantizer plugin, whose parameters stand beside the options. A group of `config_groups` takes \
+                 `targets` and the keys of a scheme.",
+            ),
+            &[schema::of::<SchemeOptions>, schema::of::<Quantize>],
+        ),
+        Kind::Quantizer,
+    ),
+    of_plugin(
+        with(
+            plain(
+                "train",
+                &["(model: Model, plugin: string) -> Model", "(model: Model, plugin: string, options: map) -> Model"],
+                "A trained model, made by a trainer plugin, whose parameters stand beside the options.",
+            ),
+            &[schema::of::<Train>],
+        ),
+        Kind::Trainer,
+    ),
+    plain(
+        "linears",
+        &["(model: Model) -> array"],
+        "The linears of a model's blocks in forward order, as maps of `name`, `block`, `kind`, `inputs`, `outputs`, `weights` and `stack` \
+         (the same for linears that servers run as one).",
+    ),
+    plain(
+        "save_as",
+        &["(model: Model, folder: string)"],
+        "Copies the model to a folder when it is made. A model that was saved there before is replaced, if nobody changed its folder \
+         since; whatever else is there is an error before anything runs.",
+    ),
+    plain(
+        "dataset",
+        &["(path: string) -> Dataset"],
+        "A text: a file, or one of the demo's as `demo:stories/train`. A table has a text or a conversation a row: `.jsonl`, `.json` (a \
+         list), `.csv`, `.tsv`, `.parquet`; any other file is one text in UTF-8. A message has `role` and `content` (text or parts), or \
+         ShareGPT's `from` and `value`.",
+    ),
+    with(
+        plain(
+            "tokens",
+            &["(data: Dataset, options: map) -> Dataset"],
+            "How the text becomes sequences for calibration and training. Data without `.tokens(…)` have the defaults, but for \
+             calibration, which takes 128 sequences.",
+        ),
+        &[schema::of::<Tokens>],
+    ),
+    plain(
+        "read",
+        &["(path: string) -> ?"],
+        "What a file holds: a map of TOML, YAML or JSON, a list of maps of CSV with a line of names.",
+    ),
+    plain(
+        "stages",
+        &["(pattern: string) -> array"],
+        "The stages of the files that a pattern names, in the order of the files' names.",
+    ),
+    plain("name", &["(stage: Stage) -> string"], "What a stage calls itself."),
+    plain(
+        "suffix",
+        &["(stage: Stage) -> string"],
+        "What a stage adds to the name of a model; `\"\"`: it leaves the model as it is.",
+    ),
+    plain("input_model", &["(stage: Stage) -> string"], "The model that a stage asks for; `\"\"`: none."),
+    with(
+        plain(
+            "apply",
+            &["(model: Model, stage: Stage, options: map) -> Model"],
+            "The model that a stage makes of a model.",
+        ),
+        &[schema::of::<Apply>],
+    ),
+    plain(
+        "tasks",
+        &["(pattern: string, reference: Model, folder: string) -> array"],
+        "What evaluation stages measure. Their task files without a path lie in `folder`; `reference` is what `kl` compares with.",
+    ),
+    with(
+        plain("perplexity", &["(options: map) -> Task"], "Loss on running text, in nats per token."),
+        &[schema::of::<RunningText>],
+    ),
+    with(
+        plain(
+            "kl",
+            &["(reference: Model, options: map) -> Task"],
+            "Divergence from a reference model on running text, token by token over the whole vocabulary.",
+        ),
+        &[schema::of::<RunningText>],
+    ),
+    with(
+        plain(
+            "task",
+            &["(file: string) -> Task", "(file: string, options: map) -> Task"],
+            "A task of a TOML file, which says everything else.",
+        ),
+        &[schema::of::<TaskOptions>],
+    ),
+    plain(
+        "evaluate",
+        &["(model: Model, tasks: array) -> Evaluation", "(model: Model, task: Task) -> Evaluation"],
+        "Measures the model, each task in a node of its own.",
+    ),
+    plain(
+        "value",
+        &["(evaluation: Evaluation, name: string) -> float"],
+        "A measured value, now: the graph so far is run for it. `nll`, `perplexity`, `kl`, `top1`, `acc`, …",
+    ),
+    plain("report", &["(name: string) -> Report"], "A table."),
+    plain(
+        "baseline",
+        &[
+            "(report: Report, evaluation: Evaluation) -> Report",
+            "(report: Report, evaluation: Evaluation, labels: map) -> Report",
+        ],
+        "The row that the others are compared with.",
+    ),
+    plain("row", &["(report: Report, evaluation: Evaluation, labels: map) -> Report"], "A row with its labels."),
+    plain(
+        "contrast",
+        &["(report: Report, left: map, right: map) -> Report"],
+        "A comparison that the table tests: rows with the labels of one side against rows with those of the other that are equal in \
+         all else.",
+    ),
+    plain(
+        "heat_map",
+        &["(report: Report, rows: string, columns: string) -> Report"],
+        "Draws every metric of the rows over two of their labels, in the HTML report. Rows and columns labelled \"all\" stand apart.",
+    ),
+    plain(
+        "write",
+        &["(report: Report)"],
+        "Writes the table when its rows are there. A table that is never written is an error.",
+    ),
+];
