@@ -2,6 +2,8 @@
 
 mod affixes;
 mod documents;
+mod format;
+mod rows;
 mod sequences;
 #[cfg(test)]
 mod tests;
@@ -9,5 +11,7 @@ mod text;
 
 pub use affixes::{affixes, begins_itself, spelled};
 pub use documents::{Document, documents};
+pub use format::Format;
+pub(crate) use format::decode;
 pub use sequences::{Sequences, is_one_text, sequences, sequences_of};
 pub use text::TextPieces;

@@ -5,7 +5,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde_json::{Value, json};
 use workbench_model::tokenizer::{Affixes, ChatTemplate, Message, Tokenizer};
 
-use super::{Document, TextPieces, affixes, begins_itself, documents, spelled};
+use super::{Document, Format, TextPieces, affixes, begins_itself, documents, spelled};
 use crate::{
     error::{Error, Result},
     graph::{
@@ -59,7 +59,7 @@ fn is_stream(options: &TokenOptions) -> bool {
 
 /// Whether a source is one running text and no rows of documents.
 pub fn is_one_text(source: &DataSource) -> bool {
-    matches!(source, DataSource::File(path) if path.extension().is_none_or(|e| e != "jsonl"))
+    matches!(source, DataSource::File(path) if matches!(Format::of(path), Ok(Format::Text)))
 }
 
 /// As [`sequences`], of documents at hand. What the tokenizer adds stands around each document; where it puts nothing, a

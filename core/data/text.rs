@@ -6,12 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::format::{check_beginning, plain_lines};
 use crate::error::{Error, Result};
 
 /// Bytes that are read together.
 const PIECE: usize = 64 << 10;
 
-/// The pieces of a text file, in order. No piece ends within a character or between the two of `\r\n`.
+/// The pieces of a text file, in order and as Python reads them: without the mark of its byte order, lines that end in `\r\n` or
+/// `\r` with `\n`. No piece ends within a character.
 pub struct TextPieces {
     path: PathBuf,
     file: File,
@@ -41,6 +43,12 @@ impl TextPieces {
             let more = self.file.by_ref().take(PIECE as u64).read_to_end(&mut self.bytes);
             more.map_err(|e| Error::io("read the text", &self.path, &e))?;
             self.ended = self.bytes.len() == before;
+            if self.done == 0 {
+                let refused = |(_, message, hint)| {
+                    Error::refused(format!("`{}` {message}", self.path.display())).maybe_hint(hint)
+                };
+                check_beginning(&self.bytes).map_err(refused)?;
+            }
             let end = self.whole_characters()?;
             if end > 0 {
                 return self.cut(end).map(Some);
@@ -67,8 +75,10 @@ impl TextPieces {
     fn cut(&mut self, end: usize) -> Result<String> {
         let rest = self.bytes.split_off(end);
         let bytes = std::mem::replace(&mut self.bytes, rest);
+        let text = String::from_utf8(bytes).map_err(|e| Error::internal(e.to_string()))?;
+        let mark = if self.done == 0 { text.strip_prefix('\u{feff}') } else { None };
+        let mut text = plain_lines(mark.map(str::to_owned).unwrap_or(text));
         self.done += end as u64;
-        let mut text = String::from_utf8(bytes).map_err(|e| Error::internal(e.to_string()))?;
         if self.left < text.len()
             && let Some((end, _)) = text.char_indices().nth(self.left)
         {
@@ -172,14 +182,15 @@ mod tests {
             let (_dir, path) = file(text.as_bytes());
             let pieces = read(&path, None).unwrap();
             assert!(pieces.len() > 2 && pieces.iter().all(|piece| !piece.ends_with('\r')));
+            let text = text.replace("\r\n", "\n");
             assert_eq!(pieces.concat(), text);
             for most in [0, 1, 7, 30_001, 2 * PIECE] {
                 let expected: String = text.chars().take(most).collect();
                 assert_eq!(read(&path, Some(most)).unwrap().concat(), expected);
             }
         }
-        let (_dir, path) = file(b"ends in \r");
-        assert_eq!(read(&path, None).unwrap().concat(), "ends in \r");
+        let (_dir, path) = file(b"ends in \n");
+        assert_eq!(read(&path, None).unwrap().concat(), "ends in \n");
     }
 
     #[test]

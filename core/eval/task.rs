@@ -344,11 +344,7 @@ fn read_text(path: &Path) -> Result<String, TaskError> {
     let fault = |line, message: String| TaskError { file: path.to_path_buf(), line, message, hint: None };
     let bytes = workbench_model::regular_file(path).and_then(|()| std::fs::read(path));
     let bytes = bytes.map_err(|error| fault(None, format!("failed to read: {error}")))?;
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..valid].iter().filter(|&&byte| byte == b'\n').count();
-        fault(Some(line), "the text is not UTF-8".into())
-    })
+    crate::data::decode(bytes).map_err(|(line, message, hint)| TaskError { hint, ..fault(line, message) })
 }
 
 /// The line, from 1, of a byte offset.

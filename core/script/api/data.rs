@@ -7,6 +7,7 @@ use workbench_model::{ModelConfig, regular_file};
 
 use super::{Called, Host, placed};
 use crate::{
+    data::Format,
     error::{Error, ErrorKind, Result, did_you_mean},
     graph::node::DataSource,
     script::{
@@ -53,6 +54,7 @@ pub(super) fn dataset(root: &Path, name: &str) -> Result<DatasetHandle> {
         None => {
             let path = file(root, name)?;
             regular_file(&path).map_err(|e| usage(Error::io("read", &path, &e)).at(name))?;
+            Format::of(&path).map_err(|e| e.at(name))?;
             DataSource::File(path)
         }
     };

@@ -1,0 +1,127 @@
+//! Rows of the files that hold tables: JSON lines, a JSON list, CSV.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value};
+
+use super::format::{Format, decode, text_of};
+use crate::error::{Error, Result};
+
+/// A row with the name of its place.
+pub(super) type Row = (String, Map<String, Value>);
+pub(super) type Rows = Box<dyn Iterator<Item = Result<Row>>>;
+
+/// The rows of a file; none for a format that has none.
+///
+/// # Errors
+/// The file cannot be read, or is malformed as a whole. A malformed row is an error of its own, with its place.
+pub(super) fn rows(path: &Path, format: Format, column: &str) -> Result<Rows> {
+    match format {
+        Format::Lines => lines(path),
+        Format::List => list(path, column),
+        Format::Cells(between) => cells(path, between),
+        Format::Text => Ok(Box::new(std::iter::empty())),
+    }
+}
+
+fn lines(path: &Path) -> Result<Rows> {
+    let file = File::open(path).map_err(|e| Error::io("read the data", path, &e))?;
+    let path: PathBuf = path.to_owned();
+    Ok(Box::new(BufReader::new(file).split(b'\n').enumerate().filter_map(move |(index, line)| {
+        let place = format!("{}:{}", path.display(), index + 1);
+        let line = match line {
+            Ok(bytes) => decode(bytes).map_err(|(_, message, hint)| Error::refused(message).maybe_hint(hint)),
+            Err(e) => return Some(Err(Error::io("read", &path, &e))),
+        };
+        match line {
+            Ok(line) if line.trim().is_empty() => None,
+            line => {
+                Some(line.and_then(|line| row(&line)).map(|row| (place.clone(), row)).map_err(|e| e.context(place)))
+            }
+        }
+    })))
+}
+
+fn row(line: &str) -> Result<Map<String, Value>> {
+    match serde_json::from_str(line) {
+        Ok(Value::Object(row)) => Ok(row),
+        Ok(Value::Array(_)) => Err(Error::refused("the line is a list, not a JSON object")
+            .hint("a line is `{\"text\": …}`; a file that is one list of objects is called .json")),
+        Ok(_) => Err(Error::refused("the line is no JSON object").hint("a line is `{\"text\": …}`")),
+        Err(e) => {
+            let error = Error::refused(format!("no JSON: {e}"));
+            Err(if line.trim() == "[" {
+                error.hint("a file that is one list of objects is called .json")
+            } else {
+                error
+            })
+        }
+    }
+}
+
+fn list(path: &Path, column: &str) -> Result<Rows> {
+    let text = text_of(path)?;
+    let shown = path.display().to_string();
+    let value: Value = match serde_json::from_str(&text) {
+        Ok(value) => value,
+        // Many call .json what has an object a line.
+        Err(e) if e.line() > 1 && text.lines().next().is_some_and(|line| row(line).is_ok()) => return lines(path),
+        Err(e) => return Err(Error::refused(format!("`{shown}:{}` is no JSON", e.line())).cause(e.to_string())),
+    };
+    match value {
+        Value::Array(items) => Ok(Box::new(items.into_iter().enumerate().map(move |(index, item)| {
+            let place = format!("{shown}, item {}", index + 1);
+            match item {
+                Value::Object(row) => Ok((place, row)),
+                _ => Err(Error::refused("it is no JSON object").context(place).hint("an item is `{\"text\": …}`")),
+            }
+        }))),
+        Value::Object(row) if row.contains_key(column) => Ok(Box::new(std::iter::once(Ok((shown, row))))),
+        Value::Object(row) => {
+            let keys = row.keys().cloned().collect::<Vec<_>>().join(", ");
+            Err(Error::refused(format!("`{shown}` is one object with {keys}, not a list of rows"))
+                .hint("save the list of rows as a file of its own"))
+        }
+        _ => Err(Error::refused(format!("`{shown}` is no list of rows"))),
+    }
+}
+
+fn cells(path: &Path, between: u8) -> Result<Rows> {
+    let text = text_of(path)?;
+    let shown = path.display().to_string();
+    let failed = {
+        let shown = shown.clone();
+        move |e: csv::Error| {
+            let line = e.position().map(|at| format!(":{}", at.line())).unwrap_or_default();
+            let unequal = matches!(e.kind(), csv::ErrorKind::UnequalLengths { .. });
+            let hint = unequal.then_some("a cell that holds the separator, a quote or a line's end stands in quotes");
+            Error::refused(format!("`{shown}{line}` is not as many cells as the first line, or no CSV"))
+                .cause(e.to_string())
+                .maybe_hint(hint.map(str::to_owned))
+        }
+    };
+    let open_quote = text.matches('"').count() % 2 == 1;
+    let last_line = text.lines().count() as u64;
+    let mut reader = csv::ReaderBuilder::new().delimiter(between).from_reader(std::io::Cursor::new(text));
+    let names: Vec<String> = reader.headers().map_err(&failed)?.iter().map(str::to_owned).collect();
+    if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+        return Err(
+            Error::refused(format!("`{shown}` has two columns called `{}`", twice.1)).hint("rename one of them")
+        );
+    }
+    Ok(Box::new(reader.into_records().map(move |record| {
+        let record = record.map_err(&failed)?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let place = format!("{shown}:{line}");
+        let spans = record.iter().map(|cell| cell.matches('\n').count() as u64).sum::<u64>();
+        if open_quote && spans > 0 && line + spans >= last_line {
+            return Err(Error::refused("a quote is not closed").context(place));
+        }
+        let cell = |cell: &str| if cell.is_empty() { Value::Null } else { cell.into() };
+        Ok((place, names.iter().cloned().zip(record.iter().map(cell)).collect()))
+    })))
+}
