@@ -92,7 +92,9 @@ fn span(place: &Location) -> (usize, usize) {
         return (start + found, needle.len());
     }
     let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-    (start, word.max(1).min(rest.len()))
+    // Where no word stands, the one character that does: it may be longer than a byte.
+    let length = if word > 0 { word } else { rest.chars().next().map_or(0, char::len_utf8) };
+    (start, length)
 }
 
 impl fmt::Display for Shown {
@@ -166,6 +168,20 @@ mod tests {
         let column = |l: &str, what: &str| l.chars().position(|c| what.contains(c)).unwrap();
         let code = text.lines().nth(line).unwrap();
         assert_eq!(column(below, "─┬"), code[..code.find("f(b)").unwrap()].chars().count(), "{text}");
+    }
+
+    /// Quotes as word processors write them, a space that does not break, a mark of the byte order, an emoji.
+    #[test]
+    fn characters_of_several_bytes_are_underlined_whole() {
+        for found in ["“", "\u{a0}", "\u{feff}", "→", "🚀", "é"] {
+            let source = format!("a = {found}x");
+            let place = Location { file: "x.rhai".into(), source, line: 1, column: 5, needle: None };
+            let mut error = Error::usage("unexpected");
+            let (start, length) = span(&place);
+            assert!(place.source[start..start + length].starts_with(found));
+            error.location = Some(Box::new(place));
+            assert!(draw(&error, false).contains("x.rhai:1:5"), "{found}");
+        }
     }
 
     #[test]

@@ -56,12 +56,10 @@ impl DataFile {
                 .at(name)
                 .hint(format!("files ending in {} are", ENDINGS.join(", "))));
         }
-        let text = regular_file(path).and_then(|()| fs::read_to_string(path)).map_err(|e| {
+        let text = read_text(path).map_err(|e| {
             let error = Error::io("read", path, &e);
             Error { kind: crate::error::ErrorKind::Usage, ..error }
         })?;
-        // A mark of the byte order is no part of the text.
-        let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         let mut file = Self { name: name.to_owned(), text, value: Value::Null };
         file.value = match ending(path) {
             "toml" => file.toml()?,
@@ -133,6 +131,15 @@ impl DataFile {
         }
         None
     }
+}
+
+/// The text of a file that a person wrote. A mark of the byte order, as some editors put it in front, is no part of it.
+pub(super) fn read_text(path: &Path) -> std::io::Result<String> {
+    let text = regular_file(path).and_then(|()| fs::read_to_string(path))?;
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    })
 }
 
 /// Line and column, from 1, of a position in bytes.
@@ -239,6 +246,16 @@ mod tests {
         let path = dir.path().join(name);
         fs::write(&path, text).unwrap();
         DataFile::read(&path, name)
+    }
+
+    #[test]
+    fn a_mark_of_the_byte_order_is_no_text() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("a.rhai", "let a = 1;\r\n"), ("b.rhai", ""), ("c.rhai", "\u{feff}x")] {
+            let path = dir.path().join(name);
+            fs::write(&path, format!("\u{feff}{text}")).unwrap();
+            assert_eq!(read_text(&path).unwrap(), text);
+        }
     }
 
     #[test]

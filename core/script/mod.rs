@@ -25,7 +25,6 @@ pub use reference::{Reference, definitions};
 pub use settings::Settings;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     thread,
@@ -33,7 +32,6 @@ use std::{
 };
 
 use rhai::{Dynamic, Engine, EvalAltResult};
-use workbench_model::regular_file;
 
 use crate::{
     error::{Error, Result},
@@ -90,7 +88,7 @@ pub fn run(path: &Path, builder: Builder, surroundings: &Surroundings) -> (Build
 }
 
 fn evaluate(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Result<()> {
-    let source = regular_file(path).and_then(|()| fs::read_to_string(path)).map_err(|e| {
+    let source = files::read_text(path).map_err(|e| {
         let error = Error::io("read the script", path, &e);
         Error { kind: crate::error::ErrorKind::Usage, ..error }
     })?;
@@ -202,7 +200,7 @@ mod tests {
     #[test]
     fn the_definitions_in_the_sources_are_these() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/workbench.d.rhai");
-        let kept = fs::read_to_string(&path).unwrap();
+        let kept = std::fs::read_to_string(&path).unwrap();
         assert_eq!(kept, definitions(), "workbench script definitions --output scripts/workbench.d.rhai");
     }
 }

@@ -2,15 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Shared as Rc};
-use workbench_model::regular_file;
 
-use super::{Shared, lock};
+use super::{Shared, files::read_text, lock};
 use crate::error::Error;
 
 /// How many imports may wait for one another.
@@ -73,7 +71,7 @@ impl ProjectModules {
         name: &str,
         at: Position,
     ) -> Result<Rc<Module>, Box<EvalAltResult>> {
-        let text = regular_file(path).and_then(|()| fs::read_to_string(path)).map_err(|e| failed(name, at, &e))?;
+        let text = read_text(path).map_err(|e| failed(name, at, &e))?;
         lock(&self.shared).sources.insert(name.to_owned(), text.clone());
         let in_module = |e: Box<EvalAltResult>| Box::new(EvalAltResult::ErrorInModule(name.to_owned(), e, at));
         let mut ast = engine.compile(&text).map_err(|e| in_module(e.into()))?;
