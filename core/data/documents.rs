@@ -197,6 +197,7 @@ mod tests {
             ("a.csv", "id,text\n1,x\n2\n", &["a.csv:3", "as many cells"]),
             ("a.csv", "text,text\nx,y\n", &["two columns called `text`"]),
             ("a.csv", "text\n\"x\ny\n", &["a.csv:2", "a quote is not closed"]),
+            ("a.csv", "text\nx\n\"y", &["a.csv:3", "a quote is not closed"]),
             ("a.parquet", "PAR1 and no more", &["no text and no table", "save it as .jsonl"]),
         ] {
             let found = error(name, text);
@@ -220,6 +221,7 @@ mod tests {
             ("a.json", format!("\u{feff}[{}]", lines.replace("\r\n", ",\n"))),
             ("a.csv", "id,text\r\n1,x\r\n2,\"y, \"\"z\"\"\nw\"".to_owned()),
             ("a.CSV", "\u{feff}text,id\nx,1\n\"y, \"\"z\"\"\nw\",2\n".to_owned()),
+            ("a.csv", "id,text\n5\" disk,x\n\"\"\"\",\"y, \"\"z\"\"\nw\"\n".to_owned()),
             ("a.tsv", "text\tid\nx\t1\n\"y, \"\"z\"\"\nw\"\t2\n".to_owned()),
         ] {
             assert_eq!(texts(name, &text), rows, "{name}: {text:?}");

@@ -104,8 +104,10 @@ fn cells(path: &Path, between: u8) -> Result<Rows> {
                 .maybe_hint(hint.map(str::to_owned))
         }
     };
-    let open_quote = text.matches('"').count() % 2 == 1;
-    let last_line = text.lines().count() as u64;
+    if let Some(at) = open_quote(&text, between) {
+        let line = 1 + text[..at].matches('\n').count();
+        return Err(Error::refused(format!("`{shown}:{line}`: a quote is not closed")));
+    }
     let mut reader = csv::ReaderBuilder::new().delimiter(between).from_reader(std::io::Cursor::new(text));
     let names: Vec<String> = reader.headers().map_err(&failed)?.iter().map(str::to_owned).collect();
     if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
@@ -117,11 +119,24 @@ fn cells(path: &Path, between: u8) -> Result<Rows> {
         let record = record.map_err(&failed)?;
         let line = record.position().map_or(0, csv::Position::line);
         let place = format!("{shown}:{line}");
-        let spans = record.iter().map(|cell| cell.matches('\n').count() as u64).sum::<u64>();
-        if open_quote && spans > 0 && line + spans >= last_line {
-            return Err(Error::refused("a quote is not closed").context(place));
-        }
         let cell = |cell: &str| if cell.is_empty() { Value::Null } else { cell.into() };
         Ok((place, names.iter().cloned().zip(record.iter().map(cell)).collect()))
     })))
+}
+
+/// Where a cell in quotes begins that does not end.
+fn open_quote(text: &str, between: u8) -> Option<usize> {
+    let (mut opened, mut cell_begins) = (None, true);
+    let mut bytes = text.bytes().enumerate().peekable();
+    while let Some((at, byte)) = bytes.next() {
+        match (opened, byte) {
+            // Two of them are one in the text.
+            (Some(_), b'"') if bytes.next_if(|(_, next)| *next == b'"').is_some() => {}
+            (Some(_), b'"') => opened = None,
+            (None, b'"') if cell_begins => opened = Some(at),
+            _ => {}
+        }
+        cell_begins = opened.is_none() && (byte == between || byte == b'\n' || byte == b'\r');
+    }
+    opened
 }
