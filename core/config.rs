@@ -52,15 +52,29 @@ pub struct Project {
 }
 
 impl Project {
-    /// The project around a script or a folder: the nearest folder upwards that holds `workbench.toml`, else the current
-    /// folder.
+    /// The project around a script or a folder: the nearest folder upwards that holds `workbench.toml`; where there is none, that
+    /// around the current folder; and where there is none either, the folder itself, which for a script is the one that it lies in.
+    ///
+    /// # Errors
+    /// The current folder cannot be found; the settings are not understood.
     pub fn around(start: &Path) -> Result<Self> {
         let here = std::env::current_dir().map_err(|e| Error::io("find", Path::new("."), &e))?;
         let start = start.canonicalize().unwrap_or_else(|_| here.clone());
-        match start.ancestors().find(|folder| folder.join(FILE).exists()) {
-            Some(root) => Ok(Self { root: root.to_owned(), config: read(&root.join(FILE))? }),
-            None => Ok(Self { root: here, config: Config::default() }),
+        let above = |from: &Path| from.ancestors().find(|folder| folder.join(FILE).exists()).map(Path::to_owned);
+        match above(&start).or_else(|| above(&here)) {
+            Some(root) => Ok(Self { config: read(&root.join(FILE))?, root }),
+            None => {
+                let folder = if start.is_dir() { Some(start.as_path()) } else { start.parent() };
+                Ok(Self { root: folder.unwrap_or(&here).to_owned(), config: Config::default() })
+            }
         }
+    }
+
+    /// What reports call a file: its path from the root, wherever the command is given.
+    pub fn name_of(&self, file: &Path) -> String {
+        let whole = file.canonicalize().ok();
+        let within = whole.as_deref().and_then(|whole| whole.strip_prefix(&self.root).ok());
+        within.unwrap_or(file).display().to_string()
     }
 
     /// The results folder: as given on the command line, in the settings, or `results` under the root.

@@ -20,3 +20,4 @@ pub mod schema;
 pub mod script;
 pub mod steps;
 pub mod store;
+mod words;

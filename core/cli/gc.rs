@@ -10,6 +10,7 @@ use crate::{
     config::show_bytes,
     error::Result,
     store::{Damaged, Garbage, Store},
+    words::plural,
 };
 
 /// List what newer runs do not need and what is damaged, and remove it if told to
@@ -52,7 +53,7 @@ pub(super) fn main(arguments: &GcArguments, global: &Global) -> Result<ExitCode>
             return style::print_json(&json!({ "items": items, "bytes": bytes, "removed": false }))
                 .map(|()| ExitCode::SUCCESS);
         }
-        style::print(&format!("would free {} in {count} items\n", show_bytes(bytes)))?;
+        style::print(&format!("would free {} in {}\n", show_bytes(bytes), plural(count, "item")))?;
         if count > 0 {
             style::note("nothing was removed; --yes removes it");
         }
@@ -66,7 +67,7 @@ pub(super) fn main(arguments: &GcArguments, global: &Global) -> Result<ExitCode>
             "failed": failed,
         }))?;
     } else {
-        style::print(&format!("freed {} in {} items\n", show_bytes(removal.freed), removal.items))?;
+        style::print(&format!("freed {} in {}\n", show_bytes(removal.freed), plural(removal.items, "item")))?;
     }
     match removal.failed.into_iter().reduce(|first, other| first.cause(other.to_string())) {
         Some(error) => Err(error.context("not everything could be removed")),

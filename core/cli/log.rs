@@ -10,7 +10,9 @@ use crate::error::{Error, Result};
 
 /// Print what a node's process wrote
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  workbench log last 3fa9c2")]
+#[command(
+    after_help = "Example:\n  workbench log last          what the nodes of the newest run wrote; with the first digits of a key, one of them"
+)]
 pub(super) struct LogArguments {
     /// A run, or `last`
     run: String,

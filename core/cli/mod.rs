@@ -89,6 +89,11 @@ fn ignore_file_size_signal() {
 /// Parses the command line, runs the subcommand, and prints the error if there is one.
 pub fn main() -> ExitCode {
     ignore_file_size_signal();
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(error) = split_setting(&words) {
+        diagnostic::print(&error, words.iter().any(|word| word == "--json"));
+        return ExitCode::from(error.kind.exit_code());
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -103,6 +108,23 @@ pub fn main() -> ExitCode {
         Err(error) => {
             diagnostic::print(&error, global.json);
             ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+/// The error for `--set samples 3`, of which the parser would only say that it does not expect the 3.
+fn split_setting(arguments: &[String]) -> Option<Error> {
+    let at = arguments.iter().take_while(|argument| *argument != "--").position(|argument| argument == "--set")?;
+    let key = arguments.get(at + 1)?;
+    match key.contains('=') || key.starts_with('-') {
+        true => split_setting(&arguments[at + 1..]),
+        false => {
+            let value = arguments.get(at + 2).filter(|value| !value.starts_with('-') && !value.ends_with(".rhai"));
+            let example = value.map_or("VALUE", String::as_str);
+            Some(
+                Error::usage(format!("`--set {key}` is not of the form key=value"))
+                    .hint(format!("write --set {key}={example}")),
+            )
         }
     }
 }
@@ -140,5 +162,24 @@ impl Global {
         // A plugin may change the directory of its process; nothing that is told to one may depend on it.
         let results = std::path::absolute(&results).map_err(|e| Error::io("find", &results, &e))?;
         Ok((project, Store::new(&results)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_setting;
+
+    #[test]
+    fn a_setting_in_two_words_is_explained() {
+        let error = |line: &str| split_setting(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        let hint = |line: &str| error(line).unwrap().hints.remove(0);
+        assert_eq!(hint("workbench run x.rhai --set samples 3"), "write --set samples=3");
+        assert_eq!(hint("workbench run --set a=1 --set samples x.rhai"), "write --set samples=VALUE");
+        assert_eq!(hint("workbench run x.rhai --set samples"), "write --set samples=VALUE");
+        for good in
+            ["workbench run x.rhai --set samples=3", "workbench run x.rhai --set a=b=c --set d=", "workbench show last"]
+        {
+            assert!(error(good).is_none(), "{good}");
+        }
     }
 }

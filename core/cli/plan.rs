@@ -24,6 +24,7 @@ use crate::{
     },
     script::{Builder, Force},
     store::Store,
+    words::plural,
 };
 
 /// Show what a run would do, and why
@@ -73,7 +74,7 @@ pub(super) fn show(
         style::print(&format!("{}\n", headline(&script.display().to_string(), &builder, &plan)))?;
         let rows: Vec<Vec<String>> = plan.nodes.iter().map(|n| row(&builder, n, reason(n))).collect();
         style::print(&style::columns(&rows))?;
-        builder.warnings.iter().for_each(|w| style::note(&format!("warning: {w}")));
+        builder.all_warnings().iter().for_each(|w| style::note(&format!("warning: {w}")));
         if let Some(message) = &stopped {
             style::print(&format!("{message}\n"))?;
         }
@@ -95,8 +96,11 @@ pub(super) fn headline(script: &str, builder: &Builder, plan: &Plan) -> String {
     let name = Path::new(script).file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let pending = plan.pending();
     let needs = preflight::needs(&builder.graph, plan);
-    let mut line =
-        format!("Plan {name}: {} nodes, {} cached, {pending} to run", plan.nodes.len(), plan.nodes.len() - pending);
+    let mut line = format!(
+        "Plan {name}: {}, {} cached, {pending} to run",
+        plural(plan.nodes.len(), "node"),
+        plan.nodes.len() - pending
+    );
     if pending > 0 {
         line.push_str(&format!(
             " (up to {} of memory a node, {} of disk)",
@@ -126,5 +130,5 @@ fn as_json(
             })
         })
         .collect();
-    json!({ "nodes": nodes, "stopped": stopped, "warnings": builder.warnings })
+    json!({ "nodes": nodes, "stopped": stopped, "warnings": builder.all_warnings() })
 }

@@ -19,7 +19,7 @@ use crate::{
 /// List, check and begin plugins
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  workbench plugins list\n  workbench plugins check target/debug/libworkbench_rtn.so\n  workbench plugins new my-rounding"
+    after_help = "Examples:\n  workbench plugins list\n  workbench plugins check target/debug/libworkbench_rtn.so\n  workbench plugins new my-rounding --folder ~/plugins"
 )]
 pub(super) struct PluginsArguments {
     #[command(subcommand)]

@@ -9,6 +9,7 @@ use crate::{
     exec::{End, Event, NodeEvent},
     graph::Key,
     printable,
+    words::plural,
 };
 
 /// Draws the events of a run on standard error.
@@ -54,9 +55,10 @@ impl Renderer {
                 }
             }
             Event::Interrupting { running } => {
-                self.line(&format!("finishing {running} running nodes; press Ctrl-C again to end them at once"));
+                let (nodes, them) = (plural(*running, "running node"), if *running == 1 { "it" } else { "them" });
+                self.line(&format!("finishing {nodes}; press Ctrl-C again to end {them} at once"));
             }
-            Event::RunStarted { .. } | Event::RunEnded { .. } => {}
+            Event::RunStarted { .. } | Event::RunEnded { .. } | Event::Closed { .. } => {}
         }
     }
 

@@ -17,10 +17,8 @@ use crate::{
 
 /// Run an experiment and print its tables
 #[derive(Args, Debug)]
-#[command(
-    after_help = "Example:\n  workbench run experiments/ablation_down_proj.rhai --set model=models/Qwen3-0.6B --jobs 2\n\n\
-What is finished is kept: an interrupted or failed run continues when the same command is given again."
-)]
+#[command(after_help = "Example:\n  workbench run experiments/ablation_down_proj.rhai --set samples=64 --jobs 2\n\n\
+What is finished is kept: an interrupted or failed run continues when the same command is given again.")]
 pub(super) struct RunArguments {
     /// The script
     pub script: PathBuf,
@@ -128,8 +126,21 @@ pub(super) fn build(
             return (builder, result);
         }
     }
+    after_seeds(&mut builder, &seeds);
+    builder.graph.distinguish();
     let checked = builder.settings.check_used().and_then(|()| check_written(&builder));
     (builder, checked)
+}
+
+/// Says where seeds have no effect.
+fn after_seeds(builder: &mut Builder, seeds: &[u64]) {
+    match seeds {
+        [0] => {}
+        [seed] if !builder.draws => {
+            builder.warn(format!("`--seed {seed}` has no effect: no step of the script draws numbers"));
+        }
+        _ => builder.fold_seeds(),
+    }
 }
 
 /// A table that is filled but never written would be lost without a word.
@@ -148,21 +159,34 @@ pub(super) fn main(arguments: &RunArguments, global: &Global) -> Result<ExitCode
     }
     let options = arguments.machine.resolve(&project)?;
     let settings = Settings::parse(&arguments.script_options.set)?.pairs();
-    let script = arguments.script.display().to_string();
+    let script = project.name_of(&arguments.script);
     let runner = Arc::new(Runner::new(store.clone(), options, &script, settings, global.json)?);
-    let force: Arc<dyn Force> = Arc::clone(&runner) as Arc<dyn Force>;
-    let (builder, built) = build(&arguments.script, &arguments.script_options, &project, &store, force);
+    let result = execute(arguments, global, &project, &store, &script, &runner);
+    runner.close(&result);
+    result
+}
+
+fn execute(
+    arguments: &RunArguments,
+    global: &Global,
+    project: &Project,
+    store: &Store,
+    script: &str,
+    runner: &Arc<Runner>,
+) -> Result<ExitCode> {
+    let force: Arc<dyn Force> = Arc::clone(runner) as Arc<dyn Force>;
+    let (builder, built) = build(&arguments.script, &arguments.script_options, project, store, force);
     built?;
-    builder.warnings.iter().for_each(|w| style::note(&format!("warning: {w}")));
+    builder.all_warnings().iter().for_each(|w| style::note(&format!("warning: {w}")));
 
     let wanted = builder.wanted();
     let planned = runner.plan(&builder.graph, &wanted)?;
     if !global.json {
-        style::note(&plan::headline(&script, &builder, &planned));
+        style::note(&plan::headline(script, &builder, &planned));
     }
     let keys = &planned.identities;
     runner.check_saves(&builder, &project.root)?;
-    let mut tables = report::Tables::new(&builder, keys, &store, &script)?;
+    let mut tables = report::Tables::new(&builder, keys, store, script)?;
     runner.execute(&builder.graph, &planned, &mut |event| tables.hear(event))?;
     runner.ending();
     let look = report::Terminal { color: style::color(&std::io::stdout()), width: style::width() };
@@ -175,7 +199,7 @@ pub(super) fn main(arguments: &RunArguments, global: &Global) -> Result<ExitCode
         for table in &written {
             style::print_styled(&table.terminal)?;
             match (&table.folder, &table.unwritten) {
-                (Some(folder), _) => style::note(&format!("report: {}", folder.join("index.html").display())),
+                (Some(folder), _) => style::note(&format!("report: {}", style::from_here(&folder.join("index.html")))),
                 (None, Some(error)) => style::note(&format!("no report was left: {error}")),
                 (None, None) => style::note("the results folder cannot be written: no report was left there"),
             }

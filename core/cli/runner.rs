@@ -15,10 +15,11 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    exec::{self, Context, End, Event, LocalExecutor, Options, Outcome},
+    exec::{self, Close, Context, End, Event, LocalExecutor, Options, Outcome},
     graph::{FileDigests, Graph, Input, Key, NodeId, Plan, State},
     script::{Builder, Force},
     store::{CollectionLock, EventLog, RunFolder, RunNode, RunSummary, Store, check_place},
+    words::plural,
 };
 
 /// The part of a run that outlives one plan.
@@ -182,7 +183,7 @@ impl Runner {
         let mut state = self.state();
         let mut failed = None;
         for save in &builder.saves {
-            let folder = save.folder.display();
+            let folder = style::from_here(&save.folder);
             let Ok(object) = self.store.object(&keys[save.node.0].1) else {
                 style::note(&format!("not saved: {folder} (the model was not made)"));
                 continue;
@@ -210,6 +211,18 @@ impl Runner {
         self.state().outcome.clone()
     }
 
+    /// Writes down how the command ended. A run without a folder, or one that cannot be written any more, has nobody to tell.
+    pub(super) fn close<T>(&self, result: &Result<T>) {
+        let how = match result {
+            Err(error) if error.kind == ErrorKind::Interrupted => Close::Interrupted,
+            Err(error) if error.kind != ErrorKind::NodesFailed => Close::Error { message: error.message.clone() },
+            _ => Close::Finished,
+        };
+        if let Some(run) = &mut self.state().run {
+            let _ = run.events.append(&Event::Closed { how });
+        }
+    }
+
     /// The exit that a finished run deserves.
     pub(super) fn verdict(&self) -> Result<()> {
         let outcome = self.outcome();
@@ -220,7 +233,13 @@ impl Runner {
             return Err(interrupted());
         }
         if failed + skipped > 0 {
-            let message = format!("{failed} nodes failed and {skipped} were skipped because of them");
+            let them = if failed == 1 { "it" } else { "them" };
+            let failed = format!("{} failed", plural(failed, "node"));
+            let message = match skipped {
+                0 => failed,
+                1 => format!("{failed} and 1 was skipped because of {them}"),
+                _ => format!("{failed} and {skipped} were skipped because of {them}"),
+            };
             return Err(Error::new(ErrorKind::NodesFailed, message)
                 .hint(format!("`workbench show {run}` lists them, `workbench log {run} KEY` shows what one wrote")));
         }

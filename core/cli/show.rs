@@ -9,15 +9,15 @@ use super::{Global, progress::duration, style};
 use crate::{
     config::show_bytes,
     error::Result,
-    exec::{End, Event},
+    exec::{End, Event, Standing, State},
     store::{RunFolder, Store},
 };
 
 /// Show runs, one run, or one stored node
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  workbench show              the runs\n  workbench show last         the newest run, node by node\n  \
-workbench show 3fa9c2       a stored node: its meaning, values and facts"
+    after_help = "Examples:\n  workbench show              the runs\n  workbench show last         the newest run, node by node\n\n\
+The first digits of a key, as that lists them, show a stored node: its meaning, values and facts."
 )]
 pub(super) struct ShowArguments {
     /// A run, `last`, or the first digits of a key
@@ -49,14 +49,16 @@ fn runs(store: &Store, global: &Global) -> Result<()> {
             list.push(json!({ "run": run.id(), "damaged": true }));
             continue;
         };
-        let ended = ended(&run);
-        rows.push(vec![run.id(), summary.script.clone(), summary.nodes.len().to_string(), ended.clone()]);
-        list.push(json!({ "run": run.id(), "script": summary.script, "nodes": summary.nodes.len(), "ended": ended }));
+        let standing = Standing::of(&run, &summary, &events(&run));
+        rows.push(vec![run.id(), summary.script.clone(), summary.nodes.len().to_string(), standing.line()]);
+        list.push(json!({
+            "run": run.id(), "script": summary.script, "nodes": summary.nodes.len(), "ended": standing.line(), "standing": standing,
+        }));
     }
     if global.json {
         style::print_json(&list)
     } else if list.is_empty() {
-        style::print("there is no run yet\n")
+        style::print(&format!("there is no run yet in `{}`\n", style::from_here(store.root())))
     } else {
         style::print(&style::columns(&rows))
     }
@@ -66,23 +68,14 @@ fn events(run: &RunFolder) -> Vec<Event> {
     run.events().unwrap_or_default().into_iter().filter_map(|e| serde_json::from_value(e).ok()).collect()
 }
 
-fn ended(run: &RunFolder) -> String {
-    let last = events(run).into_iter().rev().find_map(|event| match event {
-        Event::RunEnded { done, failed, skipped, cancelled, .. } => Some((done, failed, skipped, cancelled)),
-        _ => None,
-    });
-    match last {
-        None => "nothing ran, or it was killed".to_owned(),
-        Some((done, 0, 0, 0)) => format!("{done} done"),
-        Some((done, failed, skipped, cancelled)) => {
-            format!("{done} done, {failed} failed, {skipped} skipped, {cancelled} stopped")
-        }
-    }
-}
-
 fn one_run(run: &RunFolder, global: &Global) -> Result<()> {
     let summary = run.summary()?;
-    let ends: Vec<Event> = events(run).into_iter().filter(|e| matches!(e, Event::NodeEnded { .. })).collect();
+    let events = events(run);
+    let standing = Standing::of(run, &summary, &events);
+    let ends: Vec<&Event> = events.iter().filter(|e| matches!(e, Event::NodeEnded { .. })).collect();
+    let began = |wanted: &crate::graph::Key| {
+        events.iter().any(|e| matches!(e, Event::NodeStarted { key, .. } if key == wanted))
+    };
     let end_of = |wanted: &crate::graph::Key| {
         ends.iter().rev().find_map(|event| match event {
             Event::NodeEnded { key, seconds, end, .. } if key == wanted => Some((*seconds, end.clone())),
@@ -95,9 +88,12 @@ fn one_run(run: &RunFolder, global: &Global) -> Result<()> {
             .iter()
             .map(|n| json!({ "node": n, "end": end_of(&n.key).map(|e| json!({ "seconds": e.0, "end": e.1 })) }))
             .collect();
-        return style::print_json(&json!({ "run": summary, "nodes": nodes }));
+        return style::print_json(&json!({ "run": summary, "standing": standing, "nodes": nodes }));
     }
-    style::print(&format!("run {} of {}\n", summary.id, summary.script))?;
+    style::print(&format!("run {} of {}\n{}\n", summary.id, summary.script, standing.line()))?;
+    if let Some(error) = &standing.error {
+        style::print(&format!("  {error}\n"))?;
+    }
     let rows: Vec<Vec<String>> = summary
         .nodes
         .iter()
@@ -108,12 +104,22 @@ fn one_run(run: &RunFolder, global: &Global) -> Result<()> {
                 Some((_, End::Skipped { because })) => (format!("skipped: {because}"), String::new()),
                 Some((_, End::Cancelled)) => ("stopped".to_owned(), String::new()),
                 None if node.cached => ("cached".to_owned(), String::new()),
-                None => ("never ended".to_owned(), String::new()),
+                None => (unended(&standing, began(&node.key)).to_owned(), String::new()),
             };
             vec![format!("  {}", node.key.short()), node.label.clone(), time, state]
         })
         .collect();
     style::print(&style::columns(&rows))
+}
+
+/// What is known of a node without an end.
+fn unended(standing: &Standing, began: bool) -> &'static str {
+    match (standing.state, began) {
+        (State::Running, true) => "running",
+        (State::Running, false) => "waiting",
+        (_, true) => "was at work when the run ended",
+        (_, false) => "not begun",
+    }
 }
 
 fn node(store: &Store, key: &crate::graph::Key, global: &Global) -> Result<()> {

@@ -1,6 +1,9 @@
 //! Writing to the terminal.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{IsTerminal, Write},
+    path::Path,
+};
 
 use crate::{
     error::{Error, Result},
@@ -56,6 +59,13 @@ pub(super) fn print_styled(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// A path as it is reached from the current folder.
+pub(super) fn from_here(path: &Path) -> String {
+    let here = std::env::current_dir().and_then(|here| here.canonicalize());
+    let below = here.ok().and_then(|here| path.strip_prefix(here).ok());
+    below.unwrap_or(path).display().to_string()
 }
 
 /// Prints a line for people on standard error, control characters as escapes.

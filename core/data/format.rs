@@ -19,7 +19,7 @@ pub enum Format {
 
 /// Endings of files that are no text, and what to do about them.
 const REFUSED: [(&[&str], &str); 3] = [
-    (&["gz", "zst", "xz", "bz2", "zip", "7z", "tar", "tgz", "lz4", "br"], "unpack it first"),
+    (&["gz", "zst", "xz", "lzma", "bz2", "zip", "7z", "tar", "tgz", "lz4", "br"], "unpack it first"),
     (
         &["parquet", "pq", "arrow", "feather", "orc", "avro", "xlsx", "xls", "ods", "db", "sqlite"],
         "save it as .jsonl or .csv",

@@ -257,6 +257,21 @@ impl Task {
 pub(crate) type KeyLines = BTreeMap<String, usize>;
 
 impl TaskFile {
+    /// What the file means, for the keys of what reads it: every key but those that are for people, with defaults filled in. How files
+    /// of data are called is no part of it, what they hold is keyed by itself; how they are read goes by their endings.
+    pub fn meaning(&self) -> serde_json::Value {
+        let mut meaning = serde_json::to_value(self).unwrap_or_default();
+        if let Some(keys) = meaning.as_object_mut() {
+            keys.remove("summary");
+            for (key, path) in [("data", Some(&self.data)), ("few_shot_data", self.few_shot_data.as_ref())] {
+                if let Some(path) = path {
+                    keys.insert(key.to_owned(), path.extension().unwrap_or_default().to_string_lossy().into());
+                }
+            }
+        }
+        meaning
+    }
+
     /// Reads and checks the TOML file alone.
     fn read(path: &Path) -> Result<(Self, KeyLines), TaskError> {
         let source = read_text(path)?;

@@ -59,4 +59,18 @@ pub enum Event {
     Interrupting { running: usize },
     /// The run is over.
     RunEnded { done: usize, failed: usize, skipped: usize, cancelled: usize, seconds: f64 },
+    /// The command is over, after everything that its script asked for.
+    Closed { how: Close },
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "as", rename_all = "snake_case")]
+pub enum Close {
+    /// All nodes ended, well or not.
+    Finished,
+    /// By the user.
+    Interrupted,
+    /// By an error that is none of a node's.
+    Error { message: String },
 }

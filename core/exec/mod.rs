@@ -15,15 +15,17 @@ mod log;
 mod machine;
 mod program;
 mod reporter;
+mod state;
 
 pub use driver::{Context, Options, Outcome, run};
-pub use event::{End, Event, NodeEvent};
+pub use event::{Close, End, Event, NodeEvent};
 pub use interrupt::Interrupt;
 pub use job::Job;
 pub use local::LocalExecutor;
 pub use machine::{available_memory, cpu_model, peak_memory, return_freed_memory, total_memory};
 pub use program::Program;
 pub use reporter::NodeReporter;
+pub use state::{Standing, State};
 
 use std::time::Duration;
 

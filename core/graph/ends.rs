@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(picked(&["re:(.*q_proj|lm_head)"]), [&linears()[1], "lm_head"]);
         assert_eq!(picked(&["model.embed_tokens", "lm_head", "Linear"]).len(), 4);
         let error = select_targets(&["*.q_prj".to_owned()], &linears()).unwrap_err();
-        assert_eq!(error.hints, ["the model has 1 layers matching `*.q_proj`"]);
+        assert_eq!(error.hints, ["the model has 1 layer matching `*.q_proj`"]);
         for (wrong, right) in [
             ("lm_haed", "lm_head"),
             ("Embeddings", "Embedding"),

@@ -9,6 +9,7 @@ pub mod digest;
 pub mod ends;
 pub mod fused;
 pub mod key;
+mod labels;
 pub mod node;
 pub mod params;
 pub mod plan;

@@ -80,6 +80,9 @@ pub enum DataSource {
     Demo(String),
 }
 
+/// The role of a task file among the data of a node.
+pub const TASK_FILE: &str = "task";
+
 /// The plugin that a node runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginUse {
@@ -143,7 +146,9 @@ impl Node {
 /// The nodes of an experiment, each after its inputs. Asking twice for the same thing yields the same node.
 #[derive(Debug, Default)]
 pub struct Graph {
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
+    /// The labels that they were added with.
+    pub(super) bases: Vec<String>,
     known: BTreeMap<String, NodeId>,
 }
 
@@ -166,6 +171,7 @@ impl Graph {
             "kind": node.kind, "method": node.method, "params": node.params, "inputs": inputs, "data": node.data, "plugin": plugin,
         }));
         *self.known.entry(meaning).or_insert_with(|| {
+            self.bases.push(node.label.clone());
             self.nodes.push(node);
             NodeId(self.nodes.len() - 1)
         })
@@ -234,7 +240,8 @@ fn identity(node: &Node, done: &[(Value, Key)], digests: &mut FileDigests) -> Re
         inputs.insert(role.clone(), value);
     }
     let mut data = serde_json::Map::new();
-    for (role, source) in &node.data {
+    // What a task file says is among the parameters: a comment in it changes no key.
+    for (role, source) in node.data.iter().filter(|(role, _)| *role != TASK_FILE) {
         let value = match source {
             DataSource::File(path) => json!({ "file": digests.file(path)? }),
             DataSource::Demo(name) => json!({ "demo": name, "version": crate::engine::demo() }),

@@ -3,7 +3,10 @@
 use globset::{GlobBuilder, GlobMatcher};
 use regex::Regex;
 
-use crate::error::{Error, Result, did_you_mean};
+use crate::{
+    error::{Error, Result, did_you_mean},
+    words::plural,
+};
 
 /// One compiled selector.
 #[derive(Clone, Debug)]
@@ -57,9 +60,9 @@ fn no_match(pattern: &str, names: &[String]) -> Error {
     let tail = pattern.rsplit(['.', '*', ':']).next().unwrap_or(pattern);
     if let Some(kind) = did_you_mean(tail, kinds.iter().copied()) {
         let count = names.iter().filter(|n| n.ends_with(kind)).count();
-        return error.hint(format!("the model has {count} layers matching `*.{kind}`"));
+        return error.hint(format!("the model has {} matching `*.{kind}`", plural(count, "layer")));
     }
-    error.hint(format!("the model has {} layers: {}", names.len(), kinds.join(", ")))
+    error.hint(format!("the model has {}: {}", plural(names.len(), "layer"), kinds.join(", ")))
 }
 
 #[cfg(test)]

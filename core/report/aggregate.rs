@@ -18,6 +18,8 @@ pub struct Group {
     pub failures: Vec<String>,
     /// How many of its rows are complete.
     pub complete: usize,
+    /// Whether it has several rows, and every one of them the same values: nothing that matters was drawn.
+    pub undrawn: bool,
 }
 
 /// A metric of a task, across all rows.
@@ -115,13 +117,14 @@ pub(super) struct Aggregate {
 
 /// Groups the rows and gathers their items.
 pub(super) fn aggregate(table: &Table) -> Result<Aggregate, ReportError> {
-    let groups = group_rows(&table.rows);
+    let mut groups = group_rows(&table.rows);
     let metrics = metric_keys(&table.rows);
     let names = ItemNames::of(&table.rows);
     let long = long_frame(&groups, &metrics, &names, &table.rows)?;
     let mut cells = empty_cells(&groups, &metrics, &table.rows);
     fill_items(&mut cells, &long, metrics.len(), &names)?;
     fill_seeds(&mut cells, &long, metrics.len())?;
+    mark_undrawn(&mut groups, &mut cells, metrics.len());
     Ok(Aggregate { groups, metrics, cells, item_names: names.sorted })
 }
 
@@ -136,7 +139,13 @@ fn group_rows(rows: &[Row]) -> Vec<Group> {
         rest.sort();
         let slot = if has_seed { *seeded.entry(rest.join("\u{1e}")).or_insert(groups.len()) } else { groups.len() };
         if slot == groups.len() {
-            groups.push(Group { labels: row.labels.clone(), rows: Vec::new(), failures: Vec::new(), complete: 0 });
+            groups.push(Group {
+                labels: row.labels.clone(),
+                rows: Vec::new(),
+                failures: Vec::new(),
+                complete: 0,
+                undrawn: false,
+            });
         }
         let group = &mut groups[slot];
         group.rows.push(index);
@@ -344,4 +353,18 @@ fn fill_seeds(cells: &mut [Option<RawCell>], long: &DataFrame, metrics: usize) -
         }
     }
     Ok(())
+}
+
+/// Finds the groups whose rows are the same to the last bit: a spread over seeds of which none mattered is none.
+fn mark_undrawn(groups: &mut [Group], cells: &mut [Option<RawCell>], metrics: usize) {
+    for (index, group) in groups.iter_mut().enumerate().filter(|(_, group)| group.rows.len() > 1) {
+        let cells = &mut cells[index * metrics..(index + 1) * metrics];
+        let same = |cell: &RawCell| {
+            cell.per_seed.len() == group.rows.len() && cell.per_seed.iter().all(|value| *value == cell.per_seed[0])
+        };
+        group.undrawn = cells.iter().flatten().count() > 0 && cells.iter().flatten().all(same);
+        if group.undrawn {
+            cells.iter_mut().flatten().for_each(|cell| cell.per_seed.truncate(1));
+        }
+    }
 }

@@ -20,6 +20,7 @@ pub mod stats;
 mod tables;
 mod terminal;
 mod text;
+mod whose;
 
 pub use aggregate::{Group, MetricKey};
 pub use analysis::{Analysis, Cell};

@@ -105,6 +105,7 @@ fn statistics(analysis: &Analysis<'_>, style: Intervals) -> Vec<String> {
     } else if analysis.metrics.iter().any(|key| key.name == "kl") {
         lines.push("KL is in nats per token.".to_owned());
     }
+    lines.extend(undrawn(analysis));
     let repeated = (0..analysis.groups.len())
         .flat_map(|group| (0..analysis.metrics.len()).filter_map(move |metric| analysis.cell(group, metric)))
         .any(|cell| cell.per_seed.len() > 1);
@@ -112,6 +113,14 @@ fn statistics(analysis: &Analysis<'_>, style: Intervals) -> Vec<String> {
         lines.push("Over seeds: mean ± standard deviation (number of seeds); intervals and tests use the item means over the seeds.".to_owned());
     }
     lines
+}
+
+/// Rows whose values are the same with every seed: nothing that matters was drawn for them.
+fn undrawn(analysis: &Analysis<'_>) -> Option<String> {
+    let undrawn = (0..analysis.groups.len()).filter(|group| analysis.groups[*group].undrawn);
+    let rows: Vec<String> = undrawn.map(|group| name(analysis, group)).collect();
+    let of = crate::words::listed(&rows, 3);
+    (!rows.is_empty()).then(|| format!("Nothing that matters was drawn for {of}: every seed gave the same values."))
 }
 
 /// A list of methods; "elsewhere" makes no sense where there is only one.

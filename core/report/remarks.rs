@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use workbench_api::sdk::SILENT_CHANNELS;
 
+use super::whose::{Behind, attributed};
 use crate::{
     graph::{Graph, Key, NodeId},
+    script::RowSpec,
     store::Store,
+    words::plural,
 };
 
 /// The CPUs that results were computed on.
@@ -22,21 +25,28 @@ pub(super) fn machines(closure: &[NodeId], keys: &[(Value, Key)], store: &Store)
 }
 
 /// What a reader must know about how the models were made.
-pub(super) fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Store) -> Vec<String> {
+pub(super) fn remarks(
+    closure: &[NodeId],
+    rows: &[RowSpec],
+    graph: &Graph,
+    keys: &[(Value, Key)],
+    store: &Store,
+) -> Vec<String> {
     let mut lines = Vec::new();
+    let mut of_rows: Vec<(String, NodeId)> = Vec::new();
     for id in closure {
         let Some(record) = store.object(&keys[id.0].1).ok().and_then(|o| o.record().ok()) else { continue };
         let facts = &record.facts;
-        lines.extend(calibrated(facts));
+        of_rows.extend(calibrated(facts).map(|line| (line, *id)));
         lines.extend(stored_in_bytes(facts));
         if let Some(observer) = facts["input_scales"]["observer"].as_str() {
-            lines.push(observed("static input scales", observer, &facts["input_scales"], facts));
+            of_rows.push((observed("static input scales", observer, &facts["input_scales"], facts), *id));
         }
         lines.extend(fallbacks(&graph.node(*id).label, &facts["plugin"]));
         lines.extend(unseen(&graph.node(*id).label, "static input scales", &facts["input_scales"]));
         lines.extend(unseen(&graph.node(*id).label, "static KV-cache scales", &facts["kv_cache"]));
         if let Some(observer) = facts["kv_cache"]["observer"].as_str() {
-            lines.push(observed("static KV-cache scales", observer, &facts["kv_cache"], facts));
+            of_rows.push((observed("static KV-cache scales", observer, &facts["kv_cache"], facts), *id));
         }
         let label = &graph.node(*id).label;
         lines.extend(
@@ -55,6 +65,7 @@ pub(super) fn remarks(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], 
             ));
         }
     }
+    lines.extend(attributed(of_rows, &Behind::new(rows, graph)));
     lines.sort();
     lines.dedup();
     lines
@@ -69,10 +80,16 @@ fn calibrated(facts: &Value) -> Option<String> {
         _ => "through the model as it was given",
     };
     let (kept, factors) = (observed["hidden_states"].as_str()?, observed["compute_dtype"].as_str()?);
-    let (tokens, sequences) = (&facts["calibration"]["tokens"], &facts["calibration"]["sequences"]);
     Some(format!(
-        "calibration: {tokens} tokens in {sequences} sequences, {order}; activations kept in {kept}, matrix products of {factors} factors with f32 sums"
+        "calibration: {}, {order}; activations kept in {kept}, matrix products of {factors} factors with f32 sums",
+        amount(facts)
     ))
+}
+
+/// `8224 tokens in 32 sequences`
+fn amount(facts: &Value) -> String {
+    let count = |key: &str| facts["calibration"][key].as_u64().unwrap_or_default() as usize;
+    format!("{} in {}", plural(count("tokens"), "token"), plural(count("sequences"), "sequence"))
 }
 
 /// Why narrow codes take a byte each.
@@ -95,8 +112,8 @@ fn observed(what: &str, observer: &str, fact: &Value, facts: &Value) -> String {
         Some("block") => "seen behind the quantized blocks before",
         _ => "taken from the unquantized model",
     };
-    let (tokens, sequences) = (&facts["calibration"]["tokens"], &facts["calibration"]["sequences"]);
-    format!("{what}: observer {observer}, {from}, over {tokens} tokens of calibration data in {sequences} sequences")
+    let amount = amount(facts).replace(" in ", " of calibration data in ");
+    format!("{what}: observer {observer}, {from}, over {amount}")
 }
 
 /// What a method had to do otherwise than it was asked to.

@@ -22,7 +22,7 @@ use crate::{
     eval::{self, MetricInfo, Unit},
     exec::{End, Event, Outcome},
     graph::{Graph, Input, Key, NodeId},
-    script::{Builder, ReportSpec, RowSpec},
+    script::{Builder, Caution, ReportSpec, RowSpec},
     store::{Object, Record, Store, read_sealed, write_atomic, write_sealed},
 };
 
@@ -114,9 +114,10 @@ impl<'a> Tables<'a> {
             .iter()
             .map(|r| json!({ "labels": r.labels, "tasks": r.tasks.iter().map(|(name, node)| json!([name, self.key(*node)])).collect::<Vec<_>>() }))
             .collect();
+        let cautions: Vec<String> = self.builder.cautions.all().into_iter().map(|caution| caution.text).collect();
         let whole = json!({
             "report": env!("WORKBENCH_ENGINE_report"), "name": spec.name, "script": self.script, "baseline": spec.baseline,
-            "rows": rows, "contrasts": spec.contrasts, "heat_maps": spec.heat_maps, "settings": self.builder.settings.pairs(),
+            "rows": rows, "cautions": cautions, "contrasts": spec.contrasts, "heat_maps": spec.heat_maps, "settings": self.builder.settings.pairs(),
         });
         Key::of(&whole).to_string()
     }
@@ -277,6 +278,7 @@ fn table(
     let wanted: Vec<NodeId> = spec.rows.iter().flat_map(|r| r.tasks.iter().map(|t| t.1)).collect();
     let closure = builder.graph.closure(wanted);
     provenance.extend(machines(&closure, keys, store));
+    let cautions = cautions(builder, &closure);
     Ok(Table {
         name: spec.name.clone(),
         script: script.to_owned(),
@@ -285,9 +287,15 @@ fn table(
         contrasts,
         heat_maps: spec.heat_maps.iter().cloned().map(|(rows, columns)| HeatMap { rows, columns }).collect(),
         provenance,
-        remarks: remarks(&closure, &builder.graph, keys, store),
+        remarks: remarks(&closure, &spec.rows, &builder.graph, keys, store).into_iter().chain(cautions).collect(),
         graph: picture(&closure, &builder.graph, keys, store, outcome),
     })
+}
+
+/// What a reader has to know of the texts behind a table.
+fn cautions(builder: &Builder, closure: &[NodeId]) -> Vec<String> {
+    let about = |caution: &Caution| caution.nodes.iter().any(|node| closure.contains(node));
+    builder.cautions.all().into_iter().filter(about).map(|caution| format!("Warning: {}", caution.text)).collect()
 }
 
 fn picture(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Store, outcome: &Outcome) -> GraphPicture {

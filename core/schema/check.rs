@@ -66,6 +66,18 @@ pub(super) struct Schema<'a> {
     pub(super) notes: RefCell<Vec<String>>,
 }
 
+/// What to write for a number between quotes where one without is wanted.
+fn unquoted(types: &[&str], value: &Value, key: &str) -> Option<String> {
+    let text = value.as_str()?;
+    let fits = |kind: &&str| match *kind {
+        "integer" => text.parse::<i64>().is_ok(),
+        "number" => text.parse::<f64>().is_ok_and(f64::is_finite),
+        _ => false,
+    };
+    let name = key.rsplit('.').next().unwrap_or(key);
+    types.iter().any(fits).then(|| format!("write `{name}: {text}`, without quotes"))
+}
+
 pub(super) fn fail<T>(key: &str, message: impl Into<String>) -> Result<T> {
     Err(ParameterError { key: key.to_owned(), message: message.into(), hint: None })
 }
@@ -95,10 +107,8 @@ impl Schema<'_> {
             // An option of a call that is left out is not written as one that is absent.
             let said = |kind: &&&str| **kind != "null" || matches!(self.owner, Owner::Plugin(_));
             let expected: Vec<&str> = types.iter().filter(said).map(|kind| describe(kind)).collect();
-            return fail(
-                key,
-                format!("{} must be {}, not {}", self.owner.name(key), expected.join(" or "), word(value)),
-            );
+            let message = format!("{} must be {}, not {}", self.owner.name(key), expected.join(" or "), word(value));
+            return Err(ParameterError { key: key.to_owned(), message, hint: unquoted(&types, value, key) });
         };
         match &canonical {
             Value::Number(number) => {

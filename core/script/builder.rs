@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Clock, Settings, Surroundings, handle::Signature};
+use super::{Cautions, Clock, Settings, Surroundings, handle::Signature};
 use crate::graph::{Graph, NodeId, node::Origin};
 
 /// Labels of a row, in the order in which the script gave them.
@@ -61,6 +61,10 @@ pub struct Builder {
     pub sources: BTreeMap<String, String>,
     /// Things that look wrong but do not stop a run.
     pub warnings: Vec<String>,
+    /// What looks wrong about the texts that nodes read.
+    pub cautions: Cautions,
+    /// Whether a step draws numbers from the run's seed.
+    pub draws: bool,
     /// Models opened so far.
     pub(crate) models: BTreeMap<PathBuf, Opened>,
     pub(crate) clock: Arc<Mutex<Clock>>,
@@ -107,10 +111,15 @@ impl Builder {
     }
 
     /// Notes what looks wrong, once.
-    pub(crate) fn warn(&mut self, warning: String) {
+    pub fn warn(&mut self, warning: String) {
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
+    }
+
+    /// Everything that looks wrong, for people.
+    pub fn all_warnings(&self) -> Vec<String> {
+        self.warnings.iter().cloned().chain(self.cautions.all().into_iter().map(|caution| caution.text)).collect()
     }
 
     /// The evaluation nodes of every written table, and the nodes to save: what a run is for.

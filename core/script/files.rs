@@ -14,7 +14,10 @@ use polars_io::{SerReader, csv::read::CsvReadOptions};
 use serde_json::{Map, Number, Value};
 use workbench_model::regular_file;
 
-use super::yaml::{self, Dialect};
+use super::{
+    root::Root,
+    yaml::{self, Dialect},
+};
 use crate::error::{Error, Location, Result};
 
 /// Endings of files that can be read, in the order in which messages list them.
@@ -52,9 +55,12 @@ impl DataFile {
 
     fn read_as(path: &Path, name: &str, dialect: Dialect) -> Result<Self> {
         if !ENDINGS.contains(&ending(path)) {
-            return Err(Error::usage(format!("`{name}` is of no kind that a script can read"))
-                .at(name)
-                .hint(format!("files ending in {} are", ENDINGS.join(", "))));
+            let error = Error::usage(format!("`{name}` is of no kind that a script can read")).at(name);
+            let hint = match ending(path) {
+                "jsonl" | "parquet" | "txt" => "a file of texts is opened by dataset(…)".to_owned(),
+                _ => format!("files ending in {} are", ENDINGS.join(", ")),
+            };
+            return Err(error.hint(hint));
         }
         let text = read_text(path).map_err(|e| {
             let error = Error::io("read", path, &e);
@@ -168,7 +174,7 @@ fn csv_row(frame: &DataFrame, row: usize) -> polars::prelude::PolarsResult<Value
 
 /// Files that a glob names, in the order of their names, each with how messages name it. Folders and files that hold no maps
 /// are left out, unless the pattern names one file.
-pub(super) fn matching(root: &Path, pattern: &str) -> Result<Vec<(PathBuf, String)>> {
+pub(super) fn matching(root: &Root, pattern: &str) -> Result<Vec<(PathBuf, String)>> {
     let glob = globset::GlobBuilder::new(pattern)
         .literal_separator(true)
         .build()
@@ -177,15 +183,14 @@ pub(super) fn matching(root: &Path, pattern: &str) -> Result<Vec<(PathBuf, Strin
     let wild = |part: &str| part.contains(['*', '?', '[', '{']);
     let parts: Vec<&str> = pattern.split('/').collect();
     let Some(first) = parts.iter().position(|part| wild(part)) else {
-        return Ok(vec![(super::api::file(root, pattern)?, pattern.to_owned())]);
+        return Ok(vec![(root.find(pattern)?, pattern.to_owned())]);
     };
     // The folder in front of the first part with a wildcard is where to look, and how deep the parts behind it say.
     let fixed: PathBuf =
         Path::new(pattern).components().take_while(|c| !wild(&c.as_os_str().to_string_lossy())).collect();
     let depth = if parts.contains(&"**") { usize::MAX } else { parts.len() - first };
-    // As with every path of a script: from the current folder, or else from the project's root.
     let folders: Vec<PathBuf> =
-        [Path::new(".").join(&fixed), root.join(&fixed)].into_iter().filter(|f| f.is_dir()).collect();
+        root.folders(pattern).iter().map(|folder| folder.join(&fixed)).filter(|folder| folder.is_dir()).collect();
     for folder in &folders {
         let mut found = Vec::new();
         for path in listed(folder, depth)? {
@@ -204,7 +209,7 @@ pub(super) fn matching(root: &Path, pattern: &str) -> Result<Vec<(PathBuf, Strin
         Some(folder) => {
             error.hint(format!("looked in `{}` for files ending in toml, yaml, yml or json", folder.display()))
         }
-        None => error.hint(format!("there is no folder `{}`", fixed.display())),
+        None => error.hint(format!("there is no folder `{}`", root.join(&fixed).display())),
     })
 }
 
@@ -299,7 +304,7 @@ mod tests {
         assert!(written("s.yaml", "a: 1\n---\nb: 2\n").unwrap_err().to_string().contains("2 documents"));
         assert!(written("s.yaml", "1: a\n").unwrap_err().to_string().contains("a key of it is not text"));
         assert!(written("s.yaml", "a: !!float nan\n").is_err());
-        assert!(written("s.txt", "a").unwrap_err().hints[0].contains("toml"));
+        assert!(written("s.bin", "a").unwrap_err().hints[0].contains("toml"));
     }
 
     #[test]
@@ -335,14 +340,16 @@ mod tests {
             fs::write(path, "").unwrap();
         }
         let found = |pattern: &str| -> Vec<String> {
-            matching(dir.path(), pattern).unwrap().into_iter().map(|(_, shown)| shown).collect()
+            matching(&dir.path().into(), pattern).unwrap().into_iter().map(|(_, shown)| shown).collect()
         };
         assert_eq!(found("2-quant/*"), ["2-quant/a.toml", "2-quant/b.yaml"]);
         assert_eq!(found("*/{a,c}.toml"), ["1-trans/a.toml", "2-quant/a.toml"]);
         assert_eq!(found("2-quant/**/*.yaml"), ["2-quant/b.yaml", "2-quant/example/c.yaml"]);
         assert_eq!(found("2-quant/a.toml"), ["2-quant/a.toml"]);
         assert_eq!(found(&format!("{}/1-trans/*", dir.path().display())).len(), 1);
-        assert!(matching(dir.path(), "2-quant/*.json").unwrap_err().message.contains("no file matches"));
-        assert!(matching(dir.path(), "3-eval/*").is_err() && matching(dir.path(), "2-quant/[").is_err());
+        let refused = |pattern: &str| matching(&dir.path().into(), pattern).unwrap_err();
+        assert!(refused("2-quant/*.json").message.contains("no file matches"));
+        assert!(refused("3-eval/*").hints[0].contains("there is no folder"));
+        refused("2-quant/[");
     }
 }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use workbench_model::ModelConfig;
 
 use super::calls::Tokens;
@@ -24,6 +25,8 @@ pub struct Signature {
     pub parameters: u64,
     /// Bytes on disk of the model it began with.
     pub bytes: u64,
+    /// Whether it has the demo's vocabulary.
+    pub knows_demo: bool,
 }
 
 impl Signature {
@@ -77,9 +80,9 @@ pub enum Measured {
     /// A text, with its context if one was asked for.
     RunningText { options: params::TextOptions, context: Option<usize> },
     /// The text of a task file, with its context if the file says one.
-    TextTask { limit: Option<usize>, batch_size: usize, context: Option<usize> },
+    TextTask { file: Value, limit: Option<usize>, batch_size: usize, context: Option<usize> },
     /// The questions of a task file.
-    Items { limit: Option<usize>, batch_size: usize },
+    Items { file: Value, limit: Option<usize>, batch_size: usize },
 }
 
 /// Measurements of one model.

@@ -8,20 +8,25 @@
 mod api;
 mod builder;
 mod calls;
+mod cautions;
 mod files;
 mod handle;
 mod options;
 mod place;
 mod reference;
 mod resolver;
+mod root;
+mod seeds;
 mod settings;
 mod stages;
 mod yaml;
 
 pub use builder::{Builder, Labels, ReportSpec, RowSpec, SaveSpec};
 pub use calls::Tokens;
+pub use cautions::{Caution, Cautions};
 pub use handle::{DatasetHandle, EvaluationHandle, Measured, ModelHandle, Signature, TaskHandle};
 pub use reference::{Reference, definitions};
+pub use root::Root;
 pub use settings::Settings;
 
 use std::{

@@ -11,7 +11,7 @@ use crate::{
 
 /// Turns an error of ours into one that Rhai carries up, with the position of the call.
 pub(super) fn raise(context: &NativeCallContext<'_>, error: Error) -> Box<EvalAltResult> {
-    let mut error = error;
+    let mut error = quoted(error);
     if error.location.is_none() {
         // The source is remembered by name; the text is filled in when the error arrives.
         let position = context.call_position();
@@ -24,6 +24,18 @@ pub(super) fn raise(context: &NativeCallContext<'_>, error: Error) -> Box<EvalAl
         }));
     }
     Box::new(EvalAltResult::ErrorRuntime(rhai::Dynamic::from(error), context.call_position()))
+}
+
+/// Adds what is wrong with a text such as "W${bits}A16", which only backticks fill in.
+fn quoted(error: Error) -> Error {
+    let unfilled = |text: &str| text.split_once("${").is_some_and(|(_, rest)| rest.contains('}'));
+    let Some(text) = error.needle.clone().filter(|needle| unfilled(needle)) else {
+        return match unfilled(&error.message) {
+            true => error.hint("${…} is filled in only between backticks"),
+            false => error,
+        };
+    };
+    error.hint(format!("${{…}} is filled in only between backticks: `{text}`"))
 }
 
 /// Where a call stands in its script.

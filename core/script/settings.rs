@@ -37,6 +37,11 @@ impl Settings {
         self.given.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 
+    /// The values as given.
+    pub fn values(&self) -> Vec<String> {
+        self.given.values().cloned().collect()
+    }
+
     /// The value of a parameter: what was set, read as the type of the default, or the default.
     pub(crate) fn value(&mut self, name: &str, default: &Dynamic) -> Result<Dynamic> {
         self.asked.insert(name.to_owned());

@@ -1,6 +1,6 @@
 //! Evaluation nodes.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Finding;
 use crate::{
@@ -11,7 +11,8 @@ use crate::{
     },
     exec::{Job, NodeReporter},
     graph::{
-        node::DataSource,
+        canonical::canonical,
+        node::{DataSource, TASK_FILE},
         params::{self, Protocol, TextOptions},
     },
     store::Scratch,
@@ -31,8 +32,8 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
             (measured, task)
         }
         method @ ("choice" | "generate") => {
-            let params::Items { limit, batch_size, task: name } = job.typed()?;
-            let task = task(job)?;
+            let params::Items { file, limit, batch_size, task: name } = job.typed()?;
+            let task = task(job, &file)?;
             let measured = if method == "choice" {
                 eval::choice(&model, &task, limit, batch_size, reporter)?
             } else {
@@ -58,14 +59,20 @@ fn check(measured: &Measured) -> Result<()> {
     }
 }
 
-fn task(job: &Job) -> Result<Task> {
-    let DataSource::File(path) = job.source("task")? else { return Err(Error::internal("a task is a file")) };
-    Task::load(path).map_err(|e| Error::refused(e.to_string()).maybe_hint(e.hint))
+/// The job's task file, if it still means what the job's key was made of.
+fn task(job: &Job, meaning: &Value) -> Result<Task> {
+    let DataSource::File(path) = job.source(TASK_FILE)? else { return Err(Error::internal("a task is a file")) };
+    let task = Task::load(path).map_err(|e| Error::refused(e.to_string()).maybe_hint(e.hint))?;
+    if canonical(&task.file.meaning()) != canonical(meaning) {
+        return Err(Error::refused(format!("`{}` says something else than when the run began", path.display()))
+            .hint("run the same command again"));
+    }
+    Ok(task)
 }
 
 /// The windows of a text or of a text's task file, how many of them pass at once, and the task's name.
 fn running_text(job: &Job, model: &Loaded) -> Result<(eval::Windows, usize, String)> {
-    if !job.data.contains_key("task") {
+    if !job.data.contains_key(TASK_FILE) {
         let options: TextOptions = job.typed()?;
         let windows = eval::windows(job.source("text")?, &options, &model.tokenizer)?;
         // The others are read where the text is cut; none may be left out.
@@ -81,8 +88,8 @@ fn running_text(job: &Job, model: &Loaded) -> Result<(eval::Windows, usize, Stri
         } = options;
         return Ok((windows, batch_size, task));
     }
-    let params::TextTask { limit, batch_size, max_seq_length, task: name } = job.typed()?;
-    let task = task(job)?;
+    let params::TextTask { file, limit, batch_size, max_seq_length, task: name } = job.typed()?;
+    let task = task(job, &file)?;
     let Items::Text(texts) = task.items else { return Err(Error::internal("not a task of running text")) };
     let options = TextOptions {
         protocol: task.file.protocol.unwrap_or(Protocol::Blocks),

@@ -32,3 +32,4 @@ mod silent;
 mod smoothing;
 mod store;
 mod unruly;
+mod usage;

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Toggle;
 
@@ -62,6 +63,8 @@ pub struct TextOptions {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextTask {
+    /// What the task file means; its text and where it lies are no part of the key.
+    pub file: Value,
     /// At most so many blocks, or documents.
     pub limit: Option<usize>,
     /// Windows in one forward pass.
@@ -76,6 +79,8 @@ pub struct TextTask {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Items {
+    /// What the task file means; its text and where it lies are no part of the key.
+    pub file: Value,
     /// At most so many items.
     pub limit: Option<usize>,
     /// Sequences in one forward pass.

@@ -46,6 +46,7 @@ fn examples() -> Vec<Params> {
         task: "ppl".to_owned(),
     };
     let (limit, batch_size, task) = (Some(4), 8, "facts".to_owned());
+    let file = json!({ "kind": "choice" });
     vec![
         Params::Transform(Transform {
             dtype: WeightDtype::Bfloat16,
@@ -60,8 +61,14 @@ fn examples() -> Vec<Params> {
             parameters: json!({ "seed": 1 }),
         }),
         Params::Evaluate(Evaluate::RunningText(text)),
-        Params::Evaluate(Evaluate::TextTask(TextTask { limit, batch_size, max_seq_length: 64, task: task.clone() })),
-        Params::Evaluate(Evaluate::Items(Items { limit, batch_size, task })),
+        Params::Evaluate(Evaluate::TextTask(TextTask {
+            file: file.clone(),
+            limit,
+            batch_size,
+            max_seq_length: 64,
+            task: task.clone(),
+        })),
+        Params::Evaluate(Evaluate::Items(Items { file, limit, batch_size, task })),
     ]
 }
 

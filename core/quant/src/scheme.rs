@@ -215,8 +215,21 @@ fn changed(key: &str, before: Option<QuantizationArgs>, value: &Value) -> Result
     for (name, value) in changes {
         keys.insert(name.clone(), value.clone());
     }
+    for (name, value) in changes {
+        // A value of a wrong type is the fault of its own key.
+        typed::<RawArgs>(name, &Value::Object(Map::from_iter([(name.clone(), value.clone())])))
+            .map_err(|error| unquoted(error, name, value).inside(key))?;
+    }
     let raw: RawArgs = typed(key, &Value::Object(keys))?;
     QuantizationArgs::from_raw(raw).map(Some).map_err(|error| error.inside(key))
+}
+
+/// Points out a number that is written as text.
+fn unquoted(error: ArgsError, name: &str, value: &Value) -> ArgsError {
+    match value.as_str().filter(|text| text.trim().parse::<f64>().is_ok()) {
+        Some(number) => error.with_hint(format!("write `{name}: {}`, without quotes", number.trim())),
+        None => error,
+    }
 }
 
 /// Takes out of a preset what a change to its neighbour makes meaningless: the group size with the strategy `group`, the

@@ -1,8 +1,8 @@
 //! The run's graph as a layered drawing: data flows from left to right, every node stands right of all it depends on.
 
-use std::collections::HashMap;
+mod short;
 
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use std::collections::HashMap;
 
 use super::super::input::{GraphNode, GraphPicture};
 use super::escape;
@@ -55,9 +55,11 @@ pub(super) fn picture(graph: &GraphPicture) -> String {
     for route in &layout.routes {
         svg += &edge(&layout, route);
     }
+    let labels: Vec<&str> = graph.nodes.iter().map(|node| node.label.as_str()).collect();
+    let labels = short::distinct(&labels, LABEL_COLUMNS);
     for (slot, kind) in layout.slots.iter().enumerate() {
         if let Slot::Node(index) = kind {
-            svg += &node(&graph.nodes[*index], layout.x(slot), layout.y[slot] - HEIGHT / 2.0 + 2.0);
+            svg += &node(&graph.nodes[*index], &labels[*index], layout.x(slot), layout.y[slot] - HEIGHT / 2.0 + 2.0);
         }
     }
     svg + "</svg>\n"
@@ -81,7 +83,7 @@ fn edge(layout: &Layout, route: &[usize]) -> String {
     format!("<path class=\"edge\" d=\"{path}\"/>\n")
 }
 
-fn node(node: &GraphNode, x: f64, y: f64) -> String {
+fn node(node: &GraphNode, label: &str, x: f64, y: f64) -> String {
     let class = match node.state.as_str() {
         "failed" => " failed",
         "skipped" | "pending" | "waiting" | "missing" => " waiting",
@@ -91,24 +93,9 @@ fn node(node: &GraphNode, x: f64, y: f64) -> String {
     format!(
         "<g class=\"node{class}\" transform=\"translate({x:.1} {y:.1})\"><title>{}</title><rect width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"7\"/><text class=\"label\" x=\"10\" y=\"17\">{}</text><text class=\"kind\" x=\"10\" y=\"32\">{}</text></g>\n",
         escape(&format!("{} ({kind}) {}", node.label, node.id)),
-        escape(&shorten(&node.label, LABEL_COLUMNS)),
-        escape(&shorten(&kind, LABEL_COLUMNS + 3)),
+        escape(label),
+        escape(&short::shorten(&kind, LABEL_COLUMNS + 3)),
     )
-}
-
-/// A text of at most `columns` columns, with an ellipsis where something was left out.
-fn shorten(text: &str, columns: usize) -> String {
-    if text.width() <= columns {
-        return text.to_owned();
-    }
-    let mut short = String::new();
-    for character in text.chars() {
-        if short.width() + character.width().unwrap_or(0) + 1 > columns {
-            break;
-        }
-        short.push(character);
-    }
-    short + "…"
 }
 
 impl Layout {

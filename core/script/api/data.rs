@@ -1,7 +1,5 @@
 //! `dataset` and `.tokens`.
 
-use std::path::{Path, PathBuf};
-
 use rhai::{Dynamic, Engine, Map, NativeCallContext};
 use workbench_model::{ModelConfig, regular_file};
 
@@ -11,7 +9,7 @@ use crate::{
     error::{Error, ErrorKind, Result, did_you_mean},
     graph::node::DataSource,
     script::{
-        DatasetHandle,
+        Builder, DatasetHandle, Root,
         calls::Tokens,
         files::DataFile,
         lock,
@@ -33,14 +31,13 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
     engine.register_fn(
         "tokens",
         move |context: NativeCallContext<'_>, data: &mut DatasetHandle, options: Map| -> Called<DatasetHandle> {
-            let seed = lock(&shared).seed;
-            placed(&context, tokens(data, options, seed))
+            placed(&context, tokens(&mut lock(&shared), data, options))
         },
     );
 }
 
 /// A file, or a text of the demo as `demo:stories/train`.
-pub(super) fn dataset(root: &Path, name: &str) -> Result<DatasetHandle> {
+pub(super) fn dataset(root: &Root, name: &str) -> Result<DatasetHandle> {
     let source = match name.strip_prefix("demo:") {
         Some(text) => {
             let known = crate::demo::names();
@@ -52,7 +49,7 @@ pub(super) fn dataset(root: &Path, name: &str) -> Result<DatasetHandle> {
             DataSource::Demo(text.to_owned())
         }
         None => {
-            let path = file(root, name)?;
+            let path = root.find(name)?;
             regular_file(&path).map_err(|e| usage(Error::io("read", &path, &e)).at(name))?;
             Format::of(&path).map_err(|e| e.at(name))?;
             DataSource::File(path)
@@ -64,20 +61,6 @@ pub(super) fn dataset(root: &Path, name: &str) -> Result<DatasetHandle> {
 /// An error of a file that a script names.
 pub(in crate::script) fn usage(error: Error) -> Error {
     Error { kind: ErrorKind::Usage, ..error }
-}
-
-/// A path as the user gave it: from the current folder, or else from the project's root.
-pub(in crate::script) fn file(root: &Path, name: &str) -> Result<PathBuf> {
-    let direct = PathBuf::from(name);
-    let found = [direct.clone(), root.join(&direct)].into_iter().find(|p| p.exists());
-    found.ok_or_else(|| {
-        let error = Error::usage(format!("there is no file or folder `{name}`")).at(name);
-        match name.starts_with("hf:") {
-            true => error
-                .hint("models of the hub are not downloaded during a run: fetch the folder first and give its path"),
-            false => error.hint(format!("paths are taken from the current folder, then from `{}`", root.display())),
-        }
-    })
 }
 
 /// How many tokens a sequence for a model has: so many as were asked for, or else what the model takes, at most 2048.
@@ -95,16 +78,17 @@ pub(in crate::script) fn context(wanted: Option<usize>, config: &ModelConfig) ->
 }
 
 /// What a file holds, as a script's own value.
-fn read(root: &Path, name: &str) -> Result<Dynamic> {
-    let value = DataFile::read(&file(root, name)?, name)?.value;
+fn read(root: &Root, name: &str) -> Result<Dynamic> {
+    let value = DataFile::read(&root.find(name)?, name)?.value;
     rhai::serde::to_dynamic(value)
         .map_err(|e| Error::usage(format!("`{name}` cannot be read")).cause(e.to_string()).at(name))
 }
 
 /// Options of `.tokens(…)`, complete. They are part of the key of whatever reads the data.
-fn tokens(data: &DatasetHandle, map: Map, seed: u64) -> Result<DatasetHandle> {
+fn tokens(builder: &mut Builder, data: &DatasetHandle, map: Map) -> Result<DatasetHandle> {
     let mut tokens: Tokens = Options::read("`tokens`", given(map)?)?;
+    builder.draws |= tokens.shuffle && tokens.seed.is_none();
     // A seed that draws nothing must not make a key of its own.
-    tokens.seed = if tokens.shuffle { Some(tokens.seed.unwrap_or(seed)) } else { None };
+    tokens.seed = if tokens.shuffle { Some(tokens.seed.unwrap_or(builder.seed)) } else { None };
     Ok(DatasetHandle { tokens: Some(tokens), ..data.clone() })
 }

@@ -18,6 +18,7 @@ use crate::{
         calls::{GroupTargets, Texts},
         options::{Given, Options},
     },
+    words::plural,
 };
 
 /// The call, for messages about a group's own keys.
@@ -205,7 +206,7 @@ fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -
         groups: merged(&all, &by_module),
         kv_cache: None,
         label: label(&groups, ignore),
-        note: format!("{blocks} of {} layers{also}", names.len()),
+        note: format!("{blocks} of {}{also}", plural(names.len(), "layer")),
         static_activations: (!fixed.is_empty()).then(|| fixed.join(", ")),
         warnings,
         untie: untie && task.signature.config.tie_word_embeddings,

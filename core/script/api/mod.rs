@@ -10,13 +10,13 @@ mod stage;
 mod table;
 mod task;
 
-pub(super) use data::{context, file};
+pub(super) use data::context;
 
 use std::sync::Arc;
 
 use rhai::{Dynamic, Engine, EvalAltResult, NativeCallContext};
 
-use super::{Force, Shared, Surroundings, lock, place};
+use super::{Force, Root, Shared, Surroundings, lock, place};
 use crate::{error::Result, plugin::Registry};
 
 /// What the functions share.
@@ -25,7 +25,7 @@ struct Host {
     shared: Shared,
     registry: Arc<Registry>,
     force: Arc<dyn Force>,
-    root: std::path::PathBuf,
+    root: Root,
 }
 
 /// The result of a function that a script calls.
@@ -42,7 +42,7 @@ pub(super) fn register(engine: &mut Engine, shared: &Shared, surroundings: &Surr
         shared: Arc::clone(shared),
         registry: Arc::clone(&surroundings.registry),
         force: Arc::clone(&surroundings.force),
-        root: surroundings.root.clone(),
+        root: Root::new(surroundings.root.clone(), surroundings.settings.values()),
     };
     let parameters = host.clone();
     engine.register_fn(

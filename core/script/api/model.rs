@@ -15,9 +15,7 @@ use workbench_model::{
 };
 
 use super::{
-    Called, Host,
-    data::file,
-    estimates,
+    Called, Host, estimates,
     groups::{self, Asking},
     placed,
 };
@@ -30,7 +28,7 @@ use crate::{
     },
     plugin::{Descriptor, Kind, PluginInfo, Scope},
     script::{
-        ModelHandle, SaveSpec, Signature,
+        Builder, ModelHandle, SaveSpec, Signature,
         builder::Opened,
         calls::{self, Dataset, Texts, Tokens},
         lock,
@@ -78,6 +76,7 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
             },
         );
     }
+    engine.register_fn("knows_demo", |model: &mut ModelHandle| model.signature.knows_demo);
     let h = host.clone();
     engine.register_fn(
         "save_as",
@@ -99,7 +98,7 @@ fn demo(host: &Host) -> Result<PathBuf> {
 
 /// A Hugging Face folder, a GGUF file, or `demo`; with `weights` false, a folder that only says what a model would look like.
 fn open(host: &Host, name: &str, weights: bool) -> Result<ModelHandle> {
-    let path = if name == "demo" { demo(host)? } else { file(&host.root, name)? };
+    let path = if name == "demo" { demo(host)? } else { host.root.find(name)? };
     let mut builder = lock(&host.shared);
     let known = builder.models.get(&path).filter(|(signature, ..)| signature.weights == weights).cloned();
     let (signature, files, absent) = match known {
@@ -124,6 +123,7 @@ fn with_weights(name: &str, path: &Path) -> Result<Opened, workbench_model::Mode
         quantized,
         weights: true,
         bytes: checkpoint.bytes_on_disk(),
+        knows_demo: knows_demo(path),
         ..signature(name, checkpoint.config())
     };
     let mut files = checkpoint.files();
@@ -153,7 +153,7 @@ fn without_weights(name: &str, path: &Path) -> Result<Opened> {
     let json: Value = serde_json::from_str(&text)
         .map_err(|e| Error::usage(format!("`{}` is no JSON", file.display())).cause(e.to_string()).at(name))?;
     let config = ModelConfig::from_json(&json, &file).map_err(|e| Error::from(e).at(name))?;
-    Ok((Arc::new(signature(name, &config)), files, absent))
+    Ok((Arc::new(Signature { knows_demo: knows_demo(path), ..signature(name, &config) }), files, absent))
 }
 
 fn signature(name: &str, config: &ModelConfig) -> Signature {
@@ -166,7 +166,17 @@ fn signature(name: &str, config: &ModelConfig) -> Signature {
         weights: false,
         parameters,
         bytes: parameters * 4,
+        knows_demo: false,
     }
+}
+
+/// The digest of the demo's tokenizer.
+const DEMO_TOKENIZER: &str = "d8ccbe80ccf3922f4583d0e65d0854bc3275b61c2af30d9794d21beb7139d496";
+
+/// Whether a model has the demo's vocabulary, and with it, most likely, its world.
+fn knows_demo(folder: &Path) -> bool {
+    let bytes = std::fs::read(folder.join("tokenizer.json"));
+    bytes.is_ok_and(|bytes| blake3::hash(&bytes).to_hex().as_str() == DEMO_TOKENIZER)
 }
 
 /// A node that makes a model of a model.
@@ -192,11 +202,10 @@ pub(super) fn apply(
         _ => "`quantize`",
     };
     let options = Options::new(call, given);
-    let seed = lock(&host.shared).seed;
     let made = match kind {
-        NodeKind::Quantize => quantize(model, plugin, options, seed)?,
-        NodeKind::Train => train(model, plugin, options, seed)?,
-        _ => transform(model, plugin, options, seed)?,
+        NodeKind::Quantize => quantize(model, plugin, options, &mut lock(&host.shared))?,
+        NodeKind::Train => train(model, plugin, options, &mut lock(&host.shared))?,
+        _ => transform(model, plugin, options, &mut lock(&host.shared))?,
     };
     let mut signature = (*model.signature).clone();
     signature.weights = true;
@@ -229,7 +238,13 @@ pub(super) fn apply(
         memory,
         note: made.note,
     };
-    let id = lock(&host.shared).graph.add(node);
+    let read: Vec<DataSource> =
+        node.data.values().filter(|source| matches!(source, DataSource::Demo(_))).cloned().collect();
+    let mut builder = lock(&host.shared);
+    let id = builder.graph.add(node);
+    if !signature.knows_demo {
+        read.iter().for_each(|text| builder.cautions.stranger(&signature.name, &host.root.name_of(text), id));
+    }
     Ok(ModelHandle { input: Input::Node(id), signature: Arc::new(signature), history, seen })
 }
 
@@ -264,7 +279,7 @@ fn calibration(data: Dataset, model: &ModelHandle) -> Result<(DataSource, TokenO
     Ok((handle.source, tokens.for_model(&model.signature.config)?))
 }
 
-fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, seed: u64) -> Result<Made> {
+fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, builder: &mut Builder) -> Result<Made> {
     let descriptor = &plugin.descriptor;
     if options.has("dtype") && descriptor.schema["properties"].get("dtype").is_none() {
         return Err(Error::usage("`quantize` has no option `dtype`").at("dtype").hint(
@@ -294,7 +309,7 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, seed
         },
     )?;
     accepted(descriptor, &assigned.groups)?;
-    let (parameters, notes) = parameters(plugin, options, seed)?;
+    let (parameters, notes) = parameters(plugin, options, builder)?;
     let mut params = params::Quantize {
         groups: assigned.groups,
         kv_cache: assigned.kv_cache,
@@ -349,9 +364,9 @@ fn accepted(plugin: &Descriptor, groups: &[params::Group]) -> Result<()> {
         .hint(refusal.hint))
 }
 
-fn transform(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, seed: u64) -> Result<Made> {
+fn transform(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, builder: &mut Builder) -> Result<Made> {
     let calls::Transform { dtype, calibration: data } = options.take()?;
-    let (parameters, notes) = parameters(plugin, options, seed)?;
+    let (parameters, notes) = parameters(plugin, options, builder)?;
     let needs = &plugin.descriptor.needs;
     let must = !needs.streams.is_empty() || needs.statistics.iter().any(|need| !need.optional);
     let (source, tokens) = match data {
@@ -373,12 +388,12 @@ fn without_data(plugin: &PluginInfo) -> Error {
     Error::usage(format!("`{name}` needs calibration data")).at(name).hint(PASS_CALIBRATION)
 }
 
-fn train(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, seed: u64) -> Result<Made> {
+fn train(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, builder: &mut Builder) -> Result<Made> {
     let calls::Train { data, dtype } = options.take()?;
     let Some(Dataset { handle: data }) = data else {
         return Err(Error::usage("`train` needs data").hint("pass data: dataset(…).tokens(#{ … })"));
     };
-    let (parameters, notes) = parameters(plugin, options, seed)?;
+    let (parameters, notes) = parameters(plugin, options, builder)?;
     let from_scratch = !model.signature.weights;
     let tokens = data.tokens.unwrap_or_default().for_model(&model.signature.config)?;
     let params = params::Train { dtype, from_scratch, data: tokens, parameters };
@@ -390,12 +405,15 @@ pub(super) fn default_tokens() -> Tokens {
     Tokens { num_calibration_samples: Some(128), ..Tokens::default() }
 }
 
-/// The plugin's parameters, checked against its schema and complete. A plugin that takes a seed gets the run's.
-fn parameters(plugin: &PluginInfo, options: Options, seed: u64) -> Result<(Value, Vec<String>)> {
+/// The plugin's parameters, checked against its schema and complete, and notes about them. A plugin that takes a seed gets the run's.
+fn parameters(plugin: &PluginInfo, options: Options, builder: &mut Builder) -> Result<(Value, Vec<String>)> {
     let known: Vec<String> = options.known().into_iter().map(str::to_owned).collect();
     let mut given = options.rest()?;
-    if seed != 0 && given.get("seed").is_none() && plugin.descriptor.schema["properties"].get("seed").is_some() {
-        given["seed"] = seed.into();
+    if given.get("seed").is_none() && plugin.descriptor.schema["properties"].get("seed").is_some() {
+        builder.draws = true;
+        if builder.seed != 0 {
+            given["seed"] = builder.seed.into();
+        }
     }
     crate::plugin::validate_noting(&plugin.descriptor, &given).map_err(|error| {
         // An option of the call itself that was misspelled arrives here too.
@@ -429,7 +447,11 @@ fn save_as(host: &Host, model: &ModelHandle, folder: &str, origin: Origin) -> Re
     let Input::Node(node) = model.input else {
         return Err(Error::usage("this model was not made by the script: there is nothing to save"));
     };
-    let folder = PathBuf::from(folder);
+    if folder.contains("${") {
+        return Err(Error::usage(format!("nothing was filled in for `${{…}}` in `{folder}`")).at(folder));
+    }
+    // Beside the store and the reports, wherever the command was given.
+    let folder = host.root.join(folder);
     crate::store::check_place(&folder, None).map_err(|e| e.at(folder.display().to_string()))?;
     let mut builder = lock(&host.shared);
     let save = SaveSpec { node, folder, origin };
@@ -440,4 +462,17 @@ fn save_as(host: &Host, model: &ModelHandle, folder: &str, origin: Origin) -> Re
         builder.saves.push(save);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_is_known_by_its_tokenizer() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(DEMO);
+        let digest = blake3::hash(&std::fs::read(folder.join("tokenizer.json")).unwrap()).to_hex();
+        assert_eq!(digest.as_str(), DEMO_TOKENIZER);
+        assert!(knows_demo(&folder) && !knows_demo(Path::new("core")));
+    }
 }

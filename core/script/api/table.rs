@@ -101,6 +101,9 @@ fn labels(map: Map) -> Result<Vec<(String, Value)>> {
             let value = match &value {
                 Value::Array(items) if items.is_empty() => Value::from("none"),
                 Value::Array(items) => Value::from(items.iter().map(plain).collect::<Vec<_>>().join(" ")),
+                Value::String(text) if text.contains("${") => {
+                    return Err(Error::usage(format!("label `{key}` is `{text}`, in which nothing was filled in")).at(text.as_str()));
+                }
                 Value::Object(_) => return Err(Error::usage(format!("label `{key}` must be text, a number or a list")).at(key.as_str())),
                 _ => value,
             };
@@ -124,7 +127,7 @@ fn row(
     let mut labels = labels(map)?;
     let mut builder = lock(shared);
     if builder.label_seed && !baseline {
-        labels.push(("seed".to_owned(), builder.seed.into()));
+        labels.push((crate::script::seeds::LABEL.to_owned(), builder.seed.into()));
     }
     let spec = &mut builder.reports[report.index];
     if let Some(same) = spec.rows.iter().find(|r| r.labels == labels) {

@@ -4,21 +4,17 @@ use std::{collections::BTreeMap, time::Instant};
 
 use rhai::{Array, Dynamic, Engine, Map, NativeCallContext};
 
-use super::{
-    Called, Host,
-    data::{context as fitting, file},
-    estimates, placed,
-};
+use super::{Called, Host, data::context as fitting, estimates, placed};
 use crate::{
     error::{Error, Result},
     eval::task::{Task, TaskKind},
     graph::{
-        Node, NodeKind,
-        node::{DataSource, Origin},
+        Node, NodeId, NodeKind,
+        node::{DataSource, Origin, TASK_FILE},
         params::{Evaluate, Items, Params, TextOptions, TextTask},
     },
     script::{
-        EvaluationHandle, Measured, ModelHandle, TaskHandle,
+        Builder, EvaluationHandle, Measured, ModelHandle, TaskHandle,
         calls::{Dataset, RunningText, TaskOptions},
         lock,
         options::{Given, Options, given},
@@ -101,16 +97,19 @@ pub(super) fn running_text(method: &'static str, reference: Option<ModelHandle>,
 
 /// A task of a TOML file. The whole file is checked here, so that nothing of it can fail after an hour.
 pub(super) fn from_file(host: &Host, path: &str, given: Given) -> Result<TaskHandle> {
-    let path = file(&host.root, path)?;
+    let path = host.root.find(path)?;
     let failed = |e: crate::eval::task::TaskError| Error::usage(e.to_string()).maybe_hint(e.hint);
     let Task { file: task, files, .. } = Task::load(&path).map_err(failed)?;
     let TaskOptions { limit, batch_size } = Options::read("`task`", given)?;
+    let file = task.meaning();
     let (method, measured) = match task.kind {
-        TaskKind::Choice => ("choice", Measured::Items { limit, batch_size }),
-        TaskKind::Generate => ("generate", Measured::Items { limit, batch_size }),
-        TaskKind::Perplexity => ("perplexity", Measured::TextTask { limit, batch_size, context: task.context_length }),
+        TaskKind::Choice => ("choice", Measured::Items { file, limit, batch_size }),
+        TaskKind::Generate => ("generate", Measured::Items { file, limit, batch_size }),
+        TaskKind::Perplexity => {
+            ("perplexity", Measured::TextTask { file, limit, batch_size, context: task.context_length })
+        }
     };
-    let role = |index: usize| if index == 0 { "task".to_owned() } else { format!("items{index}") };
+    let role = |index: usize| if index == 0 { TASK_FILE.to_owned() } else { format!("items{index}") };
     let data = files.into_iter().enumerate().map(|(index, used)| (role(index), DataSource::File(used))).collect();
     Ok(TaskHandle { name: task.name.clone(), method, measured, data, reference: None, file: Some(path) })
 }
@@ -135,23 +134,34 @@ fn evaluate(host: &Host, model: &ModelHandle, tasks: &[Dynamic], origin: &Origin
             return Err(Error::usage(format!("two tasks are called `{}`", task.name))
                 .hint("give one of them another name: #{ name: \"…\" }"));
         }
-        warn_of_overlap(host, model, &task);
         let node = evaluation_node(model, &task, origin)?;
-        done.push((task.name.clone(), lock(&host.shared).graph.add(node)));
+        let mut builder = lock(&host.shared);
+        let id = builder.graph.add(node);
+        caution(host, &mut builder, model, &task, id);
+        done.push((task.name.clone(), id));
     }
     Ok(EvaluationHandle { tasks: done })
 }
 
-/// A model that was calibrated or trained on the very text that it is measured on flatters itself.
-fn warn_of_overlap(host: &Host, model: &ModelHandle, task: &TaskHandle) {
-    if let Some((_, text)) = task.data.iter().find(|(_, source)| model.seen.contains(source)) {
-        let name = match text {
-            DataSource::File(path) => path.display().to_string(),
-            DataSource::Demo(name) => format!("demo:{name}"),
-        };
-        let warning =
-            format!("`{}` is measured on `{name}`, which {} has seen before", task.name, model.history.join(" > "));
-        lock(&host.shared).warn(warning);
+/// Notes what a reader of the result has to know about the text behind it.
+fn caution(host: &Host, builder: &mut Builder, model: &ModelHandle, task: &TaskHandle, node: NodeId) {
+    for (_, text) in &task.data {
+        if model.seen.iter().any(|seen| same(seen, text)) {
+            builder.cautions.leak(&host.root.name_of(text), &task.name, &model.history.join(" > "), node);
+        }
+        if matches!(text, DataSource::Demo(_)) && !model.signature.knows_demo {
+            builder.cautions.stranger(&model.signature.name, &host.root.name_of(text), node);
+        }
+    }
+}
+
+/// Whether two sources are the same text, by whatever path it is reached.
+fn same(one: &DataSource, other: &DataSource) -> bool {
+    match (one, other) {
+        (DataSource::File(a), DataSource::File(b)) if a != b => {
+            a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b)
+        }
+        _ => one == other,
     }
 }
 
@@ -162,10 +172,11 @@ fn params(model: &ModelHandle, task: &TaskHandle) -> Result<Evaluate> {
         Measured::RunningText { options, context } => {
             Evaluate::RunningText(TextOptions { max_seq_length: fitting(context, config)?, ..options })
         }
-        Measured::TextTask { limit, batch_size, context } => {
-            Evaluate::TextTask(TextTask { limit, batch_size, max_seq_length: fitting(context, config)?, task: name() })
+        Measured::TextTask { file, limit, batch_size, context } => {
+            let max_seq_length = fitting(context, config)?;
+            Evaluate::TextTask(TextTask { file, limit, batch_size, max_seq_length, task: name() })
         }
-        Measured::Items { limit, batch_size } => Evaluate::Items(Items { limit, batch_size, task: name() }),
+        Measured::Items { file, limit, batch_size } => Evaluate::Items(Items { file, limit, batch_size, task: name() }),
     })
 }
 
@@ -206,10 +217,11 @@ fn value(host: &Host, evaluation: &EvaluationHandle, name: &str) -> Result<f64> 
     let began = Instant::now();
     let wanted: Vec<_> = evaluation.tasks.iter().map(|t| t.1).collect();
     // The graph leaves the builder while it runs, so that nothing holds the lock for hours.
-    let (graph, clock) = {
+    let (mut graph, clock) = {
         let mut builder = lock(&host.shared);
         (std::mem::take(&mut builder.graph), builder.clock.clone())
     };
+    graph.distinguish();
     let value = host.force.value(&graph, &wanted, name);
     lock(&host.shared).graph = graph;
     if let Ok(mut clock) = clock.lock() {

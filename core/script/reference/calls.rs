@@ -90,16 +90,21 @@ pub(super) const CALLS: &[Call] = &[
          (the same for linears that servers run as one).",
     ),
     plain(
+        "knows_demo",
+        &["(model: Model) -> bool"],
+        "Whether a model has the demo's vocabulary: the demo's texts and tasks say nothing about another one.",
+    ),
+    plain(
         "save_as",
         &["(model: Model, folder: string)"],
-        "Copies the model to a folder when it is made. A model that was saved there before is replaced, if nobody changed its folder \
-         since; whatever else is there is an error before anything runs.",
+        "Copies the model to a folder of the project when it is made. A model that was saved there before is replaced, if nobody changed \
+         its folder since; whatever else is there is an error before anything runs.",
     ),
     plain(
         "dataset",
         &["(path: string) -> Dataset"],
-        "A text: a file, or one of the demo's as `demo:stories/train`. A table has a text or a conversation a row: `.jsonl`, `.json` (a \
-         list), `.csv`, `.tsv`; any other file is one text in UTF-8. A message has `role` and `content` (text or parts), or \
+        "A text: a file of the project, or one of the demo's as `demo:stories/train`. A table has a text or a conversation a row: \
+         `.jsonl`, `.json` (a list), `.csv`, `.tsv`; any other file is one text in UTF-8. A message has `role` and `content` (text or parts), or \
          ShareGPT's `from` and `value`.",
     ),
     with(
