@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
     use crate::graph::{
-        Node, NodeKind,
+        Node,
         node::{Origin, SourceModel},
         params::{Evaluate, Items, Params, Transform, WeightDtype},
     };

@@ -7,6 +7,7 @@ mod layers;
 mod model;
 mod scheme;
 mod stage;
+mod supply;
 mod table;
 mod task;
 

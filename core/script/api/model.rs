@@ -17,7 +17,7 @@ use workbench_model::{
 use super::{
     Called, Host, estimates,
     groups::{self, Asking},
-    placed,
+    placed, supply,
 };
 use crate::{
     error::{Error, Result, did_you_mean},
@@ -275,8 +275,9 @@ impl Made {
 /// A dataset's source and its tokens for a model, for calibration.
 fn calibration(data: Dataset, model: &ModelHandle) -> Result<(DataSource, TokenOptions)> {
     let Dataset { handle } = data;
-    let tokens = handle.tokens.unwrap_or_else(default_tokens);
-    Ok((handle.source, tokens.for_model(&model.signature.config)?))
+    let tokens = handle.tokens.unwrap_or_else(default_tokens).for_model(&model.signature.config)?;
+    supply::for_tokens(&handle.source, &tokens)?;
+    Ok((handle.source, tokens))
 }
 
 fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, builder: &mut Builder) -> Result<Made> {
@@ -396,6 +397,7 @@ fn train(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, builder
     let (parameters, notes) = parameters(plugin, options, builder)?;
     let from_scratch = !model.signature.weights;
     let tokens = data.tokens.unwrap_or_default().for_model(&model.signature.config)?;
+    supply::for_tokens(&data.source, &tokens)?;
     let params = params::Train { dtype, from_scratch, data: tokens, parameters };
     Ok(Made { warnings: notes, ..Made::new(Params::Train(params), Some(("data", data.source))) })
 }

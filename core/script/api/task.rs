@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use rhai::{Array, Dynamic, Engine, Map, NativeCallContext};
 
-use super::{Called, Host, data::context as fitting, estimates, placed};
+use super::{Called, Host, data::context as fitting, estimates, placed, supply};
 use crate::{
     error::{Error, Result},
     eval::task::{Task, TaskKind},
@@ -182,6 +182,10 @@ fn params(model: &ModelHandle, task: &TaskHandle) -> Result<Evaluate> {
 
 fn evaluation_node(model: &ModelHandle, task: &TaskHandle, origin: &Origin) -> Result<Node> {
     let params = params(model, task)?;
+    if let Evaluate::RunningText(options) = &params {
+        let texts = task.data.iter().filter(|(role, _)| role == "text");
+        texts.map(|(_, text)| supply::for_text(text, options)).collect::<Result<()>>()?;
+    }
     let mut inputs = BTreeMap::from([("model".to_owned(), model.input.clone())]);
     let mut models = vec![&*model.signature];
     if let Some(reference) = &task.reference {

@@ -1,7 +1,7 @@
 //! What `tokens` takes.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use workbench_model::ModelConfig;
 
 use crate::{
@@ -14,9 +14,10 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tokens {
-    /// At most so many sequences, and an error where the data hold fewer; all there are if not given. Calibration data without
-    /// `.tokens(…)` are 128 sequences.
-    #[schemars(range(min = 1), extend("unit" = "sequences"))]
+    /// At most so many sequences, and an error where the data hold fewer; all there are if not given, or `"all"`. Calibration data
+    /// without `.tokens(…)` are 128 sequences.
+    #[serde(deserialize_with = "count_or_all")]
+    #[schemars(schema_with = "count_or_all_schema", extend("unit" = "sequences"))]
     pub num_calibration_samples: Option<usize>,
     /// Tokens in a sequence, with a BOS and whatever else the tokenizer adds; the context of the model that reads them, and 2048 at
     /// most, if not given. More than its context is an error.
@@ -88,4 +89,23 @@ impl Tokens {
             characters,
         })
     }
+}
+
+/// A number, or `"all"`, which is no limit.
+fn count_or_all<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<usize>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Count(Option<usize>),
+        Word(String),
+    }
+    match Given::deserialize(deserializer)? {
+        Given::Count(count) => Ok(count),
+        Given::Word(word) if word == "all" => Ok(None),
+        Given::Word(word) => Err(de::Error::custom(format!("`{word}` is no number, nor \"all\""))),
+    }
+}
+
+fn count_or_all_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": ["integer", "null"], "minimum": 1 }, { "const": "all" }] })
 }
