@@ -35,7 +35,10 @@ fn run(faults: &[(&str, &str)], options: &[&str]) {
         assert!(row.contains("failed") && row.contains(expected), "{fault}: {row}");
         assert!(row.contains("plugin `misbehave`"), "{fault}: the plugin is not named: {row}");
     }
-    let counted = format!("error: {n} nodes failed and {n} were skipped because of them", n = faults.len());
+    let counted = match faults.len() {
+        1 => "error: 1 node failed and 1 was skipped because of it".to_owned(),
+        n => format!("error: {n} nodes failed and {n} were skipped because of them"),
+    };
     assert!(outcome.err.contains(&counted), "{}", outcome.err);
     assert_eq!(project.stored("results", "quantize", "misbehave").len(), 1, "a failed node left a result");
     project.assert_no_process_stays();

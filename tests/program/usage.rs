@@ -121,8 +121,6 @@ fn seeds_that_draw_nothing_say_so() {
 fn texts_of_the_demo_are_for_the_demo() {
     let project = Project::new();
     project.add_source("experiments/weight_bits.rhai");
-    let refused = project.run(&["plan", "experiments/weight_bits.rhai", "--set", "model=tiny"]).exits(2);
-    assert!(refused.err.contains("tiny is not the demo"), "{}", refused.err);
     // A script of one's own may do as it likes, and is told what it does.
     let script = SCRIPT
         .replace("dataset(\"text.txt\")", "dataset(\"demo:stories/test\")")
@@ -131,6 +129,8 @@ fn texts_of_the_demo_are_for_the_demo() {
     let same_words = project.run(&["plan", "own.rhai"]).exits(0);
     assert!(!same_words.err.contains("warning"), "{}", same_words.err);
     project.write("tiny/tokenizer.json", &format!("{}\n ", project.read("tiny/tokenizer.json")));
+    let refused = project.run(&["plan", "experiments/weight_bits.rhai", "--set", "model=tiny"]).exits(2);
+    assert!(refused.err.contains("tiny is not the demo"), "{}", refused.err);
     let other_words = project.run(&["run", "own.rhai"]).exits(0);
     let warning = "`tiny` reads `demo:stories/test`, texts about the demo's made-up world";
     assert_eq!(other_words.err.matches(warning).count(), 1, "{}", other_words.err);
@@ -253,6 +253,49 @@ fn a_comment_in_a_task_file_runs_nothing_again() {
     fs::rename(project.path().join("colours.jsonl"), project.path().join("other.jsonl")).unwrap();
     assert!(planned(&task.replace("colours.jsonl", "other.jsonl")).contains("1 node, 1 cached"));
     assert!(planned(&task.replace("colours.jsonl", "other.jsonl").replace("{q}", "{q} ")).contains("1 node, 0 cached"));
+}
+
+#[test]
+fn what_a_task_file_of_running_text_says_is_part_of_the_key() {
+    let project = Project::new();
+    let task = "name = \"words\"\nkind = \"perplexity\"\ndata = \"text.txt\"\ncontext_length = 32\n";
+    project.write(
+        "task.rhai",
+        "let table = report(\"task\");\ntable.row(model(\"tiny\").evaluate(task(\"words.toml\", #{ limit: 2 })), #{ model: \"tiny\" });\ntable.write();\n",
+    );
+    let cached = |text: &str| {
+        project.write("words.toml", text);
+        project.run(&["run", "task.rhai"]).exits(0).err.contains("1 node, 1 cached")
+    };
+    assert!(!cached(task));
+    assert!(!cached(&task.replace("32", "16")));
+    assert!(!cached(&format!("{task}add_bos = false\n")));
+    assert!(!cached(&format!("{task}protocol = \"rolling\"\n")));
+    assert!(cached(&format!("{task}# for people\n")));
+}
+
+#[test]
+fn what_data_lack_is_found_before_anything_runs() {
+    let project = Project::new();
+    project.write("rows.jsonl", "{\"body\": \"the fox ran over a hill\"}\n");
+    let refused = |from: &str, to: &str| {
+        project.write("lacking.rhai", &SCRIPT.replace(from, to));
+        let outcome = project.run(&["run", "lacking.rhai"]).exits(2);
+        assert!(!project.path().join("results/runs").exists(), "{}", outcome.err);
+        outcome.err
+    };
+    let column = refused("dataset(\"text.txt\")", "dataset(\"rows.jsonl\")");
+    assert!(column.contains("rows.jsonl:1") && column.contains("there is no column `text`"), "{column}");
+    let blocks = refused("blocks: 4", "blocks: 4000");
+    assert!(blocks.contains("4000 sequences of 32 tokens were asked for"), "{blocks}");
+    let static_inputs = "\"W8A8_STATIC\", calibration: dataset(\"text.txt\").tokens(#{ num_calibration_samples: 900, max_seq_length: 256 })";
+    let samples = refused("\"W8A16\", group_size: 16", static_inputs);
+    assert!(samples.contains("900 sequences of 256 tokens"), "{samples}");
+    project.write(
+        "all.rhai",
+        &SCRIPT.replace("\"W8A16\", group_size: 16", &static_inputs.replace("900", "\"all\"").replace("256", "32")),
+    );
+    project.run(&["plan", "all.rhai"]).exits(0);
 }
 
 /// Indented lines of a text that begin with the program's name, without what stands behind two spaces.
