@@ -173,7 +173,7 @@ const CONVENTION: [&str; 4] = [
 
 fn project() -> Project {
     let project = Project::new();
-    project.write("other.txt", &project.read("text.txt").replace("fox", "owl"));
+    project.write("other.txt", &project.read("text.txt").replace("fox", "owl").repeat(4));
     project.write(
         "stage.toml",
         "name = \"s\"\noutput_suffix = \"-s\"\n[quant_modifiers.GPTQModifier]\nscheme = \"INT8\"\n",
