@@ -8,7 +8,7 @@ use std::{
 /// Part of the engine, and the folders and files that it is made of.
 const PARTS: &[(&str, &[&str])] = &[
     ("quant", &["core/quant/src"]),
-    ("model", &["core/model/src", "core/rotation/src"]),
+    ("model", &["core/matmul/src", "core/model/src", "core/rotation/src"]),
     ("calib", &["core/calib"]),
     ("eval", &["core/eval"]),
     ("data", &["core/data"]),

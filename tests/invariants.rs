@@ -138,13 +138,15 @@ fn dependencies_point_one_way() {
     assert!(inner("workbench-api").is_empty(), "plugins see nothing of the workbench behind the contract");
     assert!(inner("workbench-quant").is_empty(), "the grid kernel stands alone");
     assert!(inner("workbench-rotation").is_empty(), "rotations are functions of slices");
-    assert_eq!(inner("workbench-model"), ["workbench-quant", "workbench-rotation"]);
+    assert!(inner("workbench-matmul").is_empty(), "matrix products are functions of slices");
+    assert_eq!(inner("workbench-model"), ["workbench-matmul", "workbench-quant", "workbench-rotation"]);
     for dependency in inner("workbench-train") {
         assert!(["workbench-model", "workbench-quant"].contains(&dependency), "training depends on {dependency}");
     }
     assert_eq!(inner("workbench"), ["workbench-api", "workbench-model", "workbench-quant"]);
-    let libraries = ["workbench-api", "workbench-quant", "workbench-rotation", "workbench-model", "workbench-train"];
-    let plugins: Vec<&String> = all.keys().filter(|n| *n != "workbench" && !libraries.contains(&n.as_str())).collect();
+    let libraries =
+        ["api", "quant", "matmul", "rotation", "model", "train"].map(|library| format!("workbench-{library}"));
+    let plugins: Vec<&String> = all.keys().filter(|n| *n != "workbench" && !libraries.contains(n)).collect();
     assert!(plugins.len() >= 4, "{plugins:?}");
     for plugin in plugins {
         assert!(!all[plugin].contains("workbench"), "{plugin} depends on the host");

@@ -56,7 +56,7 @@ fn tokenizer() -> Value {
         vocabulary.insert(token, id.into());
         id + 1 < VOCABULARY - 1
     };
-    alphabet.iter().for_each(|a| drop(add(a.to_string())));
+    alphabet.iter().for_each(|a| _ = add(a.to_string()));
     let pairs: Vec<(char, char)> = alphabet.iter().flat_map(|a| alphabet.iter().map(move |b| (*a, *b))).collect();
     for (a, b) in &pairs {
         add(format!("{a}{b}"));

@@ -61,9 +61,9 @@ impl Look {
         Ok(Self { site, wants, statistics: SiteStatistics::new(features, wants), observers })
     }
 
-    /// The same with products of another precision, before anything is seen.
-    pub(super) fn with_products(mut self, products: Precision) -> Self {
-        self.wants.products = products;
+    /// The same with products in another precision, before anything is seen.
+    pub(super) fn with_precision(mut self, precision: Precision) -> Self {
+        self.wants.precision = precision;
         self.statistics = SiteStatistics::new(self.statistics.features(), self.wants);
         self
     }

@@ -31,8 +31,8 @@ pub trait SiteWork {
 #[derive(Clone, Debug)]
 pub struct Room {
     pub precision: Precision,
-    /// Of the factors of matrix products: those of linears and of Gram matrices. Sums are f32.
-    pub products: Precision,
+    /// Of the operands of matrix products: those of linears and of Gram matrices. Sums are f32.
+    pub compute_dtype: Precision,
     /// Bytes of memory that they may take; what is more lies in files.
     pub memory: u64,
     /// For the files.
@@ -104,7 +104,7 @@ impl Pass {
     /// # Errors
     /// A full disk.
     pub fn empty(config: &ModelConfig, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
-        let shapes = batches(sequences, batch_tokens(room.products));
+        let shapes = batches(sequences, BATCH_TOKENS);
         let attention = config.num_heads * config.head_dim;
         let cached = config.num_kv_heads * config.head_dim;
         let widest = attention.max(config.intermediate_size);
@@ -165,9 +165,7 @@ impl Pass {
     /// A malformed checkpoint.
     pub fn block(&self, config: &ModelConfig, source: &dyn WeightSource, index: usize) -> Result<Block> {
         let mut block = Block::load(config, source, index, &Device::Cpu)?;
-        if self.room.products == Precision::Bf16 {
-            block.multiply_in_bf16()?;
-        }
+        block.pack(self.room.compute_dtype)?;
         Ok(block)
     }
 
@@ -182,7 +180,7 @@ impl Pass {
     }
 
     fn look(&self, work: &mut dyn SiteWork, site: Site, features: usize) -> Result<Option<Look>> {
-        Ok(work.look(site, features)?.map(|look| look.with_products(self.room.products)))
+        Ok(work.look(site, features)?.map(|look| look.with_precision(self.room.compute_dtype)))
     }
 
     /// Passes a block in true sequential order. The block cannot be used any more afterwards.
@@ -397,14 +395,8 @@ fn down(block: &Block, hidden: &Tensor, inner: &Tensor) -> Result<Tensor, ModelE
     block.mlp_output(hidden, inner)
 }
 
-/// Tokens of a batch, unless one sequence has more. A weight in f32 is brought into the order of a matrix product once for each
-/// batch, one in bfloat16 once for all; more tokens take more memory.
-fn batch_tokens(products: Precision) -> usize {
-    match products {
-        Precision::F32 => 1024,
-        Precision::Bf16 => 512,
-    }
-}
+/// Tokens of a batch, unless one sequence has more: enough for products at their full rate, and more take more memory.
+const BATCH_TOKENS: usize = 512;
 
 /// Neighbouring sequences of equal length in batches: how many, and how long.
 fn batches(sequences: &[Vec<u32>], tokens: usize) -> Vec<[usize; 2]> {

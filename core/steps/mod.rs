@@ -81,8 +81,8 @@ fn step(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding
 }
 
 /// Where activations of a calibration set may lie: half of the node's memory, then files.
-fn room(job: &Job, scratch: &Scratch, precision: Precision, products: Precision) -> Result<Room> {
-    Ok(Room { precision, products, memory: job.memory_limit / 2, folder: scratch.work_folder()? })
+fn room(job: &Job, scratch: &Scratch, precision: Precision, compute_dtype: Precision) -> Result<Room> {
+    Ok(Room { precision, compute_dtype, memory: job.memory_limit / 2, folder: scratch.work_folder()? })
 }
 
 impl Job {

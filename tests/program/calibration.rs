@@ -215,9 +215,9 @@ fn activations_that_do_not_fit_into_memory_lie_in_files() {
     let checkpoint = Checkpoint::open(&project.path().join("tiny")).unwrap();
     let sequences = vec![(1..21).collect::<Vec<u32>>(), (50..70).collect()];
     let mut found = Vec::new();
-    for (memory, products) in [(u64::MAX, Precision::F32), (0, Precision::F32), (0, Precision::Bf16)] {
+    for (memory, compute_dtype) in [(u64::MAX, Precision::F32), (0, Precision::F32), (0, Precision::Bf16)] {
         let folder = tempfile::tempdir().unwrap();
-        let room = Room { precision: Precision::Bf16, products, memory, folder: folder.path().to_owned() };
+        let room = Room { precision: Precision::Bf16, compute_dtype, memory, folder: folder.path().to_owned() };
         let mut pass = Pass::begin(&checkpoint, &sequences, room).unwrap();
         for index in 0..LAYERS {
             let mut block = pass.load(&checkpoint, index).unwrap();

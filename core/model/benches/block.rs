@@ -73,7 +73,7 @@ fn product_rate(config: &ModelConfig, tokens: usize) -> f64 {
     2.0 * (tokens * linears) as f64 / seconds
 }
 
-/// What calibration adds to a forward pass, and the same pass with products of bfloat16 factors.
+/// What calibration adds to a forward pass, and the same pass with packed weights.
 fn calibration(config: &ModelConfig, parameters: &Parameters) {
     let tokens = 512;
     let rate = product_rate(config, tokens);
@@ -88,21 +88,23 @@ fn calibration(config: &ModelConfig, parameters: &Parameters) {
     let values = |features: usize| -> Vec<f32> {
         (0..tokens * features).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect()
     };
-    for products in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Bf16] {
         for features in [config.hidden_size, config.intermediate_size] {
             let x = values(features);
-            let mut site = SiteStatistics::new(features, Wants { gram: true, products, ..Wants::default() });
+            let mut site = SiteStatistics::new(features, Wants { gram: true, precision, ..Wants::default() });
             // One half is computed: n (n + 1) / 2 sums of a product and an addition for each token.
             let operations = (tokens * features * (features + 1)) as f64;
-            println!("gram {features} {products:?}: {}", share(operations, fastest(|| site.add(&x))));
+            println!("gram {features} {precision:?}: {}", share(operations, fastest(|| site.add(&x))));
         }
     }
-    let mut block = Block::over(config, parameters, 0).unwrap();
-    block.multiply_in_bf16().unwrap();
     let hidden = Tensor::from_vec(values(1024), (1, tokens, 1024), &Device::Cpu).unwrap();
     let context = Context::full(1, tokens, None);
-    let seconds = fastest(|| drop(block.forward(&hidden, &context, &mut ()).unwrap()));
-    println!("1x{tokens} forward Bf16: {}", share(operations(config, 1, tokens), seconds));
+    for precision in [Precision::F32, Precision::Bf16] {
+        let mut block = Block::over(config, parameters, 0).unwrap();
+        block.pack(precision).unwrap();
+        let seconds = fastest(|| drop(block.forward(&hidden, &context, &mut ()).unwrap()));
+        println!("1x{tokens} packed forward {precision:?}: {}", share(operations(config, 1, tokens), seconds));
+    }
 }
 
 fn benches(criterion: &mut Criterion) {

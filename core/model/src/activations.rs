@@ -9,23 +9,13 @@ use crate::ModelError;
 use crate::checkpoint::dtype::{Dtype, narrow_into, widened};
 use crate::decoder::ops::View;
 use candle_core::{Device, Tensor};
+use workbench_matmul::Precision;
 
-/// How a number is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// As it was computed.
-    #[default]
-    F32,
-    /// Rounded to bfloat16, as a model in bfloat16 has it: half the memory.
-    Bf16,
-}
-
-impl Precision {
-    fn size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-        }
+/// Bytes of a number.
+fn size(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
     }
 }
 
@@ -49,7 +39,7 @@ enum Backing {
 impl Activations {
     /// Room for activations of at most `width` features of batches of the given sizes `[batch, len]`.
     pub fn in_memory(shapes: &[[usize; 2]], width: usize, precision: Precision) -> Self {
-        let bytes = tokens(shapes) * width * precision.size();
+        let bytes = tokens(shapes) * width * size(precision);
         Self::new(shapes, width, precision, Backing::Memory(vec![0; bytes]))
     }
 
@@ -58,7 +48,7 @@ impl Activations {
     /// # Errors
     /// The file cannot be made or is too large for its disk.
     pub fn in_file(path: &Path, shapes: &[[usize; 2]], width: usize, precision: Precision) -> Result<Self, ModelError> {
-        let bytes = tokens(shapes) * width * precision.size();
+        let bytes = tokens(shapes) * width * size(precision);
         let make = || -> std::io::Result<File> {
             let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
             file.set_len(bytes as u64)?;
@@ -97,7 +87,7 @@ impl Activations {
     }
 
     fn range(&self, index: usize) -> std::ops::Range<usize> {
-        let at = |token: usize| token * self.width * self.precision.size();
+        let at = |token: usize| token * self.width * size(self.precision);
         at(self.starts[index])..at(self.starts[index + 1])
     }
 

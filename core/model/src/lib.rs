@@ -1,19 +1,17 @@
 //! Checkpoints, tokenizers and the decoder.
 
 pub mod activations;
-mod bf16;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
 pub mod error;
 pub mod generate;
-mod pieces;
 pub mod site;
 pub mod source;
 pub mod statistics;
 pub mod tokenizer;
 
-pub use activations::{Activations, Precision};
+pub use activations::Activations;
 pub use checkpoint::{Checkpoint, regular_file};
 pub use config::ModelConfig;
 pub use decoder::{Block, Context, Decoder, Taps};
@@ -21,3 +19,4 @@ pub use error::ModelError;
 pub use site::{Site, SiteKind};
 pub use source::WeightSource;
 pub use tokenizer::{ChatTemplate, Message, Tokenizer};
+pub use workbench_matmul::Precision;

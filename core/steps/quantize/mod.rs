@@ -100,7 +100,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
             let kept = precision(hidden_states, &checkpoint);
             let room = room(job, scratch, kept, precision(compute_dtype, &checkpoint))?;
             let name = |precision: Precision| format!("{precision:?}").to_lowercase();
-            let (hidden_states, compute) = (name(room.precision), name(room.products));
+            let (hidden_states, compute) = (name(room.precision), name(room.compute_dtype));
             let observed = json!({ "order": order, "hidden_states": hidden_states, "compute_dtype": compute });
             facts.insert("observed".into(), observed);
             let walk = Walk { checkpoint: &checkpoint, sequences, order, reporter };

@@ -5,7 +5,7 @@ use std::fmt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::pieces::by_pieces;
+use workbench_matmul::by_pieces;
 
 /// How the elements of a stored tensor are encoded, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,7 +133,7 @@ pub(crate) fn narrow_into(values: &[f32], dtype: Dtype, bytes: &mut [u8]) {
 fn narrow_piece(values: &[f32], dtype: Dtype, bytes: &mut [u8]) {
     match dtype {
         Dtype::F16 => fill(bytes, values.iter().map(|v| f16::from_f32(*v).to_le_bytes())),
-        Dtype::BF16 => fill(bytes, values.iter().map(|v| crate::bf16::narrow(*v).to_le_bytes())),
+        Dtype::BF16 => fill(bytes, values.iter().map(|v| workbench_matmul::narrow(*v).to_le_bytes())),
         _ => fill(bytes, values.iter().map(|v| v.to_le_bytes())),
     }
 }

@@ -21,8 +21,8 @@ pub struct Block {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
-    /// Of the factors of matrix products.
-    products: Precision,
+    /// Of the operands of matrix products.
+    precision: Precision,
     rope: Arc<Rope>,
     /// Of queries and keys, after RoPE.
     head_rotation: Option<Hadamard>,
@@ -81,7 +81,7 @@ impl Block {
             heads: config.num_heads,
             kv_heads: config.num_kv_heads,
             head_dim: dim,
-            products: Precision::F32,
+            precision: Precision::F32,
             rope: rope.clone(),
             kv_quantizers: [None, None],
             head_rotation: rotation(config.online.heads)?,
@@ -125,11 +125,12 @@ impl Block {
         self.linear_mut(module)?.set_weight(weight)
     }
 
-    /// Multiplies in bfloat16 from here on: weights, also those that are set later, inputs of linears, and queries, keys,
-    /// probabilities and values are rounded, sums are f32. What lies between the products stays f32.
-    pub fn multiply_in_bf16(&mut self) -> Result<(), ModelError> {
-        self.products = Precision::Bf16;
-        self.linears().into_iter().try_for_each(Linear::round)
+    /// Packs the weights, also those that are set later, for products in a precision: inputs of linears, and queries, keys,
+    /// probabilities and values are rounded to it, sums are f32. What lies between the products stays f32. There is no backward pass
+    /// from here on.
+    pub fn pack(&mut self, precision: Precision) -> Result<(), ModelError> {
+        self.precision = precision;
+        self.linears().into_iter().try_for_each(|linear| linear.pack(precision))
     }
 
     /// Frees the weights that [`mix`](Self::mix) uses, for a caller through whom all tokens have passed.
@@ -275,8 +276,8 @@ impl Block {
             Some(cache) => cache.extend(&k, &v, context)?,
             None => (k, v),
         };
-        let (scale, products) = (1.0 / (self.head_dim as f32).sqrt(), self.products);
-        Ok(ops::attention(&q, &k, &v, Attention { context: context.clone(), scale, products })?.flatten_from(2)?)
+        let (scale, precision) = (1.0 / (self.head_dim as f32).sqrt(), self.precision);
+        Ok(ops::attention(&q, &k, &v, Attention { context: context.clone(), scale, precision })?.flatten_from(2)?)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{cell::OnceCell, sync::Arc};
 
 use candle_core::{Device, Tensor};
+use workbench_matmul as matmul;
 
 use super::kernels::cross_entropy::{TokenScore, scores};
 use super::ops::{self, View};
@@ -10,14 +11,14 @@ use super::parameters::{Loading, TensorSource};
 use super::quantizer::ActivationQuantizer;
 use super::taps::Taps;
 use crate::config::{EMBEDDINGS, LM_HEAD};
-use crate::{ModelConfig, ModelError, Site, WeightSource, bf16};
+use crate::{ModelConfig, ModelError, Precision, Site, WeightSource};
 
 /// How a linear holds its weight `[outputs, inputs]`.
 enum Weight {
     /// With a backward pass.
-    F32(Tensor),
-    /// Rounded, and so are the inputs of its products.
-    Bf16(bf16::Weight),
+    Tensor(Tensor),
+    /// For products in its precision.
+    Packed(matmul::Weight),
     /// Let go, because nothing will pass the linear any more.
     Gone([usize; 2]),
 }
@@ -25,37 +26,37 @@ enum Weight {
 /// What linears read, behind their quantizer.
 struct Input {
     x: Tensor,
-    rounded: OnceCell<bf16::Input>,
+    packed: OnceCell<matmul::Input>,
 }
 
 impl Input {
     fn new(x: Tensor) -> Self {
-        Self { x, rounded: OnceCell::new() }
+        Self { x, packed: OnceCell::new() }
     }
 
-    /// Rounded once, for all linears that multiply in bfloat16.
-    fn rounded(&self) -> Result<&bf16::Input, ModelError> {
-        if self.rounded.get().is_none() {
+    /// Packed once, for all linears of a block: they multiply in one precision.
+    fn packed(&self, precision: Precision) -> Result<&matmul::Input, ModelError> {
+        if self.packed.get().is_none() {
             // Nobody else fills it: a cell belongs to one thread.
-            let _ = self.rounded.set(ops::rounded(&self.x)?);
+            let _ = self.packed.set(ops::packed(&self.x, precision)?);
         }
-        self.rounded.get().ok_or_else(|| ModelError::Compute(candle_core::Error::Msg("an input got lost".into())))
+        self.packed.get().ok_or_else(|| ModelError::Compute(candle_core::Error::Msg("an input got lost".into())))
     }
 }
 
 impl Weight {
     fn shape(&self) -> &[usize] {
         match self {
-            Self::F32(weight) => weight.dims(),
-            Self::Bf16(weight) => weight.shape(),
+            Self::Tensor(weight) => weight.dims(),
+            Self::Packed(weight) => weight.shape(),
             Self::Gone(shape) => shape,
         }
     }
 
-    fn round(weight: &Tensor) -> Result<Self, ModelError> {
+    fn pack(weight: &Tensor, precision: Precision) -> Result<Self, ModelError> {
         let (outputs, inputs) = weight.dims2()?;
         let weight = weight.to_device(&Device::Cpu)?.contiguous()?;
-        Ok(Self::Bf16(bf16::Weight::new(View::new(&weight)?.values(), outputs, inputs)))
+        Ok(Self::Packed(matmul::Weight::new(View::new(&weight)?.values(), outputs, inputs, precision)))
     }
 }
 
@@ -77,7 +78,7 @@ impl Linear {
     ) -> Result<Self, ModelError> {
         let weight = source.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = if bias { Some(source.tensor(&format!("{name}.bias"), &[outputs])?) } else { None };
-        Ok(Self { name, weight: Weight::F32(weight), bias, quantizer: None })
+        Ok(Self { name, weight: Weight::Tensor(weight), bias, quantizer: None })
     }
 
     pub(super) fn set_quantizer(&mut self, quantizer: Option<Arc<dyn ActivationQuantizer>>) {
@@ -89,18 +90,18 @@ impl Linear {
             let message = format!("`{}` is of shape {:?}, not {:?}", self.name, self.weight.shape(), weight.shape());
             return Err(candle_core::Error::Msg(message).into());
         }
-        self.weight = match self.weight {
-            Weight::F32(_) => Weight::F32(weight),
-            Weight::Bf16(_) => Weight::round(&weight)?,
+        self.weight = match &self.weight {
+            Weight::Tensor(_) => Weight::Tensor(weight),
+            Weight::Packed(before) => Weight::pack(&weight, before.precision())?,
             Weight::Gone(_) => return Err(self.gone()),
         };
         Ok(())
     }
 
-    /// Multiplies in bfloat16 from here on: weight and inputs are rounded, sums are f32.
-    pub(super) fn round(&mut self) -> Result<(), ModelError> {
-        if let Weight::F32(weight) = &self.weight {
-            self.weight = Weight::round(weight)?;
+    /// Packs the weight for products in a precision. There is no backward pass from here on.
+    pub(super) fn pack(&mut self, precision: Precision) -> Result<(), ModelError> {
+        if let Weight::Tensor(weight) = &self.weight {
+            self.weight = Weight::pack(weight, precision)?;
         }
         Ok(())
     }
@@ -135,19 +136,21 @@ impl Linear {
     fn multiply(&self, input: &Input, onto: Option<&Tensor>) -> Result<Tensor, ModelError> {
         let bias = self.bias.as_ref();
         match &self.weight {
-            Weight::F32(weight) => {
+            Weight::Tensor(weight) => {
                 let y = ops::linear(&input.x, weight, bias)?;
                 match onto {
                     Some(onto) => Ok((onto + y)?),
                     None => Ok(y),
                 }
             }
-            Weight::Bf16(weight) => Ok(ops::linear_in_bf16((input.rounded()?, input.x.shape()), weight, bias, onto)?),
+            Weight::Packed(weight) => {
+                Ok(ops::linear_packed((input.packed(weight.precision())?, input.x.shape()), weight, bias, onto)?)
+            }
             Weight::Gone(_) => Err(self.gone()),
         }
     }
 
-    /// Runs linears that read the same input. Where they share a quantizer, it works once, and so does rounding to bfloat16.
+    /// Runs linears that read the same input. Where they share a quantizer, it works once, and so does packing.
     pub(super) fn forward_together<const N: usize>(linears: [&Self; N], x: &Tensor) -> Result<[Tensor; N], ModelError> {
         let mut inputs: Vec<(Option<&Arc<dyn ActivationQuantizer>>, Input)> = Vec::with_capacity(N);
         let mut outputs = Vec::with_capacity(N);
@@ -277,7 +280,7 @@ impl Head {
 
     fn with_weight(config: &ModelConfig, source: &dyn TensorSource, weight: Tensor) -> Result<Self, ModelError> {
         let norm = FinalNorm::new(config, source)?;
-        let linear = Linear { name: LM_HEAD.into(), weight: Weight::F32(weight), bias: None, quantizer: None };
+        let linear = Linear { name: LM_HEAD.into(), weight: Weight::Tensor(weight), bias: None, quantizer: None };
         Ok(Self { norm, linear })
     }
 
@@ -322,8 +325,8 @@ impl Head {
         let normed = self.linear.quantize(&self.norm.forward(hidden)?)?;
         let normed = normed.flatten_to(normed.rank().saturating_sub(2))?;
         match &self.linear.weight {
-            Weight::F32(weight) => Ok(ops::cross_entropy(&normed, weight, &targets.ids, &targets.weights, chunk)?),
-            _ => Err(candle_core::Error::Msg("a loss needs weights in f32".into()).into()),
+            Weight::Tensor(weight) => Ok(ops::cross_entropy(&normed, weight, &targets.ids, &targets.weights, chunk)?),
+            _ => Err(candle_core::Error::Msg("a loss needs weights with a backward pass".into()).into()),
         }
     }
 }

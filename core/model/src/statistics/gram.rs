@@ -1,13 +1,6 @@
 //! The Gram matrix of activations, of which one half is computed.
 
-use gemm::Parallelism;
-use rayon::prelude::*;
-
-use crate::{Precision, bf16};
-
-/// Rows of the result that one task computes. The block on the diagonal is computed whole, so that of `n` columns a share
-/// of `ROWS / n` is wasted; fewer rows make slower products.
-const ROWS: usize = 128;
+use workbench_matmul::{Precision, add_gram};
 
 /// Tokens that are gathered before they are multiplied: shorter products wait for the memory that holds the result.
 const TOKENS: usize = 512;
@@ -19,16 +12,16 @@ const TOKENS: usize = 512;
 #[derive(Clone, Debug)]
 pub(super) struct Gram {
     features: usize,
-    /// `[features, features]`; below the diagonal only the blocks that it crosses mean anything.
+    /// `[features, features]`; below the diagonal it means nothing.
     upper: Vec<f32>,
     waiting: Vec<f32>,
-    products: Precision,
+    precision: Precision,
 }
 
 impl Gram {
-    /// Nothing seen yet. With products of [`Precision::Bf16`] the tokens are rounded; sums are f32 in any case.
-    pub(super) fn new(features: usize, products: Precision) -> Self {
-        Self { features, upper: vec![0.0; features * features], waiting: Vec::new(), products }
+    /// Nothing seen yet. Tokens are multiplied in `precision`; sums are f32.
+    pub(super) fn new(features: usize, precision: Precision) -> Self {
+        Self { features, upper: vec![0.0; features * features], waiting: Vec::new(), precision }
     }
 
     /// Adds tokens, `[tokens, features]`.
@@ -51,10 +44,8 @@ impl Gram {
     }
 
     fn multiply(&mut self, tokens: &[f32]) {
-        match self.products {
-            Precision::F32 => add_product(&mut self.upper, tokens, self.features),
-            Precision::Bf16 if bf16::supported() => bf16::add_gram(&mut self.upper, tokens, self.features),
-            Precision::Bf16 => add_product(&mut self.upper, &bf16::rounded(tokens), self.features),
+        if !tokens.is_empty() {
+            add_gram(&mut self.upper, tokens, self.features, self.precision);
         }
     }
 
@@ -76,46 +67,6 @@ impl Gram {
         }
         gram
     }
-}
-
-/// Adds the blocks on and right of the diagonal of `XᵀX` for `x` `[tokens, n]`.
-fn add_product(upper: &mut [f32], x: &[f32], n: usize) {
-    let tokens = x.len() / n.max(1);
-    assert!(upper.len() == n * n && x.len() == tokens * n);
-    if tokens == 0 {
-        return;
-    }
-    upper.par_chunks_mut(ROWS * n).enumerate().for_each(|(block, rows)| {
-        let first = block * ROWS;
-        let (height, width) = (rows.len() / n, n - first);
-        // SAFETY: `rows` holds `height` rows of `n` elements and is borrowed mutably; from column `first` on each has `width`.
-        // `x` holds `tokens` rows of `n`, of which the columns `first..first + height` are the left operand, read down its
-        // columns, and `first..n` the right one.
-        #[allow(unsafe_code)]
-        unsafe {
-            gemm::gemm(
-                height,
-                width,
-                tokens,
-                rows.as_mut_ptr().add(first),
-                1,
-                n as isize,
-                true,
-                x.as_ptr().add(first),
-                n as isize,
-                1,
-                x.as_ptr().add(first),
-                1,
-                n as isize,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
-        }
-    });
 }
 
 #[cfg(test)]

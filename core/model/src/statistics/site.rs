@@ -10,8 +10,8 @@ pub struct Wants {
     pub channels: bool,
     /// The Gram matrix.
     pub gram: bool,
-    /// Of the factors whose products the Gram matrix sums.
-    pub products: Precision,
+    /// In which the Gram matrix multiplies.
+    pub precision: Precision,
 }
 
 /// What was seen at one site.
@@ -52,7 +52,13 @@ impl SiteStatistics {
             max: vec![f32::NEG_INFINITY; features],
             sum_abs: vec![0.0; features],
         });
-        Self { features, count: 0, channels, gram: wants.gram.then(|| Gram::new(features, wants.products)), full: None }
+        Self {
+            features,
+            count: 0,
+            channels,
+            gram: wants.gram.then(|| Gram::new(features, wants.precision)),
+            full: None,
+        }
     }
 
     /// Features of a token.
@@ -137,8 +143,8 @@ mod tests {
 
     #[test]
     fn a_value_that_is_not_finite_is_noticed() {
-        for (channels, products) in [(true, Precision::F32), (false, Precision::F32), (false, Precision::Bf16)] {
-            let wants = Wants { channels, gram: !channels, products };
+        for (channels, precision) in [(true, Precision::F32), (false, Precision::F32), (false, Precision::Bf16)] {
+            let wants = Wants { channels, gram: !channels, precision };
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut site = SiteStatistics::new(3, wants);
                 site.add(&[0.0, 1.0, bad]);

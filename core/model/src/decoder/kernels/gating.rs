@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::PARALLEL;
 use super::vector::{exp, vectorized};
-use crate::pieces::by_pieces;
+use workbench_matmul::by_pieces;
 
 vectorized! {
     fn forward_chunk(gate: &[f32], up: &[f32], out: &mut [f32]) {

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::PARALLEL;
 use super::vector::{sum, vectorized};
-use crate::pieces::by_pieces;
+use workbench_matmul::by_pieces;
 
 /// Rows per task. The partial sums of the weight's gradient are taken over these, hence fixed.
 const ROWS: usize = 256;

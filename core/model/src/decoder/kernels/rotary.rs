@@ -2,7 +2,7 @@
 
 use super::PARALLEL;
 use super::vector::vectorized;
-use crate::pieces::by_pieces;
+use workbench_matmul::by_pieces;
 
 /// Where the tokens of a batch stand: sequence `b`'s tokens are at `past[b]..past[b] + len`.
 #[derive(Clone, Copy)]

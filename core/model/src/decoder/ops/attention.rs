@@ -10,7 +10,7 @@ use crate::Precision;
 /// padding tokens are zero.
 pub(in super::super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, attention: Attention) -> Result<Tensor> {
     let tracked = [q, k, v].iter().any(|x| x.track_op());
-    if attention.products == Precision::Bf16 && (tracked || !on_cpu(q)) {
+    if attention.precision == Precision::Bf16 && (tracked || !on_cpu(q)) {
         bail!("attention in bfloat16 works on the CPU and has no backward pass")
     }
     if !on_cpu(q) {
@@ -25,8 +25,8 @@ pub(in super::super) struct Attention {
     pub(in super::super) context: Context,
     /// The factor of the scores, 1 / sqrt(dim).
     pub(in super::super) scale: f32,
-    /// Of the factors of the products. There is a backward pass in f32 only.
-    pub(in super::super) products: Precision,
+    /// Of the operands of its products. There is a backward pass in f32 only.
+    pub(in super::super) precision: Precision,
 }
 
 impl Attention {
@@ -63,7 +63,7 @@ impl CustomOp3 for Attention {
         vl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let problem = self.problem(ql.shape(), kl.shape(), vl.shape())?;
-        let made = forward(values(q, ql)?, values(k, kl)?, values(v, vl)?, problem, self.products);
+        let made = forward(values(q, ql)?, values(k, kl)?, values(v, vl)?, problem, self.precision);
         output(made, ql.shape().clone())
     }
 

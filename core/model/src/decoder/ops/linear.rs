@@ -2,7 +2,8 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shap
 
 use super::super::kernels::matmul;
 use super::{View, composed, gradient, matrix, on_cpu, output, values};
-use crate::bf16;
+use crate::Precision;
+use workbench_matmul as packed;
 
 /// `x[.., i] w[o, i]^T + b[o]`.
 pub(in super::super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -16,21 +17,21 @@ pub(in super::super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor
     }
 }
 
-/// What a linear reads, rounded to bfloat16.
-pub(in super::super) fn rounded(x: &Tensor) -> Result<bf16::Input> {
+/// What a linear reads, packed for products in a precision.
+pub(in super::super) fn packed(x: &Tensor, precision: Precision) -> Result<packed::Input> {
     if x.track_op() {
-        bail!("a product in bfloat16 has no backward pass")
+        bail!("a product of packed operands has no backward pass")
     }
     let x = x.contiguous()?;
     let (rows, inputs) = matrix(x.shape())?;
-    Ok(bf16::Input::new(View::new(&x)?.values(), rows, inputs))
+    Ok(packed::Input::new(View::new(&x)?.values(), rows, inputs, precision))
 }
 
-/// `onto + x[.., i] w[o, i]^T + b[o]` with factors in bfloat16, for `x` of the shape `[.., i]` that it had. There is no backward
+/// `onto + x[.., i] w[o, i]^T + b[o]` of packed operands, for `x` of the shape `[.., i]` that it had. There is no backward
 /// pass.
-pub(in super::super) fn linear_in_bf16(
-    (x, shape): (&bf16::Input, &Shape),
-    weight: &bf16::Weight,
+pub(in super::super) fn linear_packed(
+    (x, shape): (&packed::Input, &Shape),
+    weight: &packed::Weight,
     bias: Option<&Tensor>,
     onto: Option<&Tensor>,
 ) -> Result<Tensor> {

@@ -23,7 +23,7 @@ pub(super) use cross_entropy::cross_entropy;
 pub(super) use embedding::embedding;
 pub(super) use gating::silu_times;
 pub(super) use hadamard::hadamard;
-pub(super) use linear::{linear, linear_in_bf16, rounded};
+pub(super) use linear::{linear, linear_packed, packed};
 pub(super) use norm::rms_norm;
 pub(super) use rotary::rotate;
 

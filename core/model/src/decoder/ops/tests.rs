@@ -123,7 +123,7 @@ fn attention_equals_its_composed_twin() {
         let what = Attention {
             context: Context::continued(&past, len, Some(&lens)),
             scale: 0.4,
-            products: crate::Precision::F32,
+            precision: crate::Precision::F32,
         };
         compare(&[&q, &k, &v], || attention(&q, &k, &v, what.clone()), || composed::attention(&q, &k, &v, &what));
     }

@@ -3,7 +3,7 @@
 //! Queries are taken in chunks. A chunk needs the keys up to its last position only, so the products skip most of the
 //! masked half, and its scores stay in the cache of one core. The backward pass computes the scores again.
 
-mod rounded;
+mod packed;
 
 use std::cell::RefCell;
 
@@ -13,8 +13,7 @@ use rayon::prelude::*;
 use super::matmul::{Operand, product};
 use super::vector::{exp, max, sum, vectorized};
 use super::{PARALLEL, Shared};
-use crate::pieces::by_pieces;
-use crate::{Precision, bf16};
+use workbench_matmul::{Precision, by_pieces};
 
 /// Queries per chunk.
 const QUERIES: usize = 64;
@@ -141,23 +140,16 @@ trait Products: Sync {
     fn mix(&self, kv_head: (usize, usize), chunk: &Chunk, probabilities: &[f32], mixed: &mut [f32]);
 }
 
-/// softmax(scale q k^T) v, of the shape of `q`. In bfloat16 the factors of both products are rounded, the probabilities too.
+/// softmax(scale q k^T) v, of the shape of `q`. In bfloat16 the operands of both products are rounded, the probabilities too.
 ///
 /// The query heads that share a kv head are taken together: a product then brings the keys into its own order once for all of
 /// them, which costs as much as the product itself where only a few rows use them.
-pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], problem: Problem<'_>, products: Precision) -> Vec<f32> {
+pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], problem: Problem<'_>, precision: Precision) -> Vec<f32> {
     problem.check(q, k, v);
-    match products {
+    match precision {
         Precision::F32 => each_chunk(q, problem, &Exact { k, v, problem }),
-        Precision::Bf16 if bf16::supported() => each_chunk(q, problem, &rounded::Packed::new(k, v, problem)),
-        Precision::Bf16 => anywhere(q, k, v, problem),
+        Precision::Bf16 => each_chunk(q, problem, &packed::Packed::new(k, v, problem)),
     }
-}
-
-/// Attention of rounded factors on any CPU.
-fn anywhere(q: &[f32], k: &[f32], v: &[f32], problem: Problem<'_>) -> Vec<f32> {
-    let [q, k, v] = [q, k, v].map(bf16::rounded);
-    each_chunk(&q, problem, &rounded::Anywhere(Exact { k: &k, v: &v, problem }))
 }
 
 fn each_chunk(q: &[f32], problem: Problem<'_>, products: &impl Products) -> Vec<f32> {

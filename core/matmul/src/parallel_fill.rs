@@ -7,7 +7,7 @@ use rayon::prelude::*;
 /// A vector of `len` elements that `fill` makes out of zeros, piece by piece (the last may be shorter) and in parallel.
 ///
 /// `vec![0; len]` has one thread write all the zeros, and take all the page faults of fresh memory, before others can begin.
-pub(crate) fn by_pieces<T: Copy + Default + Send + Sync>(
+pub fn by_pieces<T: Copy + Default + Send + Sync>(
     len: usize,
     piece: usize,
     fill: impl Fn(usize, &mut [T]) + Sync,
@@ -20,7 +20,7 @@ pub(crate) fn by_pieces<T: Copy + Default + Send + Sync>(
 }
 
 /// The same out of a copy of `from`.
-pub(crate) fn copied_by_pieces<T: Copy + Send + Sync>(
+pub fn copied_by_pieces<T: Copy + Send + Sync>(
     from: &[T],
     piece: usize,
     fill: impl Fn(usize, &mut [T]) + Sync,
