@@ -1,10 +1,14 @@
 //! `workbench doctor`
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 use rustix::fs::statvfs;
 use serde_json::{Value, json};
+use workbench_model::{
+    Precision,
+    matmul::{Kernel, check_override, rate},
+};
 
 use super::{Global, gc, plugins, style};
 use crate::{
@@ -12,6 +16,31 @@ use crate::{
     error::{Error, ErrorKind, Result},
     exec::{available_memory, cpu_model, total_memory},
 };
+
+/// How long each kernel of matrix products is timed.
+const PATIENCE: Duration = Duration::from_millis(150);
+
+/// How much faster another kernel has to be before the choice is called wrong: machines are noisy.
+const MUCH_FASTER: f64 = 1.25;
+
+/// The kernels of matrix products with their rates, and whether those that were asked for can be had. That another one is faster is said,
+/// but is no defect: a busy machine tells little.
+fn products() -> (bool, String) {
+    let overridden = check_override().err().map(|e| e.to_string());
+    let (good, mut parts) = (overridden.is_none(), Vec::from_iter(overridden));
+    for (precision, name) in [(Precision::F32, "f32"), (Precision::Bf16, "bfloat16")] {
+        let used = Kernel::of(precision);
+        let others = Kernel::ALL.into_iter().filter(|kernel| kernel.available() && kernel.multiplies(precision));
+        let rates: Vec<(Kernel, f64)> =
+            others.map(|kernel| (kernel, rate(kernel, precision, PATIENCE) / 1e9)).collect();
+        let best = rates.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+        let right = rates.iter().any(|(kernel, rate)| *kernel == used && rate * MUCH_FASTER >= best);
+        let shown: Vec<String> = rates.iter().map(|(kernel, rate)| format!("{kernel} {rate:.0}")).collect();
+        let verdict = if right { "" } else { ", which is not the fastest here" };
+        parts.push(format!("{name} by {used}{verdict} (GFLOP/s: {})", shown.join(", ")));
+    }
+    (good, parts.join("; "))
+}
 
 /// Check this machine, the results folder with all that is stored in it, and the plugins
 #[derive(Args, Debug)]
@@ -44,8 +73,10 @@ pub(super) fn main(arguments: &DoctorArguments, global: &Global) -> Result<ExitC
             crate::store::Store::VERSION
         ),
     );
+    let (good, rates) = products();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     add("processor", true, format!("{}, {cores} cores", cpu_model()));
+    add("products", good, rates);
     add("memory", true, format!("{} of {} available", show_bytes(available_memory()), show_bytes(total_memory())));
     add("project", true, project.root.display().to_string());
     match store.check_writable() {

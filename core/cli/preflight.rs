@@ -2,6 +2,7 @@
 //! beginning.
 
 use rustix::fs::statvfs;
+use workbench_model::matmul;
 
 use crate::{
     config::show_bytes,
@@ -35,6 +36,7 @@ pub(super) fn check(graph: &Graph, plan: &Plan, store: &Store, options: &Options
     if plan.pending() == 0 {
         return Ok(warnings);
     }
+    matmul::check_override().map_err(|e| Error::refused(e.to_string()))?;
     store.check_writable()?;
     let needs = needs(graph, plan);
     if let Ok(disk) = statvfs(store.root()) {

@@ -5,7 +5,8 @@ use std::path::Path;
 use candle_core::Device;
 use serde_json::{Value, json};
 use workbench_model::{
-    Checkpoint, Decoder, ModelConfig, ModelError, WeightSource,
+    Checkpoint, Decoder, ModelConfig, ModelError, Precision, WeightSource,
+    matmul::Kernel,
     tokenizer::{ChatTemplate, Tokenizer},
 };
 
@@ -38,6 +39,7 @@ impl Loaded {
             "quantized_ends": checkpoint.quantized_ends(),
             "bytes_on_disk": checkpoint.bytes_on_disk(),
             "compute_dtype": "f32",
+            "kernel": Kernel::of(Precision::F32).name(),
             "engine": if quantized { "fake-quantized" } else { "exact" },
         });
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 use workbench_model::{
-    Block, ModelError, WeightSource,
+    Block, ModelError, Precision, WeightSource,
     config::{EMBEDDINGS, LM_HEAD},
     decoder::{Context, Embedding, Head},
 };
@@ -143,6 +143,8 @@ impl Loaded {
         let mut block = Block::load(self.config(), self.checkpoint(), index, &Device::Cpu)?;
         self.checkpoint().drop_block_pages(index);
         self.quantizers().put_on_block(index, &mut block)?;
+        // All batches of a group pass it.
+        block.pack(Precision::F32)?;
         Ok(block)
     }
 

@@ -28,6 +28,7 @@ mod operand;
 mod panels;
 mod parallel_fill;
 mod product;
+mod rate;
 mod simd;
 
 pub use cpu::{Kernel, OVERRIDE, OverrideError, check_override};
@@ -36,6 +37,7 @@ pub use operand::{Input, Weight, add_gram};
 pub use panels::Layout;
 pub use parallel_fill::{by_pieces, copied_by_pieces};
 pub use product::{Left, Right, product};
+pub use rate::rate;
 
 /// The precision in which numbers are kept or multiplied. Sums of products are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -19,4 +19,4 @@ pub use error::ModelError;
 pub use site::{Site, SiteKind};
 pub use source::WeightSource;
 pub use tokenizer::{ChatTemplate, Message, Tokenizer};
-pub use workbench_matmul::Precision;
+pub use workbench_matmul::{self as matmul, Precision};

@@ -16,6 +16,7 @@ use workbench_model::{
     checkpoint::Dtype,
     config::{EMBEDDINGS, LinearInfo},
     decoder::keep_pages,
+    matmul::Kernel,
 };
 use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, StorageDtype};
 
@@ -101,7 +102,9 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
             let room = room(job, scratch, kept, precision(compute_dtype, &checkpoint))?;
             let name = |precision: Precision| format!("{precision:?}").to_lowercase();
             let (hidden_states, compute) = (name(room.precision), name(room.compute_dtype));
-            let observed = json!({ "order": order, "hidden_states": hidden_states, "compute_dtype": compute });
+            let kernel = Kernel::of(room.compute_dtype).name();
+            let observed =
+                json!({ "order": order, "hidden_states": hidden_states, "compute_dtype": compute, "kernel": kernel });
             facts.insert("observed".into(), observed);
             let walk = Walk { checkpoint: &checkpoint, sequences, order, reporter };
             walk.run(room, made, &mut resume)?
