@@ -164,9 +164,7 @@ impl Pass {
     /// # Errors
     /// A malformed checkpoint.
     pub fn block(&self, config: &ModelConfig, source: &dyn WeightSource, index: usize) -> Result<Block> {
-        let mut block = Block::load(config, source, index, &Device::Cpu)?;
-        block.pack(self.room.compute_dtype)?;
-        Ok(block)
+        Ok(Block::load_packed(config, source, index, self.room.compute_dtype)?)
     }
 
     /// Loads a block of a checkpoint, whose pages are not needed while all tokens pass.

@@ -140,17 +140,15 @@ impl Loaded {
     }
 
     fn block(&self, index: usize) -> Result<Block, ModelError> {
-        let mut block = Block::load(self.config(), self.checkpoint(), index, &Device::Cpu)?;
+        let mut block = Block::load_packed(self.config(), self.checkpoint(), index, Precision::F32)?;
         self.checkpoint().drop_block_pages(index);
         self.quantizers().put_on_block(index, &mut block)?;
-        // All batches of a group pass it.
-        block.pack(Precision::F32)?;
         Ok(block)
     }
 
     /// The final norm and `lm_head`, which take the hidden states of [`walk`](Self::walk).
     pub(super) fn head(&self) -> Result<Head> {
-        let mut head = Head::load(self.config(), self.checkpoint(), &Device::Cpu)?;
+        let mut head = Head::load_packed(self.config(), self.checkpoint(), Precision::F32)?;
         self.checkpoint().drop_pages([self.config().weight_of(LM_HEAD).as_str()]);
         self.quantizers().put_on_head(&mut head);
         Ok(head)

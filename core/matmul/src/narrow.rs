@@ -43,16 +43,16 @@ impl Element for f32 {
     }
 }
 
-/// Bits of bfloat16.
-impl Element for u16 {
+/// The bytes of bfloat16 as files have them, the lower one first.
+impl Element for [u8; 2] {
     #[inline(always)]
     fn wide(self) -> f32 {
-        widen(self)
+        widen(u16::from_le_bytes(self))
     }
 
     #[inline(always)]
     fn narrow(self) -> u16 {
-        self
+        u16::from_le_bytes(self)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::Precision;
 use crate::cpu::Kernel;
 use crate::kernel::{Amx, Dot, Fma256, Fma512, LEFT, Loops, MicroKernel, RIGHT, Tile, multiply};
 use crate::narrow::Element;
-use crate::panels::{By, Layout, Packing, Panels, Sum};
+use crate::panels::{By, Layout, Packing, Panels, Sum, pairs};
 
 /// Units of the right operand that are multiplied before a part of the result goes back to memory: as much of two panels as the nearer
 /// caches hold. It decides the order of sums, so it is the same on every CPU.
@@ -46,11 +46,13 @@ impl Left {
     pub(crate) fn pack<E: Element>(from: Packing<'_, E>, precision: Precision, kernel: Kernel) -> Self {
         // Kernels run instructions that other CPUs do not have.
         assert!(kernel.available() && kernel.multiplies(precision));
+        // A right operand of values has no more of them than there are, one of pairs is filled up.
+        let filled = 2 * pairs(from.length());
         let panels = match (precision, kernel) {
             (Precision::Bf16, Kernel::Amx) => LeftPanels::Tiles(Panels::tiles(from)),
             (Precision::Bf16, Kernel::Avx512Bf16) => LeftPanels::Pairs(Panels::pairs::<E, LEFT>(from)),
-            (Precision::Bf16, _) => LeftPanels::Values(Panels::rounded::<E, LEFT>(from)),
-            (Precision::F32, _) => LeftPanels::Values(Panels::values::<E, LEFT>(from, from.length())),
+            (Precision::Bf16, _) => LeftPanels::Values(Panels::rounded::<E, LEFT>(from, filled)),
+            (Precision::F32, _) => LeftPanels::Values(Panels::values::<E, LEFT>(from, filled)),
         };
         Self { panels, kernel, rows: from.rows(), length: from.length() }
     }
@@ -74,6 +76,11 @@ impl Right {
             Precision::F32 => RightPanels::Values(Panels::values::<E, RIGHT>(from, from.length())),
         };
         Self { panels, rows: from.rows(), length: from.length() }
+    }
+
+    /// Packs numbers that are stored in bfloat16, which both precisions multiply as they are.
+    pub(crate) fn pack_stored(from: Packing<'_, [u8; 2]>) -> Self {
+        Self::pack(from, Precision::Bf16)
     }
 
     /// Packs the rows of `x` on this thread alone.
@@ -150,7 +157,6 @@ pub(crate) struct Whole {
 
 impl Whole {
     fn multiply<M: MicroKernel>(self, out: &mut [f32], left: &Panels<M::Left>, right: &Panels<M::Right>) {
-        assert!(left.units() <= right.units() * M::LEFT_UNITS);
         let rows = out.len() / self.columns.max(1);
         let threads = if self.by == By::ThisThread { 1 } else { rayon::current_num_threads() };
         match self.part {
@@ -220,7 +226,7 @@ impl Whole {
         first_panel: usize,
     ) {
         let (columns, rows) = (self.columns, out.len() / self.columns.max(1));
-        let length = left.units() / M::LEFT_UNITS;
+        let length = right.units().min(left.units() / M::LEFT_UNITS);
         for start in (0..length).step_by(UNITS) {
             let units = start..length.min(start + UNITS);
             let add = self.onto == Onto::Values || start > 0;

@@ -100,8 +100,7 @@ fn calibration(config: &ModelConfig, parameters: &Parameters) {
     let hidden = Tensor::from_vec(values(1024), (1, tokens, 1024), &Device::Cpu).unwrap();
     let context = Context::full(1, tokens, None);
     for precision in [Precision::F32, Precision::Bf16] {
-        let mut block = Block::over(config, parameters, 0).unwrap();
-        block.pack(precision).unwrap();
+        let block = Block::load_packed(config, parameters, 0, precision).unwrap();
         let seconds = fastest(|| drop(block.forward(&hidden, &context, &mut ()).unwrap()));
         println!("1x{tokens} packed forward {precision:?}: {}", share(operations(config, 1, tokens), seconds));
     }

@@ -16,6 +16,12 @@ pub trait WeightSource {
         pick(name, &self.values(name)?, columns, rows)
     }
 
+    /// The numbers of a tensor that is stored in bfloat16, in row-major order and as they are; `None` for any other. A linear multiplies
+    /// them without widening them first.
+    fn stored_bf16(&self, _name: &str) -> Result<Option<&[[u8; 2]]>, ModelError> {
+        Ok(None)
+    }
+
     /// Whether [`rows`](Self::rows) reads those rows alone, and not the whole matrix.
     fn has_rows(&self, _name: &str) -> bool {
         false

@@ -52,6 +52,27 @@ fn a_linear_is_the_sum_of_its_products() {
     }
 }
 
+/// A stored weight is multiplied with inputs as they are in f32, and with rounded ones in bfloat16.
+#[test]
+fn a_stored_weight_is_multiplied_as_it_is() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (13, 33, 45), (40, 1_100, 70)] {
+        let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
+        let bytes: Vec<[u8; 2]> = w.iter().map(|value| crate::narrow(*value).to_le_bytes()).collect();
+        let w64 = operand(&w, Precision::Bf16);
+        for precision in BOTH {
+            let (weight, x64) = (Weight::stored(&bytes, outputs, inputs, precision), operand(&x, precision));
+            for kernel in kernels(precision) {
+                let input = Input::with_kernel(&x, rows, inputs, precision, kernel);
+                for (index, found) in weight.product(&input, None).into_iter().enumerate() {
+                    let (row, output) = (index / outputs, index % outputs);
+                    let pairs = x64[row * inputs..][..inputs].iter().zip(&w64[output * inputs..][..inputs]);
+                    check(found, pairs.map(|(a, b)| a * b), inputs, kernel.name());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn the_gram_matrix_is_the_sum_of_its_products() {
     let shapes = [(1, 1), (7, 5), (64, 96), (121, 131), (1300, 70)];

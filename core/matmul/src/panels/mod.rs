@@ -125,9 +125,9 @@ impl Panels<f32> {
         Self::converted::<E, R>(from, units, E::wide)
     }
 
-    /// Values rounded to bfloat16, as many as fill pairs.
-    pub(crate) fn rounded<E: Element, const R: usize>(from: Packing<'_, E>) -> Self {
-        Self::converted::<E, R>(from, 2 * pairs(from.length()), |value| widen(value.narrow()))
+    /// Values rounded to bfloat16, `units` of them.
+    pub(crate) fn rounded<E: Element, const R: usize>(from: Packing<'_, E>, units: usize) -> Self {
+        Self::converted::<E, R>(from, units, |value| widen(value.narrow()))
     }
 
     fn converted<E: Element, const R: usize>(

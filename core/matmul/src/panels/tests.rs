@@ -28,7 +28,7 @@ fn every_packing(check: impl Fn(Packing<'_, f32>)) {
 fn every_value_is_at_its_place() {
     every_packing(|from| {
         let plain = Panels::values::<f32, 12>(from, from.length() + 2);
-        let rounded = Panels::rounded::<f32, 12>(from);
+        let rounded = Panels::rounded::<f32, 12>(from, 2 * pairs(from.length()));
         let pairs = Panels::pairs::<f32, 12>(from);
         for row in 0..from.rows().next_multiple_of(12) {
             let (panel, index) = (row / 12, row % 12);
@@ -64,12 +64,12 @@ fn tiles_hold_rows_of_pairs() {
 #[test]
 fn stored_bits_are_packed_as_their_values() {
     let x = matrix(33, 47);
-    let bits: Vec<u16> = x.iter().map(|value| narrow(*value)).collect();
+    let bits: Vec<[u8; 2]> = x.iter().map(|value| narrow(*value).to_le_bytes()).collect();
     let layout = Layout { rows: 33, columns: 47, stride: 50 };
     for sum in [Sum::AlongRows, Sum::DownColumns] {
         let by = By::ThisThread;
         let (values, stored) = (Packing { x: &x, layout, sum, by }, Packing { x: &bits, layout, sum, by });
-        assert_eq!(Panels::pairs::<f32, 32>(values).values, Panels::pairs::<u16, 32>(stored).values);
-        assert_eq!(Panels::rounded::<f32, 32>(values).values, Panels::values::<u16, 32>(stored, 64).values);
+        assert_eq!(Panels::pairs::<f32, 32>(values).values, Panels::pairs::<[u8; 2], 32>(stored).values);
+        assert_eq!(Panels::rounded::<f32, 32>(values, 64).values, Panels::values::<[u8; 2], 32>(stored, 64).values);
     }
 }

@@ -343,6 +343,16 @@ impl WeightSource for Checkpoint {
         self.stored(name)?.rows(name, rows)
     }
 
+    fn stored_bf16(&self, name: &str) -> Result<Option<&[[u8; 2]]>, ModelError> {
+        if self.dtype(name) != Some(Dtype::BF16) || !self.has_rows(name) {
+            return Ok(None);
+        }
+        match self.raw(name)?.bytes {
+            Cow::Borrowed(bytes) => Ok(Some(bytes.as_chunks().0)),
+            Cow::Owned(_) => Ok(None),
+        }
+    }
+
     /// Where a tensor is stored as it is, and not in blocks or codes.
     fn has_rows(&self, name: &str) -> bool {
         matches!(self.tensors.get(name), Some(Stored::Dense(_)))

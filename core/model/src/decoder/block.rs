@@ -9,7 +9,7 @@ use super::Context;
 use super::cache::LayerCache;
 use super::layers::{Linear, Norm};
 use super::ops::{self, Attention};
-use super::parameters::{Loading, TensorSource};
+use super::parameters::{Loading, PackedLoading, TensorSource};
 use super::quantizer::ActivationQuantizer;
 use super::rope::Rope;
 use super::taps::Taps;
@@ -52,6 +52,18 @@ impl Block {
         device: &Device,
     ) -> Result<Self, ModelError> {
         Self::new(config, &Loading { source, device }, index, &Arc::new(Rope::new(config)))
+    }
+
+    /// Loads block `index` for products in a precision: inputs of linears, and queries, keys, probabilities and values are rounded
+    /// to it, sums are f32. What lies between the products stays f32. There is no backward pass.
+    pub fn load_packed(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        index: usize,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
+        let block = Self::new(config, &PackedLoading { source, precision }, index, &Arc::new(Rope::new(config)))?;
+        Ok(Self { precision, ..block })
     }
 
     /// Builds block `index` over tensors, for example the variables of a model in training.
@@ -123,14 +135,6 @@ impl Block {
     /// Replaces the weight of a linear.
     pub fn set_weight(&mut self, module: &str, weight: Tensor) -> Result<(), ModelError> {
         self.linear_mut(module)?.set_weight(weight)
-    }
-
-    /// Packs the weights, also those that are set later, for products in a precision: inputs of linears, and queries, keys,
-    /// probabilities and values are rounded to it, sums are f32. What lies between the products stays f32. There is no backward pass
-    /// from here on.
-    pub fn pack(&mut self, precision: Precision) -> Result<(), ModelError> {
-        self.precision = precision;
-        self.linears().into_iter().try_for_each(|linear| linear.pack(precision))
     }
 
     /// Frees the weights that [`mix`](Self::mix) uses, for a caller through whom all tokens have passed.

@@ -7,7 +7,7 @@ use workbench_matmul as matmul;
 
 use super::kernels::cross_entropy::{TokenScore, scores};
 use super::ops::{self, View};
-use super::parameters::{Loading, TensorSource};
+use super::parameters::{Loading, PackedLoading, TensorSource};
 use super::quantizer::ActivationQuantizer;
 use super::taps::Taps;
 use crate::config::{EMBEDDINGS, LM_HEAD};
@@ -53,6 +53,14 @@ impl Weight {
         }
     }
 
+    /// The weight of a name, packed if the source has it so.
+    fn take(name: &str, shape: [usize; 2], source: &dyn TensorSource) -> Result<Self, ModelError> {
+        match source.packed(name, shape)? {
+            Some(weight) => Ok(Self::Packed(weight)),
+            None => source.tensor(name, &shape).map(Self::Tensor),
+        }
+    }
+
     fn pack(weight: &Tensor, precision: Precision) -> Result<Self, ModelError> {
         let (outputs, inputs) = weight.dims2()?;
         let weight = weight.to_device(&Device::Cpu)?.contiguous()?;
@@ -76,9 +84,9 @@ impl Linear {
         bias: bool,
         source: &dyn TensorSource,
     ) -> Result<Self, ModelError> {
-        let weight = source.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
+        let weight = Weight::take(&format!("{name}.weight"), [outputs, inputs], source)?;
         let bias = if bias { Some(source.tensor(&format!("{name}.bias"), &[outputs])?) } else { None };
-        Ok(Self { name, weight: Weight::Tensor(weight), bias, quantizer: None })
+        Ok(Self { name, weight, bias, quantizer: None })
     }
 
     pub(super) fn set_quantizer(&mut self, quantizer: Option<Arc<dyn ActivationQuantizer>>) {
@@ -95,14 +103,6 @@ impl Linear {
             Weight::Packed(before) => Weight::pack(&weight, before.precision())?,
             Weight::Gone(_) => return Err(self.gone()),
         };
-        Ok(())
-    }
-
-    /// Packs the weight for products in a precision. There is no backward pass from here on.
-    pub(super) fn pack(&mut self, precision: Precision) -> Result<(), ModelError> {
-        if let Weight::Tensor(weight) = &self.weight {
-            self.weight = Weight::pack(weight, precision)?;
-        }
         Ok(())
     }
 
@@ -261,8 +261,17 @@ impl Head {
         Self::new(config, &Loading { source, device })
     }
 
+    /// The same for products in a precision: there is no backward pass.
+    pub fn load_packed(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
+        Self::new(config, &PackedLoading { source, precision })
+    }
+
     pub(super) fn new(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
-        let weight = source.tensor(&config.weight_of(LM_HEAD), &[config.vocab_size, config.hidden_size])?;
+        let weight = Weight::take(&config.weight_of(LM_HEAD), [config.vocab_size, config.hidden_size], source)?;
         Self::with_weight(config, source, weight)
     }
 
@@ -273,14 +282,14 @@ impl Head {
         source: &dyn TensorSource,
     ) -> Result<Self, ModelError> {
         match config.weight_of(LM_HEAD) == config.weight_of(EMBEDDINGS) {
-            true => Self::with_weight(config, source, embedding.weight.clone()),
+            true => Self::with_weight(config, source, Weight::Tensor(embedding.weight.clone())),
             false => Self::new(config, source),
         }
     }
 
-    fn with_weight(config: &ModelConfig, source: &dyn TensorSource, weight: Tensor) -> Result<Self, ModelError> {
+    fn with_weight(config: &ModelConfig, source: &dyn TensorSource, weight: Weight) -> Result<Self, ModelError> {
         let norm = FinalNorm::new(config, source)?;
-        let linear = Linear { name: LM_HEAD.into(), weight: Weight::Tensor(weight), bias: None, quantizer: None };
+        let linear = Linear { name: LM_HEAD.into(), weight, bias: None, quantizer: None };
         Ok(Self { norm, linear })
     }
 

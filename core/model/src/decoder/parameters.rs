@@ -9,12 +9,17 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::ops::View;
-use crate::{ModelConfig, ModelError, WeightSource};
+use crate::{ModelConfig, ModelError, Precision, WeightSource, matmul};
 
 /// Tensors by name.
 pub trait TensorSource {
     /// The tensor of that name; an error unless it exists and has that shape.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError>;
+
+    /// The weight `[outputs, inputs]` of a linear in the form that products read, from a source that has them so.
+    fn packed(&self, _name: &str, _shape: [usize; 2]) -> Result<Option<matmul::Weight>, ModelError> {
+        Ok(None)
+    }
 }
 
 /// Makes tensors on a device out of weights.
@@ -32,6 +37,29 @@ impl TensorSource for Loading<'_> {
             return Err(misshapen(name, &found, shape));
         }
         Ok(Tensor::from_vec(values, shape, self.device)?)
+    }
+}
+
+/// The same on the CPU, with the weights of linears packed for products in a precision: there is no backward pass.
+pub(super) struct PackedLoading<'a> {
+    pub(super) source: &'a dyn WeightSource,
+    pub(super) precision: Precision,
+}
+
+impl TensorSource for PackedLoading<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        Loading { source: self.source, device: &Device::Cpu }.tensor(name, shape)
+    }
+
+    fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Option<matmul::Weight>, ModelError> {
+        let ([outputs, inputs], found) = (shape, self.source.shape(name));
+        let weight = match self.source.stored_bf16(name)? {
+            Some(stored) if found.is_some_and(|found| found == shape) && stored.len() == outputs * inputs => {
+                matmul::Weight::stored(stored, outputs, inputs, self.precision)
+            }
+            _ => matmul::Weight::new(View::new(&self.tensor(name, &shape)?)?.values(), outputs, inputs, self.precision),
+        };
+        Ok(Some(weight))
     }
 }
 
