@@ -13,10 +13,10 @@ mod memory;
 mod numbers;
 mod perplexity;
 mod quantizers;
-#[cfg(test)]
-mod reference;
 mod style;
 pub mod task;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod windows;
 

@@ -4,7 +4,12 @@
 //! `loglikelihood`, and the mean over the same windows of `AutoModelForCausalLM(…)(ids).logits` of transformers 5.17 in float32,
 //! on the folders that [`variant`] makes.
 
-use std::{fs, path::PathBuf};
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 
@@ -44,7 +49,7 @@ struct Variant {
 
 const PLAIN: Variant = Variant { prefix: &[1], suffix: &[], bos_token: Some("<s>"), config_bos: Some(1) };
 
-fn variant(from: &PathBuf, made: &Variant) -> (tempfile::TempDir, Loaded) {
+fn variant(from: &Path, made: &Variant) -> (tempfile::TempDir, Loaded) {
     let folder = tempfile::tempdir().unwrap();
     let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(from.join(name)).unwrap()).unwrap() };
     let write = |name: &str, value: &Value| fs::write(folder.path().join(name), value.to_string()).unwrap();
