@@ -264,7 +264,7 @@ mod tests {
             r#"{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "two "}, {"type": "text", "text": "parts"}]}, {"role": "assistant", "content": "yes", "tool_calls": null}"#,
             r#"{"from": "system", "value": "s"}, {"from": "human", "value": "two parts"}, {"from": "gpt", "value": "yes"}"#,
         ] {
-            assert_eq!(turns(given).unwrap(), [wanted.clone()]);
+            assert_eq!(turns(given).unwrap(), std::slice::from_ref(&wanted));
         }
         for (given, part) in [
             (r#"{"from": "observation", "value": "s"}"#, "`from` may be human"),

@@ -3,7 +3,7 @@
 //! Only this module spawns. It prints nothing: whatever happens becomes an [`Event`], and the terminal, `--json` and
 //! `events.jsonl` render those. A node's process tells its driver what it does through [`NodeEvent`]s, over a pipe that it
 //! sets aside before it loads a plugin; what is printed there is log. It ends when its standard input closes, so no process
-//! outlives its driver ([`process`](crate::process)).
+//! outlives its driver (`core/process`).
 
 mod driver;
 mod event;

@@ -176,8 +176,10 @@ fn an_interrupted_quantization_continues_to_the_same_bytes() {
 fn blocks(project: &Project) -> Option<u64> {
     let scratch = project.path().join("results/store/v1/scratch");
     fs::read_dir(scratch).ok()?.flatten().find_map(|entry| {
-        let state = fs::read(entry.path().join("work/quantize.json")).ok()?;
-        serde_json::from_slice::<Value>(&state).ok()?["blocks"].as_u64()
+        let state = fs::read_to_string(entry.path().join("work/quantize.json")).ok()?;
+        // Behind the digest in its first line.
+        let (_, state) = state.split_once('\n')?;
+        serde_json::from_str::<Value>(state).ok()?["blocks"].as_u64()
     })
 }
 

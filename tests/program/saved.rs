@@ -123,7 +123,7 @@ fn two_models_share_no_folder() {
     for (other, because) in [
         ("out/inner", "lies within or around"),
         (".", "no saved model"),
-        ("./out", "within or around"),
+        ("./out", "two models are saved as"),
         ("linked/out", "within or around"),
     ] {
         let project = project(&format!(

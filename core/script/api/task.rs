@@ -183,8 +183,8 @@ fn params(model: &ModelHandle, task: &TaskHandle) -> Result<Evaluate> {
 fn evaluation_node(model: &ModelHandle, task: &TaskHandle, origin: &Origin) -> Result<Node> {
     let params = params(model, task)?;
     if let Evaluate::RunningText(options) = &params {
-        let texts = task.data.iter().filter(|(role, _)| role == "text");
-        texts.map(|(_, text)| supply::for_text(text, options)).collect::<Result<()>>()?;
+        let mut texts = task.data.iter().filter(|(role, _)| role == "text");
+        texts.try_for_each(|(_, text)| supply::for_text(text, options))?;
     }
     let mut inputs = BTreeMap::from([("model".to_owned(), model.input.clone())]);
     let mut models = vec![&*model.signature];

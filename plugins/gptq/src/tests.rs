@@ -82,8 +82,13 @@ fn codes_are_those_of_llm_compressor() {
         let (rounded, _, values) = quantize(&weight, n, &grid, &factor);
         let expected: Vec<i8> =
             golden.tensor(&format!("{name}.codes")).unwrap().data().iter().map(|b| *b as i8).collect();
+        // The weights of channels that no token excited are 0 there, and rounded to nearest here.
+        let silent = factor.silent();
+        let excited = |row: &[i8]| -> Vec<i8> {
+            row.iter().enumerate().filter(|(column, _)| !silent.contains(column)).map(|(_, code)| *code).collect()
+        };
         let pairs = rounded.codes.chunks_exact(n).zip(expected.chunks_exact(n));
-        let differing = pairs.filter(|(a, b)| a != b).count();
+        let differing = pairs.filter(|(a, b)| excited(a) != excited(b)).count();
         assert!(differing <= 12, "{name}: {differing} rows of 48 differ");
         // |(W - Q) Xᵀ|², of GPTQ and of round-to-nearest.
         let expected = floats(&format!("{name}.error"));
