@@ -175,7 +175,8 @@ const DEMO_TOKENIZER: &str = "d8ccbe80ccf3922f4583d0e65d0854bc3275b61c2af30d9794
 
 /// Whether a model has the demo's vocabulary, and with it, most likely, its world.
 fn knows_demo(folder: &Path) -> bool {
-    let bytes = std::fs::read(folder.join("tokenizer.json"));
+    let file = folder.join("tokenizer.json");
+    let bytes = regular_file(&file).and_then(|()| std::fs::read(&file));
     bytes.is_ok_and(|bytes| blake3::hash(&bytes).to_hex().as_str() == DEMO_TOKENIZER)
 }
 
