@@ -174,7 +174,7 @@ fn contradictions_name_the_key_and_the_way_out() {
             "local",
             "tensor_group",
         ),
-        (json!({"scheme": "W4A16", "actorder": "group"}), "weights", "is not supported", ""),
+        (json!({"scheme": "W4A16", "actorder": "group"}), "weights.actorder", "is not supported", ""),
         (json!({"scheme": "W4A16", "observer": "msee"}), "weights.observer", "unknown observer `msee`", "mse"),
         (
             json!({"scheme": "W4A16", "observer": "mse", "observer_kwargs": {"max_shrink": 0.5}}),
