@@ -229,6 +229,11 @@ impl Graph {
     }
 }
 
+/// The ending of a file's name, in small letters.
+fn ending(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
+}
+
 /// The meaning of a node, given those of the nodes before it.
 fn identity(node: &Node, done: &[(Value, Key)], digests: &mut FileDigests) -> Result<Value> {
     let mut inputs = serde_json::Map::new();
@@ -243,7 +248,8 @@ fn identity(node: &Node, done: &[(Value, Key)], digests: &mut FileDigests) -> Re
     // What a task file says is among the parameters: a comment in it changes no key.
     for (role, source) in node.data.iter().filter(|(role, _)| *role != TASK_FILE) {
         let value = match source {
-            DataSource::File(path) => json!({ "file": digests.file(path)? }),
+            // A file's ending says how it is read: the same bytes are other data as lines of JSON than as running text.
+            DataSource::File(path) => json!({ "file": digests.file(path)?, "ending": ending(path) }),
             DataSource::Demo(name) => json!({ "demo": name, "version": crate::engine::demo() }),
         };
         data.insert(role.clone(), value);
@@ -257,4 +263,18 @@ fn identity(node: &Node, done: &[(Value, Key)], digests: &mut FileDigests) -> Re
         "plugin": node.plugin.as_ref().map(|p| p.identity.clone()),
         "engine": crate::engine::digests(node.kind),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ending_decides_how_a_file_is_read_and_a_name_nothing() {
+        for (name, same, other) in [("a.txt", "b.TXT", "a.jsonl"), ("a.json", "c.json", "a.csv"), ("a", "b", "a.tsv")] {
+            let (name, same, other) = (Path::new(name), Path::new(same), Path::new(other));
+            assert_eq!(ending(name), ending(same));
+            assert_ne!(ending(name), ending(other));
+        }
+    }
 }
