@@ -98,10 +98,15 @@ fn nameless() -> Error {
 
 /// Shares `total` samples out among the task files by weight; one that sets a limit of its own keeps it.
 fn shared_out(entries: Vec<Entry>, total: Option<u64>) -> Vec<Measure> {
-    let weights: f64 = entries.iter().map(|entry| entry.weight).sum();
+    let own = |entry: &Entry| match &entry.measure.subject {
+        Subject::File { options, .. } => options.get("limit").and_then(Value::as_u64),
+        Subject::Text { .. } => None,
+    };
+    let taken: u64 = entries.iter().filter_map(own).sum();
+    let weights: f64 = entries.iter().filter(|entry| own(entry).is_none()).map(|entry| entry.weight).sum();
     let limited = |mut entry: Entry| {
         if let (Some(total), Subject::File { options, .. }) = (total, &mut entry.measure.subject) {
-            let share = (total as f64 * entry.weight / weights).floor().max(1.0) as u64;
+            let share = (total.saturating_sub(taken) as f64 * entry.weight / weights).floor().max(1.0) as u64;
             options.entry("limit").or_insert_with(|| share.into());
         }
         entry.measure

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 use workbench_model::config::LM_HEAD;
-use workbench_quant::{Dynamic as Timing, Scheme};
+use workbench_quant::{Dynamic as Timing, QuantizationArgs, Scheme};
 
 use super::{
     Step,
@@ -143,6 +143,8 @@ fn of_package(
             fields.must_be("ignore", &json!([]), why)?;
             fields.must_be("num_calibration_steps", &Value::Null, "write num_calibration_samples beside the stages")?;
             fields.must_be("calibration_function", &Value::Null, "a file holds no function")?;
+            // That package takes the range of a channel, max - min, where the paper takes its largest magnitude.
+            options.insert("activation_range".to_owned(), "range".into());
             vec![step(NodeKind::Transform, "smoothquant", options)]
         }
         "AWQModifier" => {
@@ -410,10 +412,14 @@ fn complete_searches(steps: &mut [Step]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// How weights are rounded, where all are rounded alike.
+/// What AWQ's search rounds weights to, where all are rounded alike: smallest and largest value of each scaled weight, whatever
+/// observer chooses the scales that are stored. llm-compressor puts `memoryless_minmax` in the place of any other while it searches.
 fn weights(options: &Map<String, Value>) -> Result<Value> {
-    let scheme =
-        |given: &Value| -> Result<Value> { Ok(meaning(given)?.weights.map(|args| json!(args)).unwrap_or_default()) };
+    let scheme = |given: &Value| -> Result<Value> {
+        let args = meaning(given)?.weights;
+        let searched = args.map(|args| QuantizationArgs { observer: None, observer_kwargs: Map::new(), ..args });
+        Ok(searched.map(|args| json!(args)).unwrap_or_default())
+    };
     let groups = options.get("config_groups").and_then(Value::as_object).into_iter().flatten();
     let mut all = options.get("scheme").map(&scheme).into_iter().collect::<Result<Vec<Value>>>()?;
     for (name, group) in groups {

@@ -121,7 +121,10 @@ fn modifiers_act_in_the_order_of_the_file() {
     let calls = calls(given);
     let names: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["transform smoothquant", "transform rotate", "quantize gptq"]);
-    assert_eq!(calls[0].1, json!({ "smoothing_strength": 0.8, "mappings": ["norm->qkv", "up->down", "v->o"] }));
+    assert_eq!(
+        calls[0].1,
+        json!({ "smoothing_strength": 0.8, "mappings": ["norm->qkv", "up->down", "v->o"], "activation_range": "range" })
+    );
 
     let late = json!({ "GPTQModifier": { "scheme": "W8A8" }, "SpinQuantModifier": {} });
     assert!(refused(late).message.contains("comes after `GPTQModifier`"));
@@ -142,6 +145,10 @@ fn awq_searches_for_what_the_stage_rounds_to() {
         assert_eq!(own[0].1["scheme"][key], weights[key], "{key}");
     }
     assert_eq!(own[0].1["duo_scaling"], false);
+    // The search takes the range of each scaled weight, whatever observer the rounding has.
+    let observed = calls(json!({ "AWQModifier": { "scheme": "W4A16", "weight_observer": "mse" } }));
+    assert!(observed[0].1["scheme"]["observer"].is_null());
+    assert_eq!(observed[1].1["scheme"]["weights"]["observer"], "mse");
     let behind = calls(json!({ "AWQModifier": null, "GPTQModifier": { "scheme": "W4A16_ASYM" } }));
     assert_eq!(behind[0].1["scheme"]["group_size"], 128);
     assert_eq!(behind[1].0, "quantize gptq");
@@ -210,7 +217,7 @@ fn samples_are_shared_out_by_weight() {
         Subject::File { options, .. } => options.get("limit").and_then(|limit| limit.as_i64()),
         Subject::Text { .. } => None,
     };
-    assert_eq!([limit(0), limit(1), limit(2), limit(3)], [Some(12), Some(7), Some(4), None]);
+    assert_eq!([limit(0), limit(1), limit(2), limit(3)], [Some(9), Some(7), Some(3), None]);
     assert!(matches!(&found[3].subject, Subject::Text { method: "perplexity", text, .. } if text == "a.txt"));
 
     for (text, message) in [

@@ -33,7 +33,7 @@ fn a_recipe_has_the_name_of_its_file() {
     let stage = read("w8a8.yaml", TWO_MODIFIERS).unwrap();
     assert_eq!((stage.name.as_str(), stage.suffix.as_deref()), ("w8a8", Some("-w8a8")));
     let steps = shown(&stage);
-    assert_eq!(steps[0], ("smoothquant".into(), json!({ "smoothing_strength": 0.8 })));
+    assert_eq!(steps[0], ("smoothquant".into(), json!({ "smoothing_strength": 0.8, "activation_range": "range" })));
     assert_eq!(steps[1].0, "gptq");
     assert_eq!(steps[1].1["scheme"]["weights"]["num_bits"], 8);
     assert_eq!(steps[1].1["ignore"], json!(["lm_head"]));
