@@ -144,7 +144,14 @@ fn what_would_change_the_tokens_is_not_dropped() {
     assert_eq!(ids(&[("add_bos_token", on())]), [0, 4]);
     assert_eq!(ids(&[("add_eos_token", on())]), [4, 1]);
     assert_eq!(ids(&[("add_bos_token", on()), ("add_eos_token", on())]), [0, 4, 1]);
-    assert_eq!(tokenizer(&[("padding_token_id", Meta::U32(3))]).unwrap().stop_ids(), [1, 3]);
+    // Padding or an unknown token that is a piece of text by its kind stays one: "b" is read, and does not end an answer.
+    for key in ["padding_token_id", "unknown_token_id"] {
+        let named = tokenizer(&[(key, Meta::U32(3))]).unwrap();
+        assert_eq!((named.stop_ids(), named.encode("ab", true).unwrap()), (vec![1], vec![4]), "{key}");
+    }
+    let kinds = Meta::Array([3, 3, 1, 3, 1].map(Meta::I32).into());
+    let padded = tokenizer(&[("padding_token_id", Meta::U32(3)), ("token_type", kinds)]).unwrap();
+    assert_eq!((padded.stop_ids(), padded.encode("ab", true).unwrap()), (vec![1, 3], vec![2, 3]));
     assert_eq!(tokenizer(&[("eom_token_id", Meta::U32(2))]).unwrap().stop_ids(), [1, 2]);
     // Padding that names no token is in many files, and never read.
     assert_eq!(tokenizer(&[("padding_token_id", Meta::U32(u32::MAX))]).unwrap().stop_ids(), [1]);

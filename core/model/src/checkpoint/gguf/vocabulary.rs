@@ -116,8 +116,10 @@ impl<'a> Vocabulary<'a> {
             ("unk_token", "unknown_token_id"),
             ("pad_token", "padding_token_id"),
         ] {
-            if let Some(token) = self.id(id).and_then(|id| self.tokens.get(id)) {
-                config.insert(key.into(), json!(token));
+            let Some(id) = self.id(id).filter(|id| *id < self.tokens.len()) else { continue };
+            // A name makes a token special. Many files name a wrong token for padding (0, a letter), which texts hold.
+            if !matches!(key, "pad_token" | "unk_token") || self.is_added(id) {
+                config.insert(key.into(), json!(self.tokens[id]));
             }
         }
         if let Some(template) = self.metadata.get("tokenizer.chat_template").and_then(Meta::as_str) {
@@ -175,9 +177,13 @@ impl<'a> Vocabulary<'a> {
             .into())
     }
 
+    /// Whether a token is one of its own in every text, by its kind.
+    fn is_added(&self, id: usize) -> bool {
+        matches!(self.kinds[id], UNKNOWN | CONTROL | USER_DEFINED)
+    }
+
     fn added_tokens(&self) -> Value {
-        let added = self.kinds.iter().zip(&self.tokens).enumerate();
-        let added = added.filter(|(_, (kind, _))| matches!(**kind, UNKNOWN | CONTROL | USER_DEFINED));
+        let added = self.kinds.iter().zip(&self.tokens).enumerate().filter(|(id, _)| self.is_added(*id));
         added
             .map(|(id, (kind, token))| {
                 json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
