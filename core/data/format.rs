@@ -107,6 +107,6 @@ pub(super) fn text_of(path: &Path) -> Result<String> {
 }
 
 /// Lines that end as they do on this kind of machine, whatever wrote them: what Python's text files give.
-pub(super) fn plain_lines(text: String) -> String {
+pub(crate) fn plain_lines(text: String) -> String {
     if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }
 }

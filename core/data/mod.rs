@@ -12,6 +12,6 @@ mod text;
 pub use affixes::{affixes, begins_itself, spelled};
 pub use documents::{Document, documents};
 pub use format::Format;
-pub(crate) use format::decode;
+pub(crate) use format::{decode, plain_lines};
 pub use sequences::{Sequences, is_one_text, sequences, sequences_of};
 pub use text::TextPieces;

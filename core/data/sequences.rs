@@ -132,6 +132,30 @@ fn suffix(around: &Affixes, tokenizer: &Tokenizer) -> Option<String> {
     (!around.suffix.is_empty()).then(|| spelled(&around.suffix, tokenizer))
 }
 
+/// The beginning of a stream, of which every sequence is given the same tokens in front: a text that spells them itself has them
+/// once all the same.
+struct Beginning<'a> {
+    prefix: &'a [u32],
+    /// What has come, as long as that is not enough to tell.
+    held: Option<Vec<u32>>,
+}
+
+impl Beginning<'_> {
+    /// Hands on what follows the prefix; `ended` says that nothing more will come.
+    fn pass(&mut self, ids: Vec<u32>, ended: bool) -> Vec<u32> {
+        let Some(mut held) = self.held.take() else { return ids };
+        held.extend(ids);
+        if held.len() < self.prefix.len() && !ended {
+            self.held = Some(held);
+            return Vec::new();
+        }
+        if begins_itself(&held, self.prefix) {
+            held.drain(..self.prefix.len());
+        }
+        held
+    }
+}
+
 /// A document as tokens.
 #[derive(Default)]
 struct Encoded {
@@ -166,15 +190,16 @@ impl Encoder<'_> {
     /// Hands a text to the collector as its pieces come, until there is enough.
     fn stream(&self, pieces: TextPieces, collector: &mut Collector<'_>) -> Result<()> {
         let mut stream = self.tokenizer.stream();
+        let mut beginning = Beginning { prefix: &self.around.prefix, held: Some(Vec::new()) };
         collector.documents += 1;
         for piece in pieces {
-            let ids = stream.push(&piece?)?;
+            let ids = beginning.pass(stream.push(&piece?)?, false);
             collector.extend(&ids, &vec![true; ids.len()]);
             if collector.enough() {
                 return Ok(());
             }
         }
-        let ids = stream.finish()?;
+        let ids = beginning.pass(stream.finish()?, true);
         collector.extend(&ids, &vec![true; ids.len()]);
         Ok(())
     }
@@ -183,6 +208,9 @@ impl Encoder<'_> {
         let Affixes { prefix, suffix } = &self.around;
         let apart = self.options.concatenate && !self.one_stream && prefix.is_empty() && suffix.is_empty();
         let mut ids = self.tokenizer.encode_first(&format!("{text}{}", if apart { "\n\n" } else { "" }), missing)?;
+        if self.one_stream {
+            ids = Beginning { prefix, held: Some(Vec::new()) }.pass(ids, true);
+        }
         let front: &[u32] = if self.one_stream || begins_itself(&ids, prefix) { &[] } else { prefix };
         // As transformers cuts: what the tokenizer adds is never cut away.
         let cut = self.cut(&mut ids, front.len() + suffix.len());

@@ -89,6 +89,16 @@ fn sequences_of_one_text_count_what_stands_in_front() {
     assert_eq!(made(&story, true, &off, &words(&[0], &[2], None)).ids, [[3, 4, 5, 6]]);
     let on = TokenOptions { add_bos: Toggle::On, ..options(4, true) };
     assert_eq!(made(&story, true, &on, &words(&[], &[], Some("<b>"))).ids[0], [1, 3, 4, 5]);
+    // A text that spells what stands in front has it once, and one that begins with a part of it keeps that.
+    let tokenizer = words(&[0, 1], &[], Some("<a>"));
+    assert_eq!(made(&[text("<a> <b> w3 w4 w5")], true, &options(4, true), &tokenizer).ids, [[0, 1, 3, 4]]);
+    assert_eq!(made(&[text("<a> w3 w4")], true, &options(4, true), &tokenizer).ids, [[0, 1, 0, 3]]);
+    for (content, ids) in [("<a> <b> w3 w4 w5", [0, 1, 3, 4]), ("<a> w3 w4", [0, 1, 0, 3])] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        let source = DataSource::File(file.path().to_owned());
+        assert_eq!(sequences(&source, &options(4, true), &tokenizer, None).unwrap().ids, [ids], "a file of {content}");
+    }
     let two = options(2, true);
     let error = sequences_of([Ok(text("w3"))].into_iter(), true, &two, &words(&[0, 1], &[], None), None).unwrap_err();
     assert!(error.message.contains("`<a>` `<b>`"), "{error}");

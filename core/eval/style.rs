@@ -12,11 +12,12 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How the prompts of a task are written for a model, with lm-eval's rules.
+/// How the prompts of a task are written for a model.
 ///
 /// A raw prompt begins with what the tokenizer puts in front of a text, unless it spells the tokenizer's BOS itself; nothing
 /// that a tokenizer would put behind a text stands there, since a prompt goes on. A rendered conversation is encoded as it
-/// stands: its template writes what belongs in front.
+/// stands, as transformers and servers do: its template writes what belongs in front. (lm-eval puts the tokenizer's BOS there where
+/// a template writes none; `add_bos = true` does that.)
 pub(super) struct Style {
     pub(super) chat: bool,
     /// In front of each prompt.

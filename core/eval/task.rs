@@ -119,7 +119,7 @@ pub struct TaskFile {
     /// The question, with `{field}` placeholders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// The choices of a choice task.
+    /// The choices of a choice task: a list, with `{field}` placeholders where items differ, or the field that holds one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choices: Option<Choices>,
     /// The field with the answer. Choice: an index from 0, or the text of a choice. Generate: the text, a number, or a list
@@ -257,19 +257,25 @@ impl Task {
 pub(crate) type KeyLines = BTreeMap<String, usize>;
 
 impl TaskFile {
-    /// What the file means, for the keys of what reads it: every key but those that are for people, with defaults filled in. How files
-    /// of data are called is no part of it, what they hold is keyed by itself; how they are read goes by their endings.
+    /// What the file means, for the keys of what reads it: every key but those that are for people, with defaults filled in. How the
+    /// file of data is called is no part of it, what it holds is keyed by itself; how it is read goes by its ending. That of the
+    /// examples is named in the protocol that is stored.
     pub fn meaning(&self) -> serde_json::Value {
         let mut meaning = serde_json::to_value(self).unwrap_or_default();
         if let Some(keys) = meaning.as_object_mut() {
             keys.remove("summary");
-            for (key, path) in [("data", Some(&self.data)), ("few_shot_data", self.few_shot_data.as_ref())] {
-                if let Some(path) = path {
-                    keys.insert(key.to_owned(), path.extension().unwrap_or_default().to_string_lossy().into());
-                }
-            }
+            let ending = self.data.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+            keys.insert("data".to_owned(), ending.into());
+            let of_the_tested_file = self.few_shot_data.as_ref() == Some(&self.data);
+            keys.insert("few_shot_of_the_tested_file".to_owned(), of_the_tested_file.into());
         }
         meaning
+    }
+
+    /// Whether its data are one running text, and no items.
+    pub fn is_one_text(&self) -> bool {
+        let ending = self.data.extension();
+        self.kind == TaskKind::Perplexity && ending.is_some_and(|ending| ending.eq_ignore_ascii_case("txt"))
     }
 
     /// Reads and checks the TOML file alone.

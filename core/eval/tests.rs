@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    Loaded, perplexity,
+    Loaded, Windows, perplexity,
     style::Style,
     task::TextItem,
     walk::{Batch, Progress},
@@ -138,10 +138,15 @@ fn scores_are_those_of_the_peers_whatever_stands_around_a_text() {
         };
         let found =
             windows(&DataSource::File(text.clone()), &options(Protocol::Blocks, 64, Some(4)), &loaded.tokenizer);
-        near(perplexity(&loaded, found.unwrap(), 1, &reporter).unwrap().mean("nll"), *blocks, 1e-5);
+        let found = found.unwrap();
+        let item = TextItem { id: "1".to_owned(), text: fs::read_to_string(&text).unwrap() };
+        let of_a_task = windows_of(vec![item], true, &options(Protocol::Blocks, 64, Some(4)), &loaded.tokenizer);
+        let ids = |found: &Windows| found.windows.iter().map(|window| window.ids.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&found), ids(&of_a_task.unwrap()), "variant {index}: a task's text is cut as a file's");
+        near(perplexity(&loaded, found, 1, &reporter).unwrap().mean("nll"), *blocks, 1e-5);
         let texts = paragraphs.clone().take(2).chain([long.clone()]).enumerate();
         let texts = texts.map(|(id, text)| TextItem { id: id.to_string(), text }).collect();
-        let found = windows_of(texts, &options(Protocol::Rolling, 512, None), &loaded.tokenizer).unwrap();
+        let found = windows_of(texts, false, &options(Protocol::Rolling, 512, None), &loaded.tokenizer).unwrap();
         let found = perplexity(&loaded, found, 1, &reporter).unwrap();
         for (item, wanted) in found.items.iter().zip(documents) {
             near(-item.sums["nll"], *wanted, wanted.abs() * 2e-6);

@@ -57,33 +57,40 @@ pub fn windows(source: &DataSource, options: &TextOptions, tokenizer: &Tokenizer
     }
 }
 
-/// Cuts the texts of a task file, by the same protocols.
+/// Cuts the texts of a task file, by the same protocols: where they are one running text (`one_text`), as that of a file.
 ///
 /// # Errors
 /// As [`windows`].
-pub fn windows_of(texts: Vec<TextItem>, options: &TextOptions, tokenizer: &Tokenizer) -> Result<Windows> {
+pub fn windows_of(
+    texts: Vec<TextItem>,
+    one_text: bool,
+    options: &TextOptions,
+    tokenizer: &Tokenizer,
+) -> Result<Windows> {
     match options.protocol {
         Protocol::Rolling => {
             rolling(texts.into_iter().take(options.blocks.unwrap_or(usize::MAX)).collect(), options, tokenizer)
         }
         Protocol::Blocks => {
             let joined = texts.into_iter().map(|t| Ok(Document::Text(t.text)));
-            let options = token_options(options, options.max_seq_length);
-            Ok(in_blocks(sequences_of(joined, false, &options, tokenizer, None)?, 0))
+            let (options, front) = block_options(options, one_text, tokenizer)?;
+            Ok(in_blocks(sequences_of(joined, one_text, &options, tokenizer, None)?, front))
         }
     }
 }
 
 fn blocks(source: &DataSource, options: &TextOptions, tokenizer: &Tokenizer) -> Result<Windows> {
-    let front = if is_one_text(source) { affixes(tokenizer, options.add_bos)?.prefix.len() } else { 0 };
+    let (options, front) = block_options(options, is_one_text(source), tokenizer)?;
+    Ok(in_blocks(sequences(source, &options, tokenizer, None)?, front))
+}
+
+/// How blocks are cut, and how many tokens stand in front of each.
+fn block_options(options: &TextOptions, one_text: bool, tokenizer: &Tokenizer) -> Result<(TokenOptions, usize)> {
+    let front = if one_text { affixes(tokenizer, options.add_bos)?.prefix.len() } else { 0 };
     // The last token of a block is not given to the model. Where each begins with a BOS, a token more of text is predicted in
     // the room that this leaves; without one, papers cut blocks of just this length.
     let length = options.max_seq_length + usize::from(front > 0);
-    Ok(in_blocks(sequences(source, &token_options(options, length), tokenizer, None)?, front))
-}
-
-fn token_options(options: &TextOptions, length: usize) -> TokenOptions {
-    TokenOptions {
+    let options = TokenOptions {
         num_calibration_samples: options.blocks,
         max_seq_length: length,
         shuffle: false,
@@ -93,7 +100,8 @@ fn token_options(options: &TextOptions, length: usize) -> TokenOptions {
         add_bos: options.add_bos,
         chat_template: Toggle::Off,
         characters: options.characters,
-    }
+    };
+    Ok((options, front))
 }
 
 /// Blocks of which the first `front` tokens are the same in all.
@@ -130,7 +138,7 @@ fn rolling(texts: Vec<TextItem>, options: &TextOptions, tokenizer: &Tokenizer) -
     for text in &texts {
         let ids = tokenizer.encode(&text.text, false)?;
         // A text that spells the token itself has it already.
-        let ids = if text.text.starts_with(&spoken) { ids } else { around.around(ids) };
+        let ids = if !spoken.is_empty() && text.text.starts_with(&spoken) { ids } else { around.around(ids) };
         words += word_count(&text.text);
         tokens += ids.len();
         windows.extend(roll(&ids, start, options.max_seq_length).into_iter().map(|(ids, scored)| Window {

@@ -101,5 +101,5 @@ fn running_text(job: &Job, model: &Loaded) -> Result<(eval::Windows, usize, Stri
         batch_size,
         task: task.file.name.clone(),
     };
-    Ok((eval::windows_of(texts, &options, &model.tokenizer)?, batch_size, name))
+    Ok((eval::windows_of(texts, task.file.is_one_text(), &options, &model.tokenizer)?, batch_size, name))
 }

@@ -8,6 +8,8 @@ use std::{
 
 use serde_json::{Map, Value};
 
+use crate::data::plain_lines;
+
 use super::{
     Choices, KeyLines, TaskError, TaskFile, TaskKind, read_text,
     shots::Pool,
@@ -141,8 +143,8 @@ pub(super) fn load(task: &TaskFile, path: &Path, keys: &KeyLines) -> Result<(Ite
     let folder = path.parent().unwrap_or(Path::new(""));
     let data = folder.join(&task.data);
     let mut files = vec![data.clone()];
-    if task.kind == TaskKind::Perplexity && data.extension().is_some_and(|extension| extension == "txt") {
-        let text = read_text(&data)?;
+    if task.is_one_text() {
+        let text = plain_lines(read_text(&data)?);
         return Ok((Items::Text(vec![TextItem { id: "1".into(), text }]), files));
     }
     let lines = read_lines(&data)?;
@@ -161,7 +163,9 @@ pub(super) fn load(task: &TaskFile, path: &Path, keys: &KeyLines) -> Result<(Ite
             Items::Text(lines.into_iter().map(item).collect::<Result<_, _>>()?)
         }
         TaskKind::Choice | TaskKind::Generate => {
-            let form = Form::new(task).map_err(at(path, keys.get("prompt").copied().unwrap_or(1)))?;
+            let line_of = |key: &str| keys.get(key).copied().unwrap_or(1);
+            let form = Form::new(task).map_err(|(key, fault)| at(path, line_of(key))(fault))?;
+            refuse_placeholders(task, &lines).map_err(|(key, fault)| at(path, line_of(key))(fault))?;
             let mut pool = Pool::new(task, &form, folder, (path, keys.get("few_shot").copied().unwrap_or(1)))?;
             files.extend(pool.file());
             if task.kind == TaskKind::Choice {
@@ -189,17 +193,35 @@ pub(super) fn load(task: &TaskFile, path: &Path, keys: &KeyLines) -> Result<(Ite
 /// How a line becomes a question with its answer.
 pub(super) struct Form<'a> {
     prompt: Template,
-    choices: Option<&'a Choices>,
+    choices: Option<Offered<'a>>,
     answer: &'a str,
+}
+
+/// The choices of an item.
+enum Offered<'a> {
+    /// Written in the task file, as a prompt is: with the item's fields in their places.
+    Written(Vec<Template>),
+    /// A list in a field of the item.
+    Field(&'a str),
 }
 
 impl<'a> Form<'a> {
     /// The keys were checked when the task file was read; a missing one still gets an error rather than a panic.
-    fn new(task: &'a TaskFile) -> Result<Self, Fault> {
-        let need = |key: &str| (format!("a {} task needs the key `{key}`", task.kind), None);
+    /// A fault comes with its key.
+    fn new(task: &'a TaskFile) -> Result<Self, (&'static str, Fault)> {
+        let need = |key| (key, (format!("a {} task needs the key `{key}`", task.kind), None));
+        let parsed = |key, text: &str| Template::parse(text).map_err(|fault| (key, fault));
+        let choices = match &task.choices {
+            None => None,
+            Some(Choices::Fixed(list)) => {
+                let list: Result<_, _> = list.iter().map(|choice| parsed("choices", choice)).collect();
+                Some(Offered::Written(list?))
+            }
+            Some(Choices::Field(name)) => Some(Offered::Field(name)),
+        };
         Ok(Self {
-            prompt: Template::parse(task.prompt.as_deref().ok_or_else(|| need("prompt"))?)?,
-            choices: task.choices.as_ref(),
+            prompt: parsed("prompt", task.prompt.as_deref().ok_or_else(|| need("prompt"))?)?,
+            choices,
             answer: task.answer.as_deref().ok_or_else(|| need("answer"))?,
         })
     }
@@ -216,14 +238,19 @@ impl<'a> Form<'a> {
 
     /// An item's choices, where not all items have the same.
     fn own<'c>(&self, choices: &'c [String]) -> &'c [String] {
-        if matches!(self.choices, Some(Choices::Fixed(_))) { &[] } else { choices }
+        match &self.choices {
+            Some(Offered::Written(list)) if list.iter().all(|choice| choice.fields().next().is_none()) => &[],
+            _ => choices,
+        }
     }
 
     /// The choices and the index of the right one.
     fn choice(&self, fields: &Map<String, Value>) -> Result<(Vec<String>, usize), Fault> {
-        let choices = match self.choices {
-            Some(Choices::Fixed(list)) => list.clone(),
-            Some(Choices::Field(name)) => texts(field(fields, name)?, name)?,
+        let choices = match &self.choices {
+            Some(Offered::Written(list)) => {
+                list.iter().map(|choice| choice.render(fields)).collect::<Result<_, _>>()?
+            }
+            Some(Offered::Field(name)) => texts(field(fields, name)?, name)?,
             None => return Err(("a choice task needs the key `choices`".into(), None)),
         };
         if choices.len() < 2 {
@@ -256,6 +283,23 @@ impl<'a> Form<'a> {
         }
         Ok(answers)
     }
+}
+
+/// Refuses a field of the items in braces where a text stands as it is: it would be asked about literally.
+fn refuse_placeholders(task: &TaskFile, lines: &[Line]) -> Result<(), (&'static str, Fault)> {
+    let literal = [
+        ("description", task.description.as_deref().unwrap_or_default()),
+        ("answer_separator", &task.answer_separator),
+        ("few_shot_separator", &task.few_shot_separator),
+    ];
+    for (key, text) in literal.into_iter().chain(task.stop.iter().map(|stop| ("stop", stop.as_str()))) {
+        let named = lines.first().into_iter().flat_map(|line| line.fields.keys());
+        if let Some(name) = named.into_iter().find(|name| text.contains(&format!("{{{name}}}"))) {
+            let message = format!("`{key}` stands as it is, and holds `{{{name}}}`, a field of the items");
+            return Err((key, (message, Some("placeholders are for `prompt` and `choices`".to_owned()))));
+        }
+    }
+    Ok(())
 }
 
 /// The texts of a list.

@@ -133,6 +133,22 @@ fn questions_with_choices_are_told_apart_by_both() {
 }
 
 #[test]
+fn choices_that_are_written_down_are_filled_in_as_a_prompt_is() {
+    let toml = CHOICE.replace("\"options\"", "[\"{a}\", \"{b} or {{c}}\", \"none\"]");
+    let rows = "{\"question\": \"?\", \"a\": \"x\", \"b\": 7, \"answer\": 1}\n\
+                {\"question\": \"?\", \"a\": \"y\", \"b\": 8, \"answer\": \"y\"}\n";
+    let Items::Choice(items) = load(&toml, rows).unwrap().items else { panic!("choice items") };
+    assert_eq!((items[0].choices.join("|"), items[0].answer), ("x|7 or {c}|none".to_owned(), 1));
+    assert_eq!((items[1].choices.join("|"), items[1].answer), ("y|8 or {c}|none".to_owned(), 0));
+    assert!(error(&toml.replace("{b}", "{q}"), rows).contains("data.jsonl:1: the item has no field `q`"));
+    assert!(error(&toml.replace("{a}", "{a"), rows).starts_with("task.toml:6: `{` without its partner"));
+    // Nothing else is filled in.
+    let described = format!("{CHOICE}description = \"About {{question}}\"\n");
+    let rows = "{\"question\": \"?\", \"options\": [1, 2], \"answer\": 1}\n";
+    assert!(error(&described, rows).contains("`description` stands as it is, and holds `{question}`"));
+}
+
+#[test]
 fn generated_answers_may_have_alternatives() {
     let toml = "name='g'\nkind='generate'\ndata='data.jsonl'\nprompt='{{{q}}}'\nanswer='a'\nmax_new_tokens=8\nmatch='numeric'\n";
     let task = load(toml, "{\"q\": 1.5, \"a\": [\"two\", 2]}\n{\"q\": true, \"a\": -3}").unwrap();
@@ -155,7 +171,8 @@ fn running_text_comes_from_lines_or_from_a_whole_file() {
     );
 
     let (folder, path) = files("name = 't'\nkind = 'perplexity'\ndata = 'whole.txt'\n", "");
-    fs::write(folder.path().join("whole.txt"), "line\n\nline\n").unwrap();
+    // Whatever system wrote it.
+    fs::write(folder.path().join("whole.txt"), "line\r\n\r\nline\r").unwrap();
     let Items::Text(items) = Task::load(&path).unwrap().items else { panic!("text items") };
     assert_eq!(items[0].text, "line\n\nline\n");
 }
