@@ -124,7 +124,7 @@ pub(super) fn aggregate(table: &Table) -> Result<Aggregate, ReportError> {
     let mut cells = empty_cells(&groups, &metrics, &table.rows);
     fill_items(&mut cells, &long, metrics.len(), &names)?;
     fill_seeds(&mut cells, &long, metrics.len())?;
-    mark_undrawn(&mut groups, &mut cells, metrics.len());
+    mark_undrawn(&mut groups, &mut cells, &metrics);
     Ok(Aggregate { groups, metrics, cells, item_names: names.sorted })
 }
 
@@ -355,14 +355,18 @@ fn fill_seeds(cells: &mut [Option<RawCell>], long: &DataFrame, metrics: usize) -
     Ok(())
 }
 
-/// Finds the groups whose rows are the same to the last bit: a spread over seeds of which none mattered is none.
-fn mark_undrawn(groups: &mut [Group], cells: &mut [Option<RawCell>], metrics: usize) {
+/// Finds the groups whose rows are the same to the last bit: a spread over seeds of which none mattered is none. Only likelihoods
+/// tell, which no two models share; the same number of right answers is luck.
+fn mark_undrawn(groups: &mut [Group], cells: &mut [Option<RawCell>], metrics: &[MetricKey]) {
+    let tells: Vec<bool> = metrics.iter().map(|key| key.kind == MetricKind::MeanNats).collect();
+    let metrics = metrics.len();
     for (index, group) in groups.iter_mut().enumerate().filter(|(_, group)| group.rows.len() > 1) {
         let cells = &mut cells[index * metrics..(index + 1) * metrics];
         let same = |cell: &RawCell| {
             cell.per_seed.len() == group.rows.len() && cell.per_seed.iter().all(|value| *value == cell.per_seed[0])
         };
-        group.undrawn = cells.iter().flatten().count() > 0 && cells.iter().flatten().all(same);
+        let told = cells.iter().zip(&tells).any(|(cell, tells)| *tells && cell.is_some());
+        group.undrawn = told && cells.iter().flatten().all(same);
         if group.undrawn {
             cells.iter_mut().flatten().for_each(|cell| cell.per_seed.truncate(1));
         }

@@ -214,6 +214,27 @@ fn seeds_are_one_line_with_their_own_spread() {
     assert!((cell.estimate.clone().unwrap() - mean).abs() < 1e-12);
 }
 
+/// The same number of right answers says nothing of what was drawn, likelihoods that are the same bits do.
+#[test]
+fn only_equal_likelihoods_say_that_nothing_was_drawn() {
+    for (kind, undrawn) in [(MetricKind::Rate, false), (MetricKind::MeanNats, true)] {
+        let mut table = seeded();
+        let first = table.rows[1].tasks.clone();
+        for row in &mut table.rows[1..6] {
+            row.tasks.clone_from(&first);
+        }
+        table
+            .rows
+            .iter_mut()
+            .flat_map(|row| &mut row.tasks)
+            .flat_map(|task| &mut task.metrics)
+            .for_each(|m| m.kind = kind);
+        let analysis = Analysis::new(&table).unwrap();
+        assert_eq!((analysis.groups[1].undrawn, analysis.groups[2].undrawn), (undrawn, false), "{kind:?}");
+        assert_eq!(analysis.cell(1, 0).unwrap().per_seed.len(), if undrawn { 1 } else { 5 });
+    }
+}
+
 #[test]
 fn seeds_on_different_items_are_not_merged() {
     let mut table = seeded();
