@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Store, files, object::REMEDY, write_json};
+use super::{Store, discard::is_hidden, files, object::REMEDY, write_json};
 use crate::{
     error::{Error, Result},
     graph::{Key, node::Origin},
@@ -85,7 +85,7 @@ impl Store {
     /// All runs, oldest first.
     pub fn runs(&self) -> Result<Vec<RunFolder>> {
         let folders = files::entries(&self.root().join("runs"))?;
-        Ok(folders.into_iter().filter(|p| p.join(SUMMARY).is_file()).map(RunFolder::at).collect())
+        Ok(folders.into_iter().filter(|p| !is_hidden(p) && p.join(SUMMARY).is_file()).map(RunFolder::at).collect())
     }
 
     /// The run of a folder under `runs`.
