@@ -1,11 +1,11 @@
-//! Matrix products of packed precision, with sums in f32.
+//! Matrix products of packed operands, with sums in f32.
 //!
 //! A matrix product spends its time in a *microkernel*: a loop that keeps a small tile of the result in registers and
 //! runs along the summed dimension. It reads its operands in the order in which they lie in memory, so both are
 //! *packed* first, into panels of a few rows (`panels`). Packing costs a pass over the operand; a weight is packed
 //! once and multiplied as often as there are batches, and an input once for all linears that read it.
 //!
-//! Precision are f32, or bfloat16 where the model has no more than that. A product of two bfloat16 numbers is exact in
+//! Operands are f32, or bfloat16 where the model has no more than that. A product of two bfloat16 numbers is exact in
 //! f32, so only sums are rounded, within Higham 2002, section 3.1. Which instructions multiply is decided by the CPU
 //! alone ([`Kernel::of`]):
 //!

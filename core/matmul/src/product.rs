@@ -157,7 +157,10 @@ pub(crate) struct Whole {
 
 impl Whole {
     fn multiply<M: MicroKernel>(self, out: &mut [f32], left: &Panels<M::Left>, right: &Panels<M::Right>) {
-        let rows = out.len() / self.columns.max(1);
+        if out.is_empty() {
+            return;
+        }
+        let rows = out.len() / self.columns;
         let threads = if self.by == By::ThisThread { 1 } else { rayon::current_num_threads() };
         match self.part {
             _ if threads == 1 => M::within(|| self.rows::<M>(out, 0, left, right)),

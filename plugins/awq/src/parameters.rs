@@ -14,7 +14,7 @@ use crate::algorithm::{GridPoints, Span};
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Parameters {
     /// What the search rounds weights to, as the `weights` of a scheme: give what the model will be quantized with.
-    #[schemars(with = "QuantizationArgs", extend("aliases" = ["weights", "args", "w_bit", "q_group_size"]))]
+    #[schemars(with = "QuantizationArgs", extend("aliases" = ["weights", "args"]))]
     pub(crate) scheme: Map<String, Value>,
     /// Points of the search grid.
     #[schemars(range(min = 3), extend("unit" = "points", "aliases" = ["grid_size", "n_points"]))]

@@ -1,4 +1,4 @@
-//! Precision in the order in which kernels read them.
+//! Operands in the order in which kernels read them.
 
 mod columns;
 mod rows;
