@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     exec::{Job, NodeEvent, NodeReporter},
     graph::Key,
     process, steps,
@@ -32,13 +32,22 @@ const STACK: usize = 256 << 20;
 /// Exit code of a node that said itself what went wrong.
 const SAID: u8 = 4;
 
+/// Exit code of a node that was asked to stop.
+const STOPPED: u8 = 5;
+
 pub(super) fn main(arguments: &NodeArguments) -> ExitCode {
     start_logging();
-    if process::set_aside(SAID).is_err() {
+    let reporter = Arc::new(NodeReporter::new());
+    let asked = Arc::clone(&reporter);
+    let asked_to_stop = move || {
+        if asked.cancel() {
+            stop(&asked);
+        }
+    };
+    if process::set_aside(SAID, asked_to_stop).is_err() {
         tracing::error!("the pipes to the driver cannot be set aside");
         return ExitCode::FAILURE;
     }
-    let reporter = Arc::new(NodeReporter::new());
     let (folder, key, speaker) = (arguments.run.clone(), arguments.key.clone(), Arc::clone(&reporter));
     let work =
         thread::Builder::new().name("node".into()).stack_size(STACK).spawn(move || guarded(folder, &key, &speaker));
@@ -50,12 +59,19 @@ pub(super) fn main(arguments: &NodeArguments) -> ExitCode {
             reporter.send(&NodeEvent::Done { existed: commit == Commit::Existed });
             process::leave(0)
         }
+        Err(error) if error.kind == ErrorKind::Interrupted => stop(&reporter),
         Err(error) => {
             tracing::error!("{error}");
             reporter.send(&NodeEvent::Failed { message: error.message, causes: error.causes, hints: error.hints });
             process::leave(SAID)
         }
     }
+}
+
+/// Ends a process that was asked to stop and is at a point which can be continued from.
+fn stop(reporter: &NodeReporter) -> ! {
+    reporter.send(&NodeEvent::Interrupted);
+    process::leave(STOPPED)
 }
 
 /// A panic of ours is a defect, but it must not look like a crash of the machine.

@@ -51,12 +51,18 @@ impl Renderer {
                         hints.iter().for_each(|hint| self.line(&format!("    hint: {hint}")));
                     }
                     End::Skipped { because } => self.line(&format!("{place} skipped  {label}  ({because})")),
+                    End::Interrupted => {
+                        self.line(&format!("{place} interrupted  {label}  {time}  (the same command goes on with it)"));
+                    }
                     End::Cancelled => self.line(&format!("{place} stopped  {label}")),
                 }
             }
             Event::Interrupting { running } => {
-                let (nodes, them) = (plural(*running, "running node"), if *running == 1 { "it" } else { "them" });
-                self.line(&format!("finishing {nodes}; press Ctrl-C again to end {them} at once"));
+                let nodes = plural(*running, "running node");
+                let (they, them) = if *running == 1 { ("it", "it") } else { ("they", "them") };
+                self.line(&format!(
+                    "stopping {nodes} where {they} can be continued; press Ctrl-C again to end {them} at once"
+                ));
             }
             Event::RunStarted { .. } | Event::RunEnded { .. } | Event::Closed { .. } => {}
         }

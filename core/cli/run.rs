@@ -18,7 +18,8 @@ use crate::{
 /// Run an experiment and print its tables
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  workbench run experiments/ablation_down_proj.rhai --set samples=64 --jobs 2\n\n\
-What is finished is kept: an interrupted or failed run continues when the same command is given again.")]
+What is finished is kept: an interrupted or failed run continues when the same command is given again. Ctrl-C stops running \
+nodes where they can be continued (behind a block, behind a training step); a second Ctrl-C ends them at once.")]
 pub(super) struct RunArguments {
     /// The script
     pub script: PathBuf,

@@ -102,6 +102,7 @@ fn one_run(run: &RunFolder, global: &Global) -> Result<()> {
                 Some((seconds, End::Done)) => ("done".to_owned(), duration(seconds)),
                 Some((seconds, End::Failed { message, .. })) => (format!("failed: {message}"), duration(seconds)),
                 Some((_, End::Skipped { because })) => (format!("skipped: {because}"), String::new()),
+                Some((seconds, End::Interrupted)) => ("interrupted".to_owned(), duration(seconds)),
                 Some((_, End::Cancelled)) => ("stopped".to_owned(), String::new()),
                 None if node.cached => ("cached".to_owned(), String::new()),
                 None => (unended(&standing, began(&node.key)).to_owned(), String::new()),

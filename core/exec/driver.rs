@@ -178,10 +178,9 @@ impl<'a> Driver<'a> {
             };
             let node = self.pending.remove(position);
             let because = format!("{} failed", self.context.graph.node(parent).label);
-            let end = if self.outcome.ends.get(&parent) == Some(&End::Cancelled) {
-                End::Cancelled
-            } else {
-                End::Skipped { because }
+            let end = match self.outcome.ends.get(&parent) {
+                Some(End::Cancelled | End::Interrupted) => End::Cancelled,
+                _ => End::Skipped { because },
             };
             self.end(Running { node, since: Instant::now(), said: None }, end);
         }
@@ -193,6 +192,7 @@ impl<'a> Driver<'a> {
                 if let Some(running) = self.running.get_mut(&update.key) {
                     match &said {
                         NodeEvent::Done { .. } => running.said = Some(End::Done),
+                        NodeEvent::Interrupted => running.said = Some(End::Interrupted),
                         NodeEvent::Failed { message, causes, hints } => {
                             running.said = Some(End::Failed {
                                 message: message.clone(),
@@ -214,14 +214,14 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// What is stored is done, whatever was said; else what the node said of its failure counts, and the executor's reason for
+    /// What is stored is done, whatever was said; else what the node said of its end counts, and the executor's reason for
     /// one that said nothing, or nothing true.
     fn judge(&self, running: &Running<'_>, reason: Option<String>) -> End {
         if self.context.store.holds(&running.node.key) {
             return End::Done;
         }
-        if let Some(failed @ End::Failed { .. }) = &running.said {
-            return failed.clone();
+        if let Some(said @ (End::Failed { .. } | End::Interrupted)) = &running.said {
+            return said.clone();
         }
         if self.outcome.interrupted {
             return End::Cancelled;
@@ -249,7 +249,8 @@ impl<'a> Driver<'a> {
         self.tell(&event);
     }
 
-    /// The first Ctrl-C starts nothing more, the second one ends what runs, the third one does not wait for that.
+    /// The first Ctrl-C starts nothing more and asks what runs to stop where it can be continued, the second one ends it, the
+    /// third one does not wait for that.
     fn heed_interrupt(&mut self, executor: &mut dyn Executor) {
         let asked = self.context.interrupt.asked();
         let before = std::mem::replace(&mut self.heeded, asked);
@@ -258,11 +259,11 @@ impl<'a> Driver<'a> {
         }
         self.outcome.interrupted = true;
         self.stopping = true;
+        let keys: Vec<Key> = self.running.keys().cloned().collect();
         if asked == 1 {
-            let running = self.running.len();
-            self.tell(&Event::Interrupting { running });
+            self.tell(&Event::Interrupting { running: keys.len() });
+            keys.iter().for_each(|key| executor.interrupt(key));
         } else if before < 2 {
-            let keys: Vec<Key> = self.running.keys().cloned().collect();
             keys.iter().for_each(|key| executor.cancel(key));
         }
         if asked > 2 {
@@ -280,6 +281,7 @@ impl<'a> Driver<'a> {
             failed: self.outcome.count(|e| matches!(e, End::Failed { .. })),
             skipped: self.outcome.count(|e| matches!(e, End::Skipped { .. })),
             cancelled: self.outcome.count(|e| *e == End::Cancelled),
+            interrupted: self.outcome.count(|e| *e == End::Interrupted),
             seconds: self.began.elapsed().as_secs_f64(),
         };
         self.tell(&event);

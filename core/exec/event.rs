@@ -25,6 +25,8 @@ pub enum NodeEvent {
         /// Whether another process had stored it first.
         existed: bool,
     },
+    /// It was asked to stop and did, where it can be continued.
+    Interrupted,
     /// The work failed.
     Failed { message: String, causes: Vec<String>, hints: Vec<String> },
 }
@@ -39,7 +41,9 @@ pub enum End {
     Failed { message: String, causes: Vec<String>, hints: Vec<String> },
     /// A node that it needs failed.
     Skipped { because: String },
-    /// The run was interrupted before it could finish.
+    /// It was asked to stop and did. The next run goes on from what it has kept.
+    Interrupted,
+    /// The run was interrupted before it began, or it was ended.
     Cancelled,
 }
 
@@ -55,10 +59,19 @@ pub enum Event {
     Node { key: Key, said: NodeEvent },
     /// A node is over.
     NodeEnded { key: Key, label: String, seconds: f64, end: End, index: usize, of: usize },
-    /// The user asked for an end; running nodes may finish.
+    /// The user asked for an end; running nodes stop where they can be continued.
     Interrupting { running: usize },
     /// The run is over.
-    RunEnded { done: usize, failed: usize, skipped: usize, cancelled: usize, seconds: f64 },
+    RunEnded {
+        done: usize,
+        failed: usize,
+        skipped: usize,
+        cancelled: usize,
+        /// Runs of older versions had none.
+        #[serde(default)]
+        interrupted: usize,
+        seconds: f64,
+    },
     /// The command is over, after everything that its script asked for.
     Closed { how: Close },
 }

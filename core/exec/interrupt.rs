@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How often a run was asked to end. The first time it starts nothing more, the second time it ends what runs, the third time
-/// it does not wait for that.
+/// How often a run was asked to end. The first time it starts nothing more and what runs stops where it can be continued, the
+/// second time what runs is ended, the third time nobody waits for that.
 #[derive(Debug, Default)]
 pub struct Interrupt {
     asked: AtomicUsize,

@@ -109,7 +109,7 @@ impl LocalExecutor {
                         running.plugin = Some((name.clone(), timeout.map(Duration::from_secs)));
                     }
                     NodeEvent::PluginEnded => running.plugin = None,
-                    NodeEvent::Done { .. } | NodeEvent::Failed { .. } => {
+                    NodeEvent::Done { .. } | NodeEvent::Interrupted | NodeEvent::Failed { .. } => {
                         running.leaving.get_or_insert((Instant::now(), true));
                     }
                     _ => {}
@@ -180,6 +180,12 @@ impl Executor for LocalExecutor {
                 Err(RecvTimeoutError::Timeout) if updates.is_empty() && Instant::now() < deadline => {}
                 Err(_) => return updates,
             }
+        }
+    }
+
+    fn interrupt(&mut self, key: &Key) {
+        if let Some(running) = self.running.get_mut(key) {
+            running.leader.ask_to_stop();
         }
     }
 

@@ -3,7 +3,8 @@
 //! Only this module spawns. It prints nothing: whatever happens becomes an [`Event`], and the terminal, `--json` and
 //! `events.jsonl` render those. A node's process tells its driver what it does through [`NodeEvent`]s, over a pipe that it
 //! sets aside before it loads a plugin; what is printed there is log. It ends when its standard input closes, so no process
-//! outlives its driver (`core/process`).
+//! outlives its driver, and stops at the next point from which it can be continued when it is asked to over the same pipe
+//! (`core/process`).
 
 mod driver;
 mod event;
@@ -16,6 +17,7 @@ mod machine;
 mod program;
 mod reporter;
 mod state;
+mod stop;
 
 pub use driver::{Context, Options, Outcome, run};
 pub use event::{Close, End, Event, NodeEvent};
@@ -26,6 +28,7 @@ pub use machine::{available_memory, cpu_model, peak_memory, return_freed_memory,
 pub use program::Program;
 pub use reporter::NodeReporter;
 pub use state::{Standing, State};
+pub use stop::{Held, Stop, interrupted};
 
 use std::time::Duration;
 
@@ -38,6 +41,9 @@ pub trait Executor {
 
     /// What happened since the last call, waiting up to `patience` for something to happen.
     fn poll(&mut self, patience: Duration) -> Vec<Update>;
+
+    /// Asks a job to stop at the next point from which it can be continued. Its end is reported by [`poll`](Self::poll).
+    fn interrupt(&mut self, key: &Key);
 
     /// Ends a job at once. Its end is reported by [`poll`](Self::poll) like any other.
     fn cancel(&mut self, key: &Key);

@@ -3,19 +3,19 @@
 use std::{
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use super::NodeEvent;
-use crate::process;
+use super::{Held, NodeEvent, Stop};
+use crate::{error::Result, process};
 
 /// Sends events to the driver. Shared by all threads of a node.
 #[derive(Debug)]
 pub struct NodeReporter {
     last_progress: Mutex<Option<Instant>>,
-    cancelled: AtomicBool,
+    stop: Stop,
     logged: AtomicU64,
     measured: AtomicU64,
 }
@@ -36,7 +36,7 @@ impl NodeReporter {
     pub fn new() -> Self {
         Self {
             last_progress: Mutex::new(None),
-            cancelled: AtomicBool::new(false),
+            stop: Stop::default(),
             logged: AtomicU64::new(0),
             measured: AtomicU64::new(0),
         }
@@ -78,14 +78,22 @@ impl NodeReporter {
         }
     }
 
-    /// Whether the node should stop soon.
+    /// Whether the node was asked to stop.
     pub fn cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        self.stop.asked()
     }
 
-    /// Asks the node to stop soon.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+    /// Asks the node to stop. `true` says that nothing keeps it from ending now.
+    pub fn cancel(&self) -> bool {
+        self.stop.ask()
+    }
+
+    /// Keeps the process from ending in the middle of something: see [`Stop`].
+    ///
+    /// # Errors
+    /// The process is ending.
+    pub fn hold(&self) -> Result<Held<'_>> {
+        self.stop.hold()
     }
 }
 

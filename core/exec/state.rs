@@ -36,7 +36,7 @@ pub struct Standing {
     pub done: usize,
     pub failed: usize,
     pub skipped: usize,
-    /// Nodes that were stopped, or had not ended when the run did.
+    /// Nodes that were interrupted or stopped, or had not ended when the run did.
     pub left: usize,
     /// What ended it, where that was an error.
     pub error: Option<String>,

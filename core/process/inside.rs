@@ -23,13 +23,16 @@ static REPORTS: OnceLock<Mutex<File>> = OnceLock::new();
 /// Descriptors from here on are out of the way of code that closes or replaces low ones.
 const OUT_OF_THE_WAY: i32 = 100;
 
+/// What the process above sends over standard input to ask this one to stop.
+pub(super) const STOP: &[u8] = b"stop\n";
+
 /// Sets the pipes to the process above aside: reports no longer share standard output with whatever prints there, and standard
-/// input, whose end ends this process with code `lost`, is nobody's to read. What is printed from now on goes where standard
+/// input, whose end ends this process with code `lost` and on which `asked_to_stop` is called, is nobody's to read. What is printed from now on goes where standard
 /// error goes. Programs that a plugin starts inherit neither pipe.
 ///
 /// # Errors
 /// The system gives no more descriptors.
-pub(crate) fn set_aside(lost: u8) -> io::Result<()> {
+pub(crate) fn set_aside(lost: u8, asked_to_stop: impl FnMut() + Send + 'static) -> io::Result<()> {
     adopt_orphans();
     let reports = File::from(copy(io::stdout())?);
     let lifeline = File::from(copy(io::stdin())?);
@@ -37,7 +40,7 @@ pub(crate) fn set_aside(lost: u8) -> io::Result<()> {
     dup2_stdin(File::open("/dev/null")?)?;
     let _ = REPORTS.set(Mutex::new(reports));
     thread::spawn(move || {
-        await_end(lifeline);
+        await_end(lifeline, asked_to_stop);
         // Nobody is left to end what this process has started.
         end_orphans();
         if getpgrp() == getpid() {
@@ -52,13 +55,14 @@ fn copy(of: impl AsFd) -> rustix::io::Result<OwnedFd> {
     fcntl_dupfd_cloexec(&of, OUT_OF_THE_WAY).or_else(|_| fcntl_dupfd_cloexec(&of, 3))
 }
 
-fn await_end(mut pipe: File) {
-    let mut nothing = [0_u8; 64];
+fn await_end(mut pipe: File, mut asked_to_stop: impl FnMut()) {
+    let mut words = [0_u8; 64];
     loop {
-        match pipe.read(&mut nothing) {
+        match pipe.read(&mut words) {
             Ok(0) => return,
-            Err(e) if e.kind() != ErrorKind::Interrupted => return,
-            _ => {}
+            Ok(_) => asked_to_stop(),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A child that leads a process group of its own.
 
 use std::{
-    io,
+    io::{self, Write},
     os::unix::process::CommandExt,
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     thread,
@@ -10,15 +10,18 @@ use std::{
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use super::tree::{below, end_orphans, kill, ours};
+use super::{
+    inside::STOP,
+    tree::{below, end_orphans, kill, ours},
+};
 
 /// A child process with all that it starts. Dropped, it ends.
 #[derive(Debug)]
 pub(crate) struct Leader {
     child: Child,
     pid: Pid,
-    /// Held open: the child ends when it closes.
-    _lifeline: Option<ChildStdin>,
+    /// Held open: the child ends when it closes. A word that comes over it asks the child to stop.
+    lifeline: Option<ChildStdin>,
     reaped: bool,
 }
 
@@ -38,7 +41,7 @@ impl Leader {
             return Err(io::Error::other("the process has no number"));
         };
         ours.push(pid);
-        Ok(Self { pid, _lifeline: child.stdin.take(), child, reaped: false })
+        Ok(Self { pid, lifeline: child.stdin.take(), child, reaped: false })
     }
 
     /// Its process number, which stays its own until it is reaped.
@@ -49,6 +52,14 @@ impl Leader {
     /// Its standard output and standard error; the first caller gets them.
     pub(crate) fn pipes(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
         (self.child.stdout.take(), self.child.stderr.take())
+    }
+
+    /// Asks it to stop where it can be continued. One that does not listen goes on.
+    pub(crate) fn ask_to_stop(&mut self) {
+        if let Some(lifeline) = &mut self.lifeline {
+            // A child that is gone needs no word.
+            let _ = lifeline.write_all(STOP);
+        }
     }
 
     /// Kills it with its group and everything below it.

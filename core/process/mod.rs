@@ -4,7 +4,8 @@
 //! that loads one leads a group of its own ([`Leader`]) and reports over a pipe that nothing else in it can reach
 //! ([`set_aside`]). Its end is the end of its process, not that of its pipes; what is left of its group is killed then, and so
 //! is what had left the group: orphans come back to the process above, which has asked for them ([`adopt_orphans`]). It ends
-//! when its standard input closes, so that nothing outlives the process that started it.
+//! when its standard input closes, so that nothing outlives the process that started it; a word that comes over it asks it to
+//! stop where it can be continued.
 
 mod inside;
 mod leader;

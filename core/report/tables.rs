@@ -307,7 +307,7 @@ fn picture(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Sto
             Some(End::Done) => "done",
             Some(End::Failed { .. }) => "failed",
             Some(End::Skipped { .. }) => "skipped",
-            Some(End::Cancelled) => "pending",
+            Some(End::Interrupted | End::Cancelled) => "pending",
             None if store.holds(&keys[id.0].1) => "cached",
             None => "pending",
         };

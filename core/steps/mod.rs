@@ -23,7 +23,7 @@ use workbench_model::Precision;
 
 use crate::{
     calib::Room,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     exec::{self, Job, NodeReporter},
     graph::{NodeKind, params},
     store::{Commit, Record, RunFolder, Scratch, Store},
@@ -46,7 +46,10 @@ pub fn run(job: &Job, run: &RunFolder, reporter: &NodeReporter) -> Result<Commit
     let Some(scratch) = store.scratch(&job.key)? else { return Ok(Commit::Existed) };
     let reads = reads::Reads::check(job, run)?;
     // What went wrong may have been that a file was not the one that was keyed: then that is what to say.
-    let finding = step(job, &scratch, reporter).map_err(|error| reads.check_again().err().unwrap_or(error))?;
+    let finding = step(job, &scratch, reporter).map_err(|error| match error.kind {
+        ErrorKind::Interrupted => error,
+        _ => reads.check_again().err().unwrap_or(error),
+    })?;
     recipe::write(job, &scratch)?;
     reads.check_again()?;
     let record = Record {
@@ -68,6 +71,8 @@ pub fn run(job: &Job, run: &RunFolder, reporter: &NodeReporter) -> Result<Commit
         "data": job.data,
         "plugin": job.plugin,
     });
+    // A result that is nearly there is stored: its checkpoints go first.
+    let _held = reporter.hold()?;
     scratch.commit(&record, &provenance)
 }
 

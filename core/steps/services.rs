@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 use workbench_api::{
     abi::{Dtype as AbiDtype, Level, NamedTensor, Tensor, TensorInfo},
-    error::Error as ApiError,
+    error::{Error as ApiError, ErrorKind as ApiErrorKind},
     job::Statistic,
 };
 use workbench_model::{Checkpoint, WeightSource, checkpoint::Dtype, statistics::SiteStatistics};
@@ -24,7 +24,8 @@ use workbench_quant::{Grid, Parameters};
 use super::streams::BatchStream;
 use crate::{
     error::{Error, Result},
-    exec::{Job, NodeEvent, NodeReporter},
+    exec::{Job, NodeEvent, NodeReporter, interrupted},
+    graph::NodeKind,
     plugin::{CodesView, Heartbeat, HostServices, Loaded, Running, Scope},
 };
 
@@ -61,6 +62,9 @@ pub(super) struct Services<'a> {
     pub seed: u64,
     pub threads: usize,
     pub reporter: &'a NodeReporter,
+    /// Whether the plugin hears that it should stop. Between two blocks of a quantization the host itself stops: what a plugin
+    /// cut short there would be lost.
+    stoppable: bool,
     unit: &'static str,
     output: Mutex<Output>,
 }
@@ -83,6 +87,7 @@ impl<'a> Services<'a> {
             seed: parameters["seed"].as_u64().unwrap_or(0),
             threads: job.threads,
             reporter,
+            stoppable: job.kind != NodeKind::Quantize,
             unit,
             output: Mutex::default(),
         }
@@ -258,7 +263,7 @@ impl HostServices for Services<'_> {
     }
 
     fn cancelled(&self) -> bool {
-        self.reporter.cancelled()
+        self.stoppable && self.reporter.cancelled()
     }
 
     fn seed(&self) -> u64 {
@@ -338,10 +343,15 @@ impl<'a> Plugin<'a> {
     /// Lets the plugin do a piece of work, and returns the facts that it reports.
     pub(super) fn run(&self, work: &workbench_api::job::Job, services: &Services<'_>) -> Result<Value> {
         let heartbeat = Heartbeat::default();
+        // It may have something to keep before it returns; what it has finished nonetheless is carried through.
+        let _held = self.reporter.hold()?;
         self.reporter.send(&NodeEvent::Plugin { name: self.job.method.clone(), timeout: self.job.plugin_timeout });
         let report = watched(&heartbeat, self.reporter, || self.running.run(work, services, &heartbeat));
         self.reporter.send(&NodeEvent::PluginEnded);
-        report.map(|r| Value::Object(r.facts)).map_err(plugin_error)
+        report.map(|r| Value::Object(r.facts)).map_err(|error| match error.kind {
+            ApiErrorKind::Cancelled if self.reporter.cancelled() => interrupted(),
+            _ => plugin_error(error),
+        })
     }
 }
 

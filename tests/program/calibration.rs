@@ -173,7 +173,7 @@ fn an_interrupted_quantization_continues_to_the_same_bytes() {
 }
 
 /// Blocks that the unfinished quantization of a project has saved.
-fn blocks(project: &Project) -> Option<u64> {
+pub(super) fn blocks(project: &Project) -> Option<u64> {
     let scratch = project.path().join("results/store/v1/scratch");
     fs::read_dir(scratch).ok()?.flatten().find_map(|entry| {
         let state = fs::read_to_string(entry.path().join("work/quantize.json")).ok()?;

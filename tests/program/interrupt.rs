@@ -1,15 +1,22 @@
-//! Ctrl-C.
+//! Ctrl-C: the first one stops a node where it can be continued, the second one ends it.
 
 use std::{
-    io::{BufRead, BufReader},
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::PathBuf,
     process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
+use workbench_model::ModelConfig;
 
-use super::project::{Project, W8, kill};
+use super::{
+    calibration::blocks,
+    project::{Project, W8, kill},
+};
 
 /// A run whose events can be waited for.
 pub(super) struct Followed {
@@ -54,32 +61,295 @@ impl Followed {
     }
 }
 
-#[test]
-fn the_first_interrupt_lets_running_nodes_finish() {
-    let project = Project::new();
-    let script = r#"
-let base = model("tiny");
+/// How the nodes of a run ended, in their order.
+fn ends(events: &[Value]) -> Vec<&str> {
+    let ended = events.iter().filter(|e| e["event"] == "node_ended");
+    ended.map(|e| e["end"]["end"].as_str().unwrap()).collect()
+}
+
+/// Steps with the bits of their losses, as they were reported.
+fn losses(events: &[Value]) -> BTreeMap<u64, u64> {
+    let metrics = events.iter().map(|e| &e["said"]).filter(|said| said["event"] == "metric" && said["name"] == "loss");
+    metrics.map(|m| (m["step"].as_u64().unwrap(), m["value"].as_f64().unwrap().to_bits())).collect()
+}
+
+/// Runs a script of a fresh project to its end.
+fn undisturbed(project: &Project) -> (BTreeMap<PathBuf, Vec<u8>>, Vec<Value>) {
+    let (code, events) = Followed::start(project, &ARGUMENTS).end();
+    assert_eq!(code, Some(0), "{events:#?}");
+    (project.artifacts("results"), events)
+}
+
+const ARGUMENTS: [&str; 6] = ["run", "stopped.rhai", "--jobs", "1", "--threads", "1"];
+
+/// Stops a run with one Ctrl-C at an event, and returns what was said. The node at work says that it was interrupted, and
+/// nothing else is begun.
+fn stopped_at(project: &Project, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+    let mut run = Followed::start(project, &ARGUMENTS);
+    run.until(wanted);
+    let since = Instant::now();
+    run.signal();
+    let (code, events) = run.end();
+    assert!(since.elapsed() < Duration::from_secs(30), "it took {:?} to stop", since.elapsed());
+    assert_eq!(code, Some(5), "{events:#?}");
+    assert!(events.iter().any(|e| e["event"] == "interrupting" && e["running"] == 1));
+    assert_eq!(events.last().unwrap()["kind"], "interrupted");
+    let ends = ends(&events);
+    let interrupted = ends.iter().position(|end| *end == "interrupted").unwrap_or_else(|| panic!("{ends:?}"));
+    assert!(ends[..interrupted].iter().all(|end| *end == "done"), "{ends:?}");
+    assert!(ends[interrupted + 1..].iter().all(|end| *end == "cancelled"), "{ends:?}");
+    project.assert_no_process_stays();
+    events
+}
+
+const TRAINING: &str = r#"
 let tokens = dataset("text.txt").tokens(#{ num_calibration_samples: 8, max_seq_length: 32 });
-let trained = base.train("sft", #{ data: tokens, max_steps: 40, batch_size: 2 });
-let table = report("interrupted");
+let trained = model("tiny").train("sft", #{ data: tokens, max_steps: 60, batch_size: 2, learning_rate: 0.001 });
+let table = report("stopped");
 for length in [8, 16] {
     table.row(trained.evaluate(perplexity(#{ text: dataset("text.txt"), max_seq_length: length, blocks: 2 })), #{ length: length });
 }
 table.write();
 "#;
-    project.write("interrupted.rhai", script);
-    let mut run = Followed::start(&project, &["run", "interrupted.rhai", "--jobs", "1"]);
-    run.until(|e| e["said"]["event"] == "metric");
-    run.signal();
-    let (code, events) = run.end();
-    assert_eq!(code, Some(5));
-    let ends: Vec<&Value> = events.iter().filter(|e| e["event"] == "node_ended").map(|e| &e["end"]["end"]).collect();
-    assert_eq!(ends, ["done", "cancelled", "cancelled"], "the running node finishes and nothing else begins");
-    assert!(events.iter().any(|e| e["event"] == "interrupting" && e["running"] == 1));
-    assert_eq!(events.last().unwrap()["kind"], "interrupted");
 
-    let again = project.run(&["run", "interrupted.rhai"]).exits(0);
-    assert!(again.err.contains("3 nodes, 1 cached, 2 to run"), "{}", again.err);
+#[test]
+fn a_training_stops_at_its_next_step_and_continues_to_the_same_bits() {
+    let whole = Project::new();
+    whole.write("stopped.rhai", TRAINING);
+    let (artifacts, events) = undisturbed(&whole);
+    let expected = losses(&events);
+    assert_eq!(expected.len(), 60);
+
+    let project = Project::new();
+    project.write("stopped.rhai", TRAINING);
+    let mut found = BTreeMap::new();
+    // There is no checkpoint before step 100 but the one that stopping leaves.
+    for step in [3, 20] {
+        let events = stopped_at(&project, |e| e["said"]["event"] == "metric" && e["said"]["step"] == step);
+        let steps = losses(&events);
+        let (first, last) = (*steps.first_key_value().unwrap().0, *steps.last_key_value().unwrap().0);
+        assert_eq!(first, found.last_key_value().map_or(1, |(step, _)| step + 1), "no step is taken twice");
+        assert!((step..60).contains(&last), "{last}");
+        found.extend(steps);
+    }
+    let shown = project.run(&["show", "last"]).exits(0).out;
+    assert!(shown.contains("  interrupted\n") && shown.contains("interrupted: 3 not done"), "{shown}");
+    let (code, events) = Followed::start(&project, &ARGUMENTS).end();
+    assert_eq!(code, Some(0));
+    found.extend(losses(&events));
+    assert_eq!(found, expected, "the bits of the losses differ");
+    assert!(project.artifacts("results") == artifacts, "weights or records differ");
+}
+
+/// With calibration data, block by block and without any.
+#[test]
+fn a_quantization_stops_behind_a_block_and_continues_to_the_same_bytes() {
+    let w4 = r#"#{ weights: #{ num_bits: 4, type: "int", symmetric: true, strategy: "channel" } }"#;
+    let w4a8 = r#"#{ weights: #{ num_bits: 4, type: "int", symmetric: true, strategy: "channel" },
+        input_activations: #{ num_bits: 8, type: "int", symmetric: true, strategy: "tensor", dynamic: false } }"#;
+    for (method, scheme, data) in
+        [("gptq", w4a8, ", calibration: data"), ("sign_block", w4, ", calibration: data"), ("rtn", w4, "")]
+    {
+        let start = || {
+            let project = Project::new();
+            project.add_plugins(&["sign_block"]);
+            project.write_model("deep", 64, 24);
+            let script = format!(
+                r#"
+let data = dataset("text.txt").tokens(#{{ num_calibration_samples: 6, max_seq_length: 48 }});
+let made = model("deep").quantize("{method}", #{{ scheme: {scheme}{data} }});
+let table = report("stopped");
+table.row(made.evaluate(perplexity(#{{ text: dataset("text.txt"), max_seq_length: 16, blocks: 2 }})), #{{ model: "made" }});
+table.write();
+"#
+            );
+            project.write("stopped.rhai", &script);
+            project
+        };
+        let (expected, _) = undisturbed(&start());
+        let project = start();
+        let (mut before, mut stops) = (0, 0);
+        while stops < 3 {
+            let behind = |e: &Value| e["said"]["unit"] == "blocks" && e["said"]["done"].as_u64() > Some(before);
+            let events = stopped_at(&project, behind);
+            let done = events.iter().filter(|e| e["said"]["unit"] == "blocks").map(|e| e["said"]["done"].as_u64());
+            let kept = blocks(&project).unwrap();
+            assert!(Some(kept) >= done.max().unwrap(), "{method}: {kept} blocks were kept");
+            assert!(kept > before && kept <= 24, "{method}: {kept} of 24 blocks, {before} before");
+            (before, stops) = (kept, stops + 1);
+            if kept > 20 {
+                break;
+            }
+        }
+        let (found, events) = undisturbed(&project);
+        let again = events.iter().find(|e| e["said"]["unit"] == "blocks").map(|e| e["said"]["done"].as_u64().unwrap());
+        assert!(again.is_none_or(|first| first > before), "{method}: block {again:?} was made again");
+        assert!(found == expected, "{method}: other bytes after {stops} stops");
+    }
+}
+
+#[test]
+fn a_transform_that_learns_stops_at_its_next_step_and_continues_to_the_same_bytes() {
+    let script = r#"
+let data = dataset("text.txt").tokens(#{ num_calibration_samples: 8, max_seq_length: 32 });
+let learn = #{ steps: 24, batch_size: 3, scheme: #{ scheme: "W4A4", group_size: 8 }, checkpoint_every: 0 };
+let made = model("tiny").transform("rotate", #{ rotations: ["R1", "R2"], learn: learn, calibration: data });
+let table = report("stopped");
+table.row(made.evaluate(perplexity(#{ text: dataset("text.txt"), max_seq_length: 16, blocks: 2 })), #{ model: "made" });
+table.write();
+"#;
+    let start = || {
+        let project = Project::new();
+        project.write("stopped.rhai", script);
+        project
+    };
+    let (artifacts, events) = undisturbed(&start());
+    let expected = losses(&events);
+    let project = start();
+    let mut found = losses(&stopped_at(&project, |e| e["said"]["event"] == "metric" && e["said"]["step"] == 4));
+    let (again, events) = undisturbed(&project);
+    let rest = losses(&events);
+    assert!(*rest.first_key_value().unwrap().0 > *found.last_key_value().unwrap().0, "a step is taken twice");
+    found.extend(rest);
+    assert_eq!(found, expected);
+    assert!(again == artifacts);
+}
+
+#[test]
+fn an_evaluation_stops_at_once_and_gives_the_same_items_later() {
+    let script = r#"
+let table = report("stopped");
+let text = dataset("text.txt");
+table.row(model("wide").evaluate(perplexity(#{ text: text, max_seq_length: 64, blocks: 40 })), #{ model: "wide" });
+table.write();
+"#;
+    let start = || {
+        let project = Project::new();
+        project.write_model("wide", 256, 12);
+        project.write("stopped.rhai", script);
+        project
+    };
+    let (expected, _) = undisturbed(&start());
+    let project = start();
+    let events = stopped_at(&project, |e| e["said"]["unit"] == "passes");
+    assert_eq!(ends(&events), ["interrupted"]);
+    assert!(undisturbed(&project).0 == expected);
+}
+
+/// A model whose weights, all zero, take `width` times 384 bytes that no disk holds.
+fn write_sparse_model(project: &Project, name: &str, width: usize) {
+    let mut config: Value = serde_json::from_str(&project.read("tiny/config.json")).unwrap();
+    config["intermediate_size"] = width.into();
+    config["num_hidden_layers"] = 1.into();
+    project.write(&format!("{name}/config.json"), &config.to_string());
+    for file in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        project.write(&format!("{name}/{file}"), &project.read(&format!("tiny/{file}")));
+    }
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for spec in ModelConfig::from_json(&config, "config.json".as_ref()).unwrap().tensors() {
+        let begin = end;
+        end += 4 * spec.shape.iter().product::<usize>();
+        header.insert(spec.name, json!({ "dtype": "F32", "shape": spec.shape, "data_offsets": [begin, end] }));
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = fs::File::create(project.path().join(name).join("model.safetensors")).unwrap();
+    file.write_all(&[&(header.len() as u64).to_le_bytes()[..], &header].concat()).unwrap();
+    file.set_len((8 + header.len() + end) as u64).unwrap();
+}
+
+#[test]
+fn a_node_that_opens_a_model_is_interrupted() {
+    let project = Project::new();
+    write_sparse_model(&project, "large", 4 << 20);
+    let script = r#"
+let table = report("stopped");
+table.row(model("large").evaluate(perplexity(#{ text: dataset("text.txt"), max_seq_length: 16, blocks: 2 })), #{ model: "large" });
+table.write();
+"#;
+    project.write("stopped.rhai", script);
+    let mut run = Followed::start(&project, &ARGUMENTS);
+    run.until(|e| e["event"] == "node_started");
+    // The process begins, takes its lock, looks at the stamps, and then it opens the model: for half a second at least.
+    std::thread::sleep(Duration::from_millis(250));
+    run.signal();
+    let since = Instant::now();
+    let (code, events) = run.end();
+    assert_eq!((code, ends(&events)), (Some(5), vec!["interrupted"]), "{events:#?}");
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    project.assert_no_process_stays();
+}
+
+#[test]
+fn a_node_that_hashes_a_model_is_interrupted_and_ends_with_its_driver() {
+    let script = r#"
+let table = report("stopped");
+let text = dataset("text.txt");
+table.row(model("wide").evaluate(perplexity(#{ text: text, max_seq_length: 32, blocks: 20 })), #{ model: "base" });
+let made = model("tiny").quantize("rtn", #{ scheme: W8 });
+table.row(made.evaluate(perplexity(#{ text: text, max_seq_length: LENGTH, blocks: 2 })), #{ model: "made" });
+table.write();
+"#;
+    let project = Project::new();
+    project.write_model("wide", 128, 8);
+    let write = |length: &str| {
+        let script = script.replace("W8", W8).replace("LENGTH", length);
+        project.write("stopped.rhai", &script);
+    };
+    write("16");
+    undisturbed(&project);
+    let [(made, _)] = &project.stored("results", "quantize", "rtn")[..] else { panic!("one model") };
+    let shards = fs::read_dir(made.join("model")).unwrap().map(|entry| entry.unwrap().path());
+    let shard = shards.into_iter().find(|path| path.extension().is_some_and(|e| e == "safetensors")).unwrap();
+    let (whole, aside) = (fs::read(&shard).unwrap(), shard.with_extension("aside"));
+    for (length, killed) in [("20", false), ("24", true)] {
+        write(length);
+        // The other evaluation is to be done first, so that there is time for the change behind the plan.
+        for (folder, _) in project.stored("results", "evaluate", "perplexity") {
+            fs::remove_dir_all(folder).unwrap();
+        }
+        let mut run = Followed::start(&project, &ARGUMENTS);
+        run.until(|e| e["event"] == "node_started");
+        // More than any machine hashes while this test waits, on a disk that needs to hold none of it.
+        fs::File::create(&aside).unwrap().set_len(1 << 40).unwrap();
+        fs::rename(&aside, &shard).unwrap();
+        run.until(|e| e["event"] == "node_started");
+        std::thread::sleep(Duration::from_millis(500));
+        let since = Instant::now();
+        if killed {
+            run.signal_with(Signal::KILL);
+        } else {
+            run.signal();
+        }
+        let (code, events) = run.end();
+        if !killed {
+            assert_eq!((code, ends(&events)), (Some(5), vec!["done", "interrupted"]), "{events:#?}");
+        }
+        project.assert_no_process_stays();
+        assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+        fs::write(&aside, &whole).unwrap();
+        fs::rename(&aside, &shard).unwrap();
+    }
+    undisturbed(&project);
+}
+
+/// Another run works on the same node: who waits for it stops, and who works goes on.
+#[test]
+fn a_node_that_waits_for_another_run_is_interrupted() {
+    let project = Project::new();
+    project.write("stopped.rhai", &TRAINING.replace("max_steps: 60", "max_steps: 400"));
+    let mut first = Followed::start(&project, &ARGUMENTS);
+    first.until(|e| e["said"]["event"] == "metric");
+    let mut second = Followed::start(&project, &ARGUMENTS);
+    second.until(|e| e["event"] == "node_started");
+    std::thread::sleep(Duration::from_millis(300));
+    second.signal();
+    let (code, events) = second.end();
+    assert_eq!((code, ends(&events)[0]), (Some(5), "interrupted"), "{events:#?}");
+    first.until(|e| e["said"]["event"] == "metric");
+    first.signal();
+    let (_, events) = first.end();
+    assert!(losses(&events).len() < 400 && ends(&events)[0] == "interrupted", "it was at work all the time");
 }
 
 #[test]

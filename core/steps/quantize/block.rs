@@ -12,7 +12,7 @@ use workbench_model::{
 
 use super::{
     super::{services::Output, streams::BlockInputs},
-    Resume, SITES, Walk, linear,
+    Resume, SITES, Walk, When, linear,
     made::Made,
 };
 use crate::{
@@ -29,6 +29,7 @@ const INPUTS: &str = "inputs";
 pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &mut Resume) -> Result<Made<'m>> {
     let config = walk.checkpoint.config();
     let (mut full, mut quantized) = begin(walk, &room, &made, resume)?;
+    let held = walk.reporter.hold()?;
     for index in resume.blocks()..config.num_layers {
         let original = full.load(walk.checkpoint, index)?;
         let job = job(&made, index, full.len())?;
@@ -53,9 +54,13 @@ pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &
         quantized.sequential(index, &mut block, &mut Inputs { made: &mut made })?;
         full.forward(&original)?;
         made.finish_block(index)?;
-        resume.save(index + 1, Some(&[full.hidden(), quantized.hidden()]), &made.record())?;
+        let stop = held.check();
+        let hidden = [full.hidden(), quantized.hidden()];
+        resume.save(index + 1, Some(&hidden), &made.record(), When::before(&stop))?;
         walk.reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
+        stop?;
     }
+    drop(held);
     quantized.head(walk.checkpoint, &mut Inputs { made: &mut made })?;
     Ok(made)
 }

@@ -21,6 +21,7 @@ use workbench_model::{
 use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, StorageDtype};
 
 pub(super) use self::resume::Resume;
+use self::resume::When;
 use self::{ends::RoundedEnds, made::Made, rounded::Rounded};
 use super::{
     Finding, global_scales,
@@ -131,14 +132,17 @@ fn without_data<'a>(
     // For the plugin: the host has an allocator of its own. Where data are passed, memory matters more than page faults.
     keep_pages();
     let blocks = checkpoint.config().num_layers;
+    let held = reporter.hold()?;
     for index in resume.blocks()..blocks {
         for kind in SITES {
             made.quantize_site(Site::in_block(index, kind), None, None)?;
         }
         made.finish_block(index)?;
-        resume.save(index + 1, None, &made.record())?;
+        resume.save(index + 1, None, &made.record(), When::Now)?;
         reporter.progress(index as u64 + 1, blocks as u64, "blocks");
+        held.check()?;
     }
+    drop(held);
     made.quantize_site(Site::head(), None, None)?;
     Ok(made)
 }
@@ -165,6 +169,7 @@ impl Walk<'_> {
                 pass
             }
         };
+        let held = self.reporter.hold()?;
         for index in resume.blocks()..config.num_layers {
             let mut block = pass.load(self.checkpoint, index)?;
             match self.order {
@@ -173,9 +178,12 @@ impl Walk<'_> {
                 Order::FullPrecision => pass.at_once(index, &mut block, false, &mut made)?,
             }
             made.finish_block(index)?;
-            resume.save(index + 1, Some(&[pass.hidden()]), &made.record())?;
+            let stop = held.check();
+            resume.save(index + 1, Some(&[pass.hidden()]), &made.record(), When::before(&stop))?;
             self.reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
+            stop?;
         }
+        drop(held);
         pass.head(self.checkpoint, &mut made)?;
         Ok(made)
     }

@@ -39,6 +39,22 @@ pub(in crate::steps) struct Resume {
     saved: Option<(Instant, Duration)>,
 }
 
+/// When the state is worth its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// It takes little, or nothing comes behind it.
+    Now,
+    /// When enough time has passed since the last one.
+    Sometimes,
+}
+
+impl When {
+    /// As it was found out whether the node goes on.
+    pub(super) fn before(stop: &Result<()>) -> Self {
+        if stop.is_err() { Self::Now } else { Self::Sometimes }
+    }
+}
+
 impl Resume {
     /// Reads what is there.
     pub(super) fn open(scratch: &Scratch) -> Result<Self> {
@@ -95,10 +111,17 @@ impl Resume {
         if into.len() == self.state.digests.len() { Ok(()) } else { Err(damaged(&self.folder.join(STATE))) }
     }
 
-    /// Leaves the state behind so many blocks, if that is worth its time. Without hidden states it always is.
-    pub(super) fn save(&mut self, blocks: usize, hidden: Option<&[&Activations]>, progress: &Progress) -> Result<()> {
+    /// Leaves the state behind so many blocks.
+    pub(super) fn save(
+        &mut self,
+        blocks: usize,
+        hidden: Option<&[&Activations]>,
+        progress: &Progress,
+        when: When,
+    ) -> Result<()> {
         let began = Instant::now();
-        if let (Some(_), Some((at, took))) = (hidden, self.saved)
+        if let Some((at, took)) = self.saved
+            && when == When::Sometimes
             && at.elapsed() < took * SHARE
         {
             return Ok(());
