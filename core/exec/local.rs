@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    graph::Key,
+    graph::{Key, digest::Stamp},
     process::Leader,
     store::RunFolder,
 };
@@ -36,6 +36,9 @@ pub struct LocalExecutor {
 struct Running {
     leader: Leader,
     memory_limit: u64,
+    /// What it reads, most of it mapped into its memory, as it was when it began.
+    reads: Vec<(PathBuf, Option<Stamp>)>,
+    library: Option<PathBuf>,
     /// The plugin at work, the silence it may keep, and when it was last heard of.
     plugin: Option<(String, Option<Duration>)>,
     heard: Instant,
@@ -52,6 +55,17 @@ impl Running {
             self.verdict = reason;
         }
         self.leader.kill();
+    }
+
+    /// Which of the files that it has mapped is another one now: that ends a process in any way.
+    fn changed(&self) -> Option<String> {
+        let is_another = |(path, before): &&(PathBuf, Option<Stamp>)| {
+            let Some(before) = before else { return false };
+            Stamp::of(path).map_or(true, |now| now.shows_write_since(before))
+        };
+        let (path, _) = self.reads.iter().find(is_another)?;
+        let whose = if self.library.as_ref() == Some(path) { "its plugin's library" } else { "what it reads" };
+        Some(format!("{whose}, `{}`, changed while it ran", path.display()))
     }
 
     /// Why it should be ended now. An inner `None` is no reason of its own: what it said counts.
@@ -129,8 +143,12 @@ impl LocalExecutor {
             Line::Gone => {
                 let mut running = self.running.remove(&key)?;
                 let status = running.leader.reap().ok();
-                let plugin = running.plugin.map(|(name, _)| name);
-                let reason = running.verdict.or_else(|| status.and_then(|s| describe(s, plugin.as_deref())));
+                let plugin = running.plugin.as_ref().map(|(name, _)| name.as_str());
+                let died = || {
+                    let how = describe(status?, plugin)?;
+                    Some(running.changed().map_or_else(|| how.clone(), |changed| format!("{changed}: {how}")))
+                };
+                let reason = running.verdict.clone().or_else(died);
                 Some(Update { key, news: News::Ended(reason) })
             }
         }
@@ -151,11 +169,15 @@ impl Executor for LocalExecutor {
             // The allocator keeps the pages of freed memory for a second unless told otherwise. Most reuse comes sooner, and what
             // is kept in vain counts where memory is at its largest: 30 of 800 MiB in GPTQ on layers of Qwen3-0.6B.
             .env("MIMALLOC_PURGE_DELAY", "100");
+        let stamped = |path: &Path| (path.to_owned(), Stamp::of(path).ok());
+        let reads = job.files.iter().map(|file| stamped(&file.path)).collect();
         let mut leader = Leader::start(&mut command).map_err(|e| Error::io("start", &self.program, &e))?;
         follow(&mut leader, log, &job.key, &self.sender);
         let running = Running {
             leader,
             memory_limit: job.memory_limit,
+            reads,
+            library: job.plugin.clone(),
             plugin: None,
             heard: Instant::now(),
             leaving: None,

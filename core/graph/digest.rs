@@ -49,6 +49,13 @@ impl Stamp {
         Ok(Self::new(&path.metadata()?))
     }
 
+    /// Whether this is another file than it was, or one that was written into since, as far as sizes and times of modification
+    /// tell. A new hard link changes neither.
+    pub fn shows_write_since(&self, before: &Self) -> bool {
+        let of = |stamp: &Self| (stamp.device, stamp.inode, stamp.size, stamp.modified_ns);
+        of(self) != of(before)
+    }
+
     /// Whether every later change would show: the last one lies far enough back.
     pub fn is_settled(&self) -> bool {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -120,6 +120,31 @@ fn processes_of_a_plugin_do_not_outlive_its_node() {
     assert!(found.contains("it closed the pipe over which it reports while plugin `unruly` was at work"), "{found}");
 }
 
+/// `cat > library.so` while a node has it mapped takes its code away.
+#[test]
+fn a_library_that_changes_under_its_node_is_named() {
+    let project = project();
+    let library = project.path().join("plugins/libunruly.so");
+    let whole = fs::read(&library).unwrap();
+    let arguments = arguments(&["forge"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut run = Followed::start(&project, &arguments);
+    run.until(|e| e["said"]["event"] == "plugin" && e["said"]["timeout"] == 600);
+    // It sleeps for a moment.
+    std::thread::sleep(Duration::from_millis(300));
+    fs::write(&library, vec![0; whole.len()]).unwrap();
+    let (code, events) = run.end();
+    assert_eq!(code, Some(4), "{events:#?}");
+    let failed = events.iter().find(|e| e["end"]["end"] == "failed").unwrap();
+    let message = failed["end"]["message"].as_str().unwrap();
+    let told =
+        message.starts_with("its plugin's library, `") && message.contains("libunruly.so`, changed while it ran: ");
+    assert!(told && message.contains("its process was ended by SIG"), "{message}");
+    fs::write(&library, whole).unwrap();
+    Followed::start(&project, &arguments).end();
+    project.assert_no_process_stays();
+}
+
 #[test]
 fn memory_of_a_plugins_child_counts() {
     let project = project();
