@@ -13,7 +13,7 @@ use crate::{
     config::Project,
     error::{Error, ErrorKind, Result},
     plugin::{self, ApiSource, CheckReport, PluginInfo, ProbeCache, Registry, search_folders},
-    store::{Store, read_sealed, write_sealed},
+    store::{Store, read_sealed, write_cache},
 };
 
 /// List, check and begin plugins
@@ -78,8 +78,7 @@ pub(super) fn discover(project: &Project, store: &Store) -> Result<Registry> {
         plugin::this_program("__probe").map_err(|e| Error::internal(format!("cannot find this program: {e}")))?;
     let registry = Registry::discover(&folders, &mut cache, &child);
     if let Some(text) = cache.to_json() {
-        // A store that cannot be written only costs the time to probe again.
-        let _ = write_sealed(&memory, &text);
+        write_cache(&memory, &text);
     }
     Ok(registry)
 }

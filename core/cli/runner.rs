@@ -218,8 +218,11 @@ impl Runner {
             Err(error) if error.kind != ErrorKind::NodesFailed => Close::Error { message: error.message.clone() },
             _ => Close::Finished,
         };
-        if let Some(run) = &mut self.state().run {
-            let _ = run.events.append(&Event::Closed { how });
+        if let Some(run) = &mut self.state().run
+            && let Err(e) = run.events.append(&Event::Closed { how })
+            && !run.unrecorded
+        {
+            style::note(&format!("warning: how this run ended is not recorded: {e}"));
         }
     }
 

@@ -38,7 +38,7 @@ pub use note::Note;
 pub use object::{Object, RECIPE, Record};
 pub use run::{EventLog, RunFolder, RunNode, RunSummary};
 pub use scratch::{Commit, Scratch};
-pub use sealed::{read_sealed, write_sealed};
+pub use sealed::{read_sealed, write_cache, write_sealed};
 
 use std::{
     fs,
@@ -141,10 +141,10 @@ impl Store {
         FileDigests::from_json(&read_sealed(&self.cache_file("digests.json")).unwrap_or_default())
     }
 
-    /// Remembers digests. A read-only store only costs time, so failing to write is no error.
+    /// Remembers digests. A store that cannot be written only costs time: a warning, and no error.
     pub fn remember(&self, digests: &FileDigests) {
         if let Some(text) = digests.to_json() {
-            let _ = write_sealed(&self.cache_file("digests.json"), &text);
+            write_cache(&self.cache_file("digests.json"), &text);
         }
     }
 

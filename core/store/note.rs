@@ -7,8 +7,8 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::{RunFolder, write_json};
-use crate::graph::digest::Stamp;
+use super::{RunFolder, sealed::warn_once, write_json};
+use crate::{error::Error, graph::digest::Stamp};
 
 impl RunFolder {
     /// What is noted about a file; waits for whoever is hashing it. `None` where no notes can be kept.
@@ -27,9 +27,11 @@ pub struct Note {
 
 impl Note {
     fn open(folder: &Path, file: &Path) -> Option<Self> {
-        fs::create_dir_all(folder).ok()?;
+        let failed = |doing: &str, path: &Path, e: std::io::Error| warn_once(&Error::io(doing, path, &e));
+        fs::create_dir_all(folder).map_err(|e| failed("create the folder", folder, e)).ok()?;
         let name = blake3::hash(file.as_os_str().as_encoded_bytes()).to_hex();
-        let lock = File::create(folder.join(format!("{name}.lock"))).ok()?;
+        let path = folder.join(format!("{name}.lock"));
+        let lock = File::create(&path).map_err(|e| failed("write", &path, e)).ok()?;
         while let Err(e) = flock(&lock, FlockOperation::LockExclusive) {
             if e != rustix::io::Errno::INTR {
                 return None;
@@ -45,6 +47,8 @@ impl Note {
 
     /// Notes it. A note that cannot be written costs the time to hash again.
     pub fn write(&self, found: &(Stamp, String)) {
-        let _ = write_json(&self.path, found);
+        if let Err(error) = write_json(&self.path, found) {
+            warn_once(&error);
+        }
     }
 }

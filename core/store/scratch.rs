@@ -14,6 +14,7 @@ use super::{
     files::{entries, make_folder, sync_folder, write_json},
     manifest::{Manifest, is_shard},
     object::{APART, ARTIFACT, ITEMS, PROVENANCE, RECORD, Record, digest_in_name},
+    sealed::warn_once,
 };
 use crate::{
     error::{Error, Result},
@@ -158,7 +159,10 @@ impl Store {
                     .hint("the disk, or whoever else writes to it, changed the file: run again"));
             }
             make_folder(&shards)?;
-            let _ = link_over(&path, &known);
+            // Without it the shard is stored once more for each model that has it.
+            if let Err(error) = link_over(&path, &known) {
+                warn_once(&error);
+            }
             manifest.add(entry, &path, digest)?;
         }
         Ok(())

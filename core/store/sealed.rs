@@ -1,9 +1,9 @@
 //! Text that is only believed when it is whole: its digest stands in the first line.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Once};
 
 use super::write_atomic;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Reads what [`write_sealed`] wrote. What is missing, changed or of another kind is not there: such files only save time.
 pub fn read_sealed(path: &Path) -> Option<String> {
@@ -23,6 +23,21 @@ pub fn read_sealed(path: &Path) -> Option<String> {
 pub fn write_sealed(path: &Path, text: &str) -> Result<()> {
     let digest = blake3::hash(text.as_bytes()).to_hex();
     write_atomic(path, format!("{digest}\n{text}").as_bytes())
+}
+
+/// Writes a text as [`write_sealed`] does, into a file that only saves time: where that fails, it costs a warning.
+pub fn write_cache(path: &Path, text: &str) {
+    if let Err(error) = write_sealed(path, text) {
+        warn_once(&error);
+    }
+}
+
+/// Says of the first file that cannot be written which only saves time what that means. The others have the same reason.
+pub(super) fn warn_once(error: &Error) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        tracing::warn!("{error}: what it would remember is found out anew every time");
+    });
 }
 
 #[cfg(test)]

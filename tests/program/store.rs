@@ -23,6 +23,29 @@ fn project() -> Project {
     project
 }
 
+/// Where a folder should be lies a file: what only saves time is not written, which is said once and stops nothing.
+#[test]
+fn a_cache_that_cannot_be_written_costs_a_warning() {
+    let project = Project::new();
+    let script = r#"
+let table = report("cache");
+table.row(model("tiny").evaluate(perplexity(#{ text: dataset("text.txt"), max_seq_length: 16, blocks: 2 })), #{ model: "tiny" });
+table.write();
+"#;
+    project.write("cache.rhai", script);
+    // A file that was written a moment ago is not remembered anyway.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    project.write("results/cache", "");
+    for _ in 0..2 {
+        let outcome = project.run(&["run", "cache.rhai"]).exits(0);
+        let told = outcome.err.lines().filter(|line| line.contains("what it would remember is found out anew"));
+        let told: Vec<&str> = told.collect();
+        assert!(told.len() == 1 && told[0].contains("results/cache"), "{}", outcome.err);
+    }
+    fs::remove_file(project.path().join("results/cache")).unwrap();
+    assert!(!project.run(&["run", "cache.rhai"]).exits(0).err.contains("found out anew"));
+}
+
 #[test]
 fn two_runs_share_a_store() {
     let [alone, project] = [project(), project()];
