@@ -39,7 +39,7 @@ fn a_new_plugin_builds_and_quantizes() {
     project.run(&["plugins", "new", "clip_rows", "--folder", "elsewhere"]).exits(0);
     let folder = project.path().join("elsewhere/clip_rows");
     let said = cargo(&folder, &["test"]);
-    assert!(said.contains("examples_give_what_they_promise ... ok") && said.contains("3 passed"), "{said}");
+    assert!(said.contains("examples_give_what_they_promise ... ok") && said.contains("4 passed"), "{said}");
     assert!(!said.contains("warning"), "{said}");
     cargo(&folder, &["build"]);
 
@@ -54,6 +54,11 @@ let table = report("new");
 table.row(made.evaluate(perplexity(#{ text: dataset("text.txt"), max_seq_length: 16, blocks: 2 })), #{ model: "made" });
 table.write();
 "#;
+    // It says which schemes it takes: the script learns it at once, and nothing is run or stored for it.
+    project.write("other.rhai", &script.replace("W8", &W8.replace("channel", "tensor")));
+    let refused = project.run(&["run", "other.rhai"]).exits(2);
+    let told = refused.err.contains(r#"`strategy` of the weights is "tensor": what is clipped is a row"#);
+    assert!(told && refused.err.contains("other.rhai:2"), "{}", refused.err);
     project.write("new.rhai", &script.replace("W8", W8));
     project.run(&["run", "new.rhai"]).exits(0);
     let stored = project.stored("results", "quantize", "clip_rows");
