@@ -53,6 +53,11 @@ impl KvCache {
         &self.grid
     }
 
+    /// The grid of its scales, if they come from calibration data.
+    pub(super) fn calibrated(&self) -> Option<&Grid> {
+        Some(&self.heads).filter(|_| self.is_static())
+    }
+
     /// Whether its scales come from calibration data.
     pub(super) fn is_static(&self) -> bool {
         self.grid.args().dynamic == Dynamic::No

@@ -65,6 +65,12 @@ impl<'a> Made<'a> {
             let entry: &mut Wants = wants.entry(target.info.site).or_default();
             (entry.channels, entry.gram) = (entry.channels | wanted.channels, entry.gram | wanted.gram);
         }
+        let calibrated = all.iter().filter_map(|t| Some((t.info.name.as_str(), t.calibrated_inputs()?))).collect();
+        if let Some(fault) = resume.progress().fault(&calibrated, cache.as_ref().and_then(KvCache::calibrated)) {
+            let message = format!("what an interrupted run left is not taken over, and its work done again: {fault}");
+            services.reporter.log("warn", message);
+            resume.start_over()?;
+        }
         let inputs = all.iter().filter_map(|t| Some((t.info.name.as_str(), t.inputs.as_ref()?))).collect();
         let mut artifact = Artifact::resume(checkpoint, &inputs, ends.unties, resume)?;
         if let Some(cache) = &cache {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use workbench_quant::Parameters;
+use workbench_quant::{Grid, GridError, Parameters};
 
 use crate::error::{Error, Result};
 
@@ -29,6 +29,25 @@ pub(super) struct Progress {
     /// Sites with static scales whose values were all zero: of inputs, and of keys and values.
     #[serde(default)]
     pub silent: [Vec<String>; 2],
+}
+
+impl Progress {
+    /// What its scales have that they cannot have: they were checked when they were observed, and are again where they are taken
+    /// over. `inputs` are the grids of calibrated inputs by module, `cache` that of keys and values.
+    pub(super) fn fault(&self, inputs: &BTreeMap<&str, &Grid>, cache: Option<&Grid>) -> Option<String> {
+        let of_inputs = self.scales.iter().map(|(module, stored)| {
+            let place = format!("the input of `{module}`");
+            (place, inputs.get(module.as_str()).copied(), stored)
+        });
+        let of_cache = self.kv_scales.iter().flat_map(|(block, stored)| {
+            let place = |what: &str| format!("the {what} of block {block}");
+            [(place("keys"), cache, &stored[0]), (place("values"), cache, &stored[1])]
+        });
+        of_inputs.chain(of_cache).find_map(|(place, grid, stored)| match grid {
+            Some(grid) => stored.check(grid).err().map(|error| format!("{place}: {error}")),
+            None => Some(format!("{place} has a scale, and is not calibrated")),
+        })
+    }
 }
 
 /// Places in [`Progress::silent`].
@@ -58,6 +77,19 @@ pub(super) struct StoredParameters {
     shape: [usize; 2],
 }
 
+impl StoredParameters {
+    /// Whether they are such as their grid has, in the dtype in which they are stored.
+    fn check(&self, grid: &Grid) -> Result<(), GridError> {
+        let parameters = Parameters::from(self);
+        let (count, wanted) = (parameters.scales.len(), parameters.shape.iter().product::<usize>());
+        if count != wanted || parameters.zero_points.as_ref().is_some_and(|points| points.len() != count) {
+            return Err(GridError::Shape(format!("{count} scales in the place of {wanted}")));
+        }
+        grid.check_parameters(&parameters)?;
+        grid.check_rounding(&parameters.scales)
+    }
+}
+
 impl From<&Parameters> for StoredParameters {
     fn from(p: &Parameters) -> Self {
         let scales = p.scales.iter().map(|s| s.to_bits()).collect();
@@ -71,5 +103,45 @@ impl From<&StoredParameters> for Parameters {
         let scales = p.scales.iter().map(|s| f32::from_bits(*s)).collect();
         let global_scale = p.global_scale.map(f32::from_bits);
         Self { scales, zero_points: p.zero_points.clone(), global_scale, shape: p.shape }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use workbench_quant::{Conventions, QuantizationArgs, StorageDtype, Strategy};
+
+    use super::*;
+
+    #[test]
+    fn scales_that_their_grid_cannot_have_are_a_fault() {
+        let args = QuantizationArgs { strategy: Strategy::Tensor, ..QuantizationArgs::default() };
+        let grid = Grid::new(&args, StorageDtype::Bf16, Conventions::default()).unwrap();
+        let observed = grid.parameters_from_range(&[-1.0], &[2.0]).unwrap();
+        let with = |change: fn(&mut Parameters)| {
+            let mut parameters = observed.clone();
+            change(&mut parameters);
+            let both = [StoredParameters::from(&observed), StoredParameters::from(&parameters)];
+            let scales = BTreeMap::from([("a".to_owned(), StoredParameters::from(&parameters))]);
+            let inputs = Progress { scales, ..Progress::default() };
+            let cache = Progress { kv_scales: BTreeMap::from([(3, both)]), ..Progress::default() };
+            let grids = BTreeMap::from([("a", &grid)]);
+            [inputs.fault(&grids, None), cache.fault(&BTreeMap::new(), Some(&grid))]
+        };
+        assert_eq!(with(|_| {}), [None, None]);
+        for (change, what) in [
+            ((|p| p.scales[0] = f32::NAN) as fn(&mut Parameters), "scale 0 is NaN, not a positive number"),
+            (|p| p.scales[0] = f32::INFINITY, "scale 0 is inf"),
+            (|p| p.scales[0] = 0.0, "scale 0 is 0"),
+            (|p| p.scales[0] = -0.5, "scale 0 is -0.5"),
+            (|p| p.scales[0] = 0.1, "which bfloat16 holds as"),
+            (|p| p.scales.clear(), "0 scales in the place of 1"),
+            (|p| p.zero_points = Some(vec![3]), "the grid is symmetric"),
+        ] {
+            let [input, cache] = with(change).map(Option::unwrap);
+            assert!(input.starts_with("the input of `a`: ") && input.contains(what), "{input}");
+            assert!(cache.starts_with("the values of block 3: ") && cache.contains(what), "{cache}");
+        }
+        let progress = Progress { scales: BTreeMap::from([("a".into(), (&observed).into())]), ..Progress::default() };
+        assert!(progress.fault(&BTreeMap::new(), Some(&grid)).unwrap().contains("is not calibrated"));
     }
 }
