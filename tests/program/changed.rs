@@ -24,6 +24,56 @@ fn project() -> Project {
     project
 }
 
+/// What a task file says is among the parameters, and the file is read again where it is scored.
+#[test]
+fn a_task_file_that_says_something_else_is_refused() {
+    let quiz = r#"
+name = "quiz"
+summary = "SUMMARY"
+kind = "choice"
+data = "quiz.jsonl"
+prompt = "PROMPT {question}"
+choices = ["bread", "river"]
+answer = "answer"
+"#;
+    let script = r#"
+let base = model("tiny");
+let table = report("changed");
+for bits in [8, 4] {
+    let scheme = #{ weights: #{ num_bits: bits, type: "int", symmetric: true, strategy: "channel" } };
+    table.row(base.quantize("rtn", #{ scheme: scheme }).evaluate(task("quiz.toml")), #{ bits: bits });
+}
+table.write();
+"#;
+    let project = || {
+        let project = Project::new();
+        project.write("changed.rhai", script);
+        project.write("quiz.toml", quiz);
+        let item = |i: usize| format!("{{\"question\": \"What is {i}?\", \"answer\": {}}}\n", i % 2);
+        project.write("quiz.jsonl", &(0..12).map(item).collect::<String>());
+        project
+    };
+    let undisturbed = project();
+    undisturbed.run(&ARGUMENTS).exits(0);
+    let expected = undisturbed.artifacts("results");
+    for (word, instead, harmful) in [("PROMPT", "Question:", true), ("SUMMARY", "For people", false)] {
+        let project = project();
+        let (code, said) = run_and(&project, || project.write("quiz.toml", &quiz.replace(word, instead)));
+        assert_eq!(code, if harmful { 4 } else { 0 }, "{said}");
+        assert_eq!(said.contains("quiz.toml` says something else than when the run began"), harmful, "{said}");
+        for (stored, bytes) in project.artifacts("results") {
+            let same = expected.get(&stored) == Some(&bytes);
+            // The summary is for people: it stands in the record and in no key.
+            assert!(
+                same || !harmful && stored.ends_with("record.json") || !harmful && stored.ends_with("manifest.json")
+            );
+        }
+        project.write("quiz.toml", quiz);
+        project.run(&ARGUMENTS).exits(0);
+        assert_eq!(project.artifacts("results").len(), expected.len());
+    }
+}
+
 const ARGUMENTS: [&str; 6] = ["run", "changed.rhai", "--jobs", "1", "--threads", "1"];
 
 /// Runs, and changes something as soon as the first node is done. Returns the exit code and what was said.

@@ -95,6 +95,22 @@ fn a_trainers_codes_are_written_as_they_are() {
 }
 
 #[test]
+fn a_tensor_of_a_trainer_that_has_no_place_is_named() {
+    for (name, problem) in [
+        (
+            "model.layers.7.extra.weight",
+            "the trainer put `model.layers.7.extra.weight`, which the resulting model has no place for",
+        ),
+        ("model.norm.weight", "tensor `model.norm.weight`: its shape is [2], the model's [32]"),
+    ] {
+        let train = format!("base.train(\"sign_trainer\", #{{ data: data, epochs: 1, extra: \"{name}\" }})");
+        let (project, outcome) = run(&["sign_trainer"], &train, 4);
+        assert!(outcome.err.contains(problem), "{}", outcome.err);
+        assert!(project.stored("results", "train", "sign_trainer").is_empty());
+    }
+}
+
+#[test]
 fn a_block_quantizer_gets_the_inputs_of_both_paths() {
     let quantize = "base.quantize(\"sign_block\", #{ scheme: W8, calibration: data })";
     let (project, _) = run(&["sign_block"], quantize, 0);

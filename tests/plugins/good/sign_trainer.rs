@@ -19,11 +19,13 @@ struct Parameters {
     /// Step size.
     #[schemars(extend("exclusiveMinimum" = 0))]
     learning_rate: f32,
+    /// A tensor that it puts beside its codes.
+    extra: Option<String>,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self { epochs: 40, learning_rate: 0.1 }
+        Self { epochs: 40, learning_rate: 0.1, extra: None }
     }
 }
 
@@ -109,6 +111,9 @@ impl Trainer for SignTrainer {
                 ..Default::default()
             };
             host.put_codes(&linear.module, &quantized)?;
+        }
+        if let Some(name) = &self.0.extra {
+            host.put_tensor(name, Tensor::from_slice(&[2], &[1.0f32, 2.0])?)?;
         }
         Ok(Facts::from_iter([("steps".to_owned(), step.into())]))
     }
