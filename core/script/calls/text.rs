@@ -18,7 +18,8 @@ pub(in crate::script) struct RunningText {
     #[serde(default)]
     pub protocol: Protocol,
     /// Tokens that the model is given for a window, with what stands in front of it; the model's context, and 2048 at most, if not
-    /// given. More than its context is an error.
+    /// given. More than its context is an error. Blocks with nothing in front are cut this long, and the last token of each is
+    /// only predicted.
     #[schemars(range(min = 2), extend("unit" = "tokens"))]
     pub max_seq_length: Option<usize>,
     /// At most so many blocks (of `rolling`: documents), and an error where the text holds fewer blocks; all there are if not given.
