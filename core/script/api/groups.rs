@@ -158,6 +158,11 @@ fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -
     let mut chosen: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, group) in groups.iter().enumerate() {
         let picked = match &group.targets {
+            Some(patterns) if patterns.is_empty() => {
+                return Err(Error::usage(format!("the targets of {} are an empty list", group.title))
+                    .at("targets")
+                    .hint("leave `targets` out to quantize every layer"));
+            }
             Some(patterns) => select_targets(patterns, names)?,
             None => names.iter().map(String::as_str).collect(),
         };

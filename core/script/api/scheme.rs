@@ -158,21 +158,26 @@ pub(super) fn check_shapes(read: &Read, config: &ModelConfig, modules: &[&String
         let asked: Vec<(String, usize)> = blocks.chain(ends).filter(|(name, _)| modules.contains(&name)).collect();
         if let Some((name, inputs)) = asked.iter().find(|(_, inputs)| inputs % size != 0) {
             let message = format!("groups of {size} do not divide the {inputs} inputs of `{name}`");
-            return Err(Error::usage(message).at("group_size").hint(sizes_for_all(&asked)));
+            return Err(Error::usage(message).at("group_size").hint(sizes_for_all(args, &asked)));
         }
     }
     Ok(())
 }
 
-/// What group sizes fit every one of the layers.
-fn sizes_for_all(layers: &[(String, usize)]) -> String {
+/// What group sizes the arguments could have that fit every one of the layers.
+fn sizes_for_all(args: &QuantizationArgs, layers: &[(String, usize)]) -> String {
     let common = layers.iter().fold(0, |common, (_, inputs)| greatest_common_divisor(common, *inputs));
-    let fitting = dividing_group_sizes(common);
+    let allowed = |size: &usize| QuantizationArgs { group_size: Some(*size), ..args.clone() }.validate().is_ok();
+    let fitting: Vec<usize> = dividing_group_sizes(common).into_iter().filter(allowed).collect();
     let listed: Vec<String> = fitting.iter().rev().take(8).rev().map(ToString::to_string).collect();
     let widths: BTreeSet<usize> = layers.iter().map(|(_, inputs)| *inputs).collect();
     let widths: Vec<String> = widths.iter().map(ToString::to_string).collect();
     match (&listed[..], &widths[..]) {
-        ([], _) => format!("no size fits layers of {} inputs: give them schemes of their own", widths.join(", ")),
+        ([], _) => format!(
+            "no size that this format has fits layers of {} inputs: ignore some (`ignore: [\"*.down_proj\"]`), or give them schemes of \
+             their own",
+            widths.join(", ")
+        ),
         (_, [_]) => format!("these sizes do: {}", listed.join(", ")),
         _ => format!("these sizes fit every layer (of {} inputs): {}", widths.join(", "), listed.join(", ")),
     }
@@ -190,9 +195,14 @@ mod tests {
     fn hinted_group_sizes_fit_every_layer() {
         let layers = |inputs: &[usize]| inputs.iter().map(|n| ("layer".to_owned(), *n)).collect::<Vec<_>>();
         // SmolLM2-135M: 96 divides 576 and 1,536; 144 only the first, 512 only the second.
-        let hint = sizes_for_all(&layers(&[576, 1536, 576]));
+        let int4 = QuantizationArgs { strategy: Strategy::Group, group_size: Some(128), ..QuantizationArgs::default() };
+        let sizes = |layers: &[(String, usize)]| sizes_for_all(&int4, layers);
+        let hint = sizes(&layers(&[576, 1536, 576]));
         assert_eq!(hint, "these sizes fit every layer (of 576, 1536 inputs): 8, 16, 24, 32, 48, 64, 96, 192");
-        assert_eq!(sizes_for_all(&layers(&[64, 64])), "these sizes do: 8, 16, 32, 64");
-        assert!(sizes_for_all(&layers(&[64, 81])).starts_with("no size fits layers of 64, 81 inputs"));
+        assert_eq!(sizes(&layers(&[64, 64])), "these sizes do: 8, 16, 32, 64");
+        assert!(sizes(&layers(&[64, 81])).contains("fits layers of 64, 81 inputs"));
+        // MX formats have groups of 32 and no others.
+        let mxfp4 = workbench_quant::preset("MXFP4A16").and_then(|scheme| scheme.weights).unwrap();
+        assert!(sizes_for_all(&mxfp4, &layers(&[64, 172])).starts_with("no size that this format has fits"));
     }
 }
