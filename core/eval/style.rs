@@ -92,16 +92,22 @@ impl Style {
         })
     }
 
-    /// The tokens of a prompt with a continuation, and how many are the prompt's. White space at the end of the prompt moves
-    /// to the continuation; both are encoded as one text and cut after as many tokens as the prompt alone has, so the token
-    /// at the seam is the one that the model would see.
+    /// The tokens of a prompt with a continuation, and how many are the prompt's, as lm-eval's `_encode_pair` has them: white space
+    /// at the end of the prompt moves to the continuation, both are encoded as one text, and what follows as many tokens as the
+    /// prompt alone has is put behind the prompt as it is encoded alone. Where a token lies across the seam, its part of
+    /// the prompt is replaced by the prompt's own.
     pub(super) fn continued(&self, prompt: &str, next: &str, tokenizer: &Tokenizer) -> Result<(Vec<u32>, usize)> {
         let context = prompt.trim_end();
         let whole = format!("{prompt}{next}");
         // A prompt that is empty has nothing that belongs in front of it either; one of white space has.
         let mut ids =
             if prompt.is_empty() { tokenizer.encode(&whole, false)? } else { self.encode(&whole, tokenizer)? };
-        let mut context = if prompt.is_empty() { 0 } else { self.encode(context, tokenizer)?.len() };
+        let alone = if prompt.is_empty() { Vec::new() } else { self.encode(context, tokenizer)? };
+        let mut context = alone.len();
+        // A continuation that melts into the prompt's last token has none of its own: that token is scored.
+        if context < ids.len() {
+            ids.splice(..context, alone);
+        }
         if context == 0 {
             let start = self.start()?;
             if ids.first() != Some(&start) {
@@ -112,7 +118,6 @@ impl Style {
         if ids.len() <= 1 {
             return Err(Error::refused(format!("`{whole}` leaves no token to score")));
         }
-        // A continuation that melts into the prompt's last token is scored by that token.
         let context = context.min(ids.len() - 1);
         Ok((ids, context))
     }
