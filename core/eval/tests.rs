@@ -119,6 +119,27 @@ const SCORES: [(Variant, f64, [f64; 3], [f64; 2]); 6] = [
     (Variant { suffix: &[2], ..PLAIN }, 1.974_974, [-159.2742, -164.6649, -3528.0415], [-14.470_24, -0.000_72]),
 ];
 
+/// lm-eval 0.4.13 encodes a prompt alone and takes from the whole only what follows: `me` behind `ti` is not `time`.
+#[test]
+fn a_token_across_the_seam_of_a_continuation_is_not_seen() {
+    let test = "a_token_across_the_seam_of_a_continuation_is_not_seen";
+    let Some(model) = fixture(test, "models/stories260K") else { return };
+    let loaded = Loaded::open(&model).unwrap();
+    let style = Style::of(&loaded.tokenizer, false, Toggle::Auto).unwrap();
+    let reporter = NodeReporter::new();
+    for (prompt, next, wanted) in
+        [("Once upon a ti", "me there was", -11.891_862), ("One day, Lil", "y saw a bi", -24.709_745)]
+    {
+        let (ids, context) = style.continued(prompt, next, &loaded.tokenizer).unwrap();
+        assert_ne!(ids, loaded.tokenizer.encode(&format!("{prompt}{next}"), true).unwrap(), "a token lies across");
+        let batches = [Batch::of([(&ids[..], context)].into_iter())];
+        let hidden = loaded.walk(&batches, &mut Progress::new(&reporter, 1, &[&loaded])).unwrap();
+        let scores = loaded.head().unwrap().score(&hidden[0], &batches[0].targets, 512).unwrap();
+        let found: f64 = scores.iter().map(|s| s.log_probability).sum();
+        assert!((found - wanted).abs() < 5e-5, "{prompt}|{next}: {found} for {wanted}");
+    }
+}
+
 #[test]
 fn scores_are_those_of_the_peers_whatever_stands_around_a_text() {
     let test = "scores_are_those_of_the_peers_whatever_stands_around_a_text";

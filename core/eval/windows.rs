@@ -32,6 +32,18 @@ pub struct Windows {
     pub words: Option<usize>,
 }
 
+impl Windows {
+    /// With a digest of all tokens and of which are scored: rows of a table can be compared where it is equal.
+    fn with_digest(mut self) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for window in &self.windows {
+            hasher.update(format!("{} {} {:?}\n", window.item, window.scored, window.ids).as_bytes());
+        }
+        self.facts["tokens_digest"] = hasher.finalize().to_hex()[..32].into();
+        self
+    }
+}
+
 /// Cuts a text.
 ///
 /// - *blocks*, as in the GPTQ papers: one stream, non-overlapping windows, the tail dropped. The first token of a window is
@@ -122,7 +134,7 @@ fn in_blocks(found: Sequences, front: usize) -> Windows {
         None => format!("{before}, the first token of each block not scored"),
     };
     let protocol = format!("{count} non-overlapping blocks of {length} tokens, {how}");
-    Windows { windows, protocol, facts: found.facts, words: None }
+    Windows { windows, protocol, facts: found.facts, words: None }.with_digest()
 }
 
 /// Windows of documents of their own.
@@ -161,7 +173,7 @@ fn rolling(texts: Vec<TextItem>, options: &TextOptions, tokenizer: &Tokenizer) -
         spelled(&[start], tokenizer)
     );
     let facts = json!({ "documents_read": texts.len(), "tokens": tokens, "first_sample": texts.first().map(|t| t.text.chars().take(240).collect::<String>()) });
-    Ok(Windows { windows, protocol, facts, words: Some(words) })
+    Ok(Windows { windows, protocol, facts, words: Some(words) }.with_digest())
 }
 
 /// Words as lm-eval counts them: stretches between white space, of which one at an end of the text leaves an empty one there.

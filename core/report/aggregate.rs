@@ -104,6 +104,8 @@ pub(super) struct RawCell {
     pub unparsed: usize,
     /// How the task was scored.
     pub protocol: String,
+    /// Digest of the tokens that were scored.
+    pub tokens: Option<String>,
 }
 
 /// Groups, metrics and cells of a table, with the texts of the item identifiers.
@@ -262,10 +264,14 @@ fn empty_cells(groups: &[Group], metrics: &[MetricKey], rows: &[Row]) -> Vec<Opt
                         per_seed: Vec::new(),
                         unparsed: 0,
                         protocol: task.protocol.clone(),
+                        tokens: task.tokens.clone(),
                     });
                     cell.unparsed += metric.unparsed;
                     if cell.protocol != task.protocol {
                         cell.items = Err("its seeds were scored under different protocols".to_owned());
+                    }
+                    if cell.tokens != task.tokens {
+                        cell.items = Err("its seeds were scored on different tokens".to_owned());
                     }
                 }
             }

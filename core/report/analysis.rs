@@ -154,19 +154,26 @@ fn test(data: &Aggregate, pairs: &[Pair], tested: fn(&MetricKey) -> bool, cache:
     wanted.into_par_iter().map(one).collect()
 }
 
+fn all_equal<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
+    let first = values.next();
+    first.is_none_or(|first| values.all(|value| value == first))
+}
+
 /// One warning per task whose rows were not all scored in the same way.
 fn protocol_warnings(data: &Aggregate) -> Vec<String> {
     let mut warnings: Vec<String> = Vec::new();
     let width = data.metrics.len();
     for (metric, key) in data.metrics.iter().enumerate().filter(|(_, key)| key.primary) {
-        let mut protocols: Vec<&str> = Vec::new();
-        for cell in data.cells.iter().skip(metric).step_by(width.max(1)).flatten() {
-            if !protocols.contains(&cell.protocol.as_str()) {
-                protocols.push(&cell.protocol);
-            }
-        }
-        if protocols.len() > 1 {
+        let cells = || data.cells.iter().skip(metric).step_by(width.max(1)).flatten();
+        let one_protocol = all_equal(cells().map(|cell| &cell.protocol));
+        if !one_protocol {
             warnings.push(format!("{}: rows were scored under different protocols and are not compared", key.task));
+        }
+        if one_protocol && !all_equal(cells().map(|cell| &cell.tokens)) {
+            warnings.push(format!(
+                "{}: the tokenizers of rows read the text differently; per token they are not compared",
+                key.task
+            ));
         }
     }
     warnings

@@ -149,6 +149,9 @@ pub(super) fn compare(
     if left.protocol != right.protocol {
         return Err("scored under different protocols".to_owned());
     }
+    if left.tokens != right.tokens {
+        return Err("scored on different tokens: their tokenizers read the text differently".to_owned());
+    }
     check_pairing(a, b, names)?;
     let difference = a.estimate() - b.estimate();
     if key.kind == MetricKind::Rate && a.is_binary() && b.is_binary() {

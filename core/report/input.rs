@@ -91,6 +91,9 @@ pub struct TaskResult {
     /// One line for the footer that says how the task was scored: blocks or rolling, context, BOS, tokens, few-shot, ...
     /// Rows are only compared where this line is equal.
     pub protocol: String,
+    /// Digest of the tokens that were scored, where metrics are means over tokens: a text is other tokens to another tokenizer, and
+    /// nats per token are then another unit. Rows are only compared where it is equal.
+    pub tokens: Option<String>,
     /// Name of the metric that stands for the task, and that differences are tested on; one of `metrics`.
     pub primary: String,
     /// Every metric of the task.

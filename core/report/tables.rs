@@ -81,6 +81,9 @@ impl Rendered {
     }
 }
 
+/// The rows that are done, while a run goes on.
+const GROWING: &str = "table.partial.csv";
+
 const RENDERED: &str = "rendered.json";
 
 impl<'a> Tables<'a> {
@@ -122,6 +125,7 @@ impl<'a> Tables<'a> {
         Key::of(&whole).to_string()
     }
 
+    /// Begins the table that grows while the run goes on, beside the files of the last run that ended.
     fn begin_csv(&self, spec: &ReportSpec) -> Option<CsvWriter> {
         let mut columns = CsvColumns { labels: Vec::new(), metrics: Vec::new() };
         for row in &spec.rows {
@@ -142,7 +146,7 @@ impl<'a> Tables<'a> {
         let folder = self.store.report_folder(&spec.name);
         // A results folder that cannot be written is found out before anything runs; a run without work may go on without.
         std::fs::create_dir_all(&folder).ok()?;
-        CsvWriter::create(&folder.join("table.csv"), columns).ok()
+        CsvWriter::create(&folder.join(GROWING), columns).ok()
     }
 
     /// Hears an event of the run: a row whose last task has ended is appended to its CSV.
@@ -160,7 +164,7 @@ impl<'a> Tables<'a> {
                     // The table is written as a whole at the end: a row that cannot be appended now is not lost.
                     let appended = row(spec, builder, keys, store, &Outcome::default()).map(|row| csv.append(&row));
                     if !matches!(appended, Ok(Ok(()))) {
-                        tracing::warn!("a row could not be appended to table.csv");
+                        tracing::warn!("a row could not be appended to {GROWING}");
                     }
                 }
             }
@@ -224,6 +228,7 @@ fn finish(
         for (name, text) in &files {
             write_atomic(&folder.join(name), text.as_bytes())?;
         }
+        let _ = std::fs::remove_file(folder.join(GROWING));
         if complete {
             let text = serde_json::to_string_pretty(&rendered).map_err(|e| Error::internal(e.to_string()))?;
             write_sealed(&folder.join(RENDERED), &text)?;
@@ -404,6 +409,7 @@ fn task_result(task: &str, object: &Object, record: &Record) -> Result<TaskResul
     Ok(TaskResult {
         task: task.to_owned(),
         protocol: measured["protocol"].as_str().unwrap_or_default().to_owned(),
+        tokens: measured["facts"]["tokens_digest"].as_str().map(str::to_owned),
         primary: metrics.first().map(|m| m.name.clone()).ok_or_else(|| damaged("metric"))?,
         metrics: metrics.iter().map(collect).collect(),
     })

@@ -25,6 +25,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
             let (windows, batch, task) = running_text(job, &model)?;
             let measured = if method == "kl" {
                 let reference = Loaded::open(job.model("reference")?)?;
+                same_tokens(&windows, &running_text(job, &reference)?.0)?;
                 eval::divergence(&model, &reference, windows, batch, reporter)?
             } else {
                 eval::perplexity(&model, windows, batch, reporter)?
@@ -47,6 +48,19 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     scratch.write_items(&measured.items)?;
     let facts = json!({ "task": task, "model": model.facts, "measured": measured.description() });
     Ok(Finding { values: measured.values(), facts })
+}
+
+/// A divergence compares predictions of the same token, so both models have to read a text as the same tokens.
+fn same_tokens(ours: &eval::Windows, theirs: &eval::Windows) -> Result<()> {
+    if ours.windows == theirs.windows {
+        return Ok(());
+    }
+    let differs = ours.windows.iter().zip(&theirs.windows).find(|(a, b)| a != b);
+    let place = differs.map_or_else(|| "its end".to_owned(), |(window, _)| format!("`{}`", window.item));
+    Err(Error::refused(format!(
+        "the reference's tokenizer makes other tokens of the text than the model's, from {place} on"
+    ))
+    .hint("a divergence compares predictions for the same tokens: take models with the same tokenizer"))
 }
 
 /// A model whose likelihoods are no numbers must not become a row of numbers.

@@ -13,7 +13,10 @@ use workbench::{
 };
 use workbench_model::{Context, decoder::Decoder, statistics::divergences};
 
-use super::{project::Project, rotate::write_model};
+use super::{
+    project::{Project, csv},
+    rotate::write_model,
+};
 
 const LENGTH: usize = 24;
 const BLOCKS: usize = 5;
@@ -190,4 +193,38 @@ table.write();
         // Sequences of hidden states in f32, before and after a block.
         assert_eq!(scratch("quantize"), 2 * 8 * 32 * 32 * 4);
     }
+}
+
+/// Two models of one size whose tokenizers number the tokens differently: blocks of the same name hold other tokens, so
+/// nothing per token is compared, and a divergence is refused.
+#[test]
+fn other_tokenizers_are_not_compared_per_token() {
+    let project = Project::new();
+    project.write_model("other", 32, 2);
+    let path = project.path().join("other/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    let (a, e) = (vocabulary["a"].clone(), vocabulary["e"].clone());
+    vocabulary.insert("a".to_owned(), e);
+    vocabulary.insert("e".to_owned(), a);
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let script = |tasks: &str| {
+        format!(
+            r#"let text = #{{ text: dataset("text.txt"), max_seq_length: {LENGTH}, blocks: {BLOCKS} }};
+let table = report("tokens");
+table.baseline(model("tiny").evaluate(perplexity(text)), #{{ model: "tiny" }});
+table.row(model("other").evaluate([{tasks}]), #{{ model: "other" }});
+table.write();
+"#
+        )
+    };
+    project.write("apart.rhai", &script("perplexity(text)"));
+    let outcome = project.run(&["run", "apart.rhai"]).exits(0);
+    assert!(outcome.out.contains("the tokenizers of rows read the text differently"), "{}", outcome.out);
+    let rows = csv(&project.read("results/reports/tokens/table.csv"));
+    assert_eq!((rows[1]["perplexity.nll.delta"].as_str(), rows[1]["perplexity.nll.p"].as_str()), ("", ""));
+    assert!(!rows[1]["perplexity.nll"].is_empty());
+    project.write("divergence.rhai", &script("kl(model(\"tiny\"), text)"));
+    let outcome = project.run(&["run", "divergence.rhai"]).exits(4);
+    assert!(outcome.out.contains("the reference's tokenizer makes other tokens of the text"), "{}", outcome.out);
 }

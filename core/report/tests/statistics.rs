@@ -6,7 +6,7 @@ use super::*;
 fn simple(name: &str, kind: MetricKind, values: &[(&str, f64, f64)]) -> TaskResult {
     let items = values.iter().map(|(id, weight, sum)| Item { id: (*id).into(), weight: *weight, sum: *sum }).collect();
     let metric = Metric { name: name.into(), kind, higher_is_better: Some(true), items, unparsed: 0 };
-    TaskResult { task: "t".into(), protocol: "p".into(), primary: name.into(), metrics: vec![metric] }
+    TaskResult { task: "t".into(), protocol: "p".into(), tokens: None, primary: name.into(), metrics: vec![metric] }
 }
 
 fn two(left: TaskResult, right: TaskResult) -> Table {
@@ -166,8 +166,13 @@ fn divergences_are_tested_in_contrasts_only() {
         let divergence: Vec<Metric> =
             row.tasks.iter_mut().flat_map(|task| task.metrics.extract_if(1.., |_| true)).collect();
         if !divergence.is_empty() {
-            let task =
-                TaskResult { task: "kl".into(), protocol: "p".into(), primary: "kl".into(), metrics: divergence };
+            let task = TaskResult {
+                task: "kl".into(),
+                protocol: "p".into(),
+                tokens: None,
+                primary: "kl".into(),
+                metrics: divergence,
+            };
             row.tasks.push(task);
         }
     }
@@ -212,6 +217,25 @@ fn seeds_are_one_line_with_their_own_spread() {
     // Item means over the seeds: all seeds have the same items and weights, so the estimate is the mean of theirs.
     let mean = cell.per_seed.iter().sum::<f64>() / 5.0;
     assert!((cell.estimate.clone().unwrap() - mean).abs() < 1e-12);
+}
+
+/// Nats per token of other tokens are another quantity, whatever the blocks are called.
+#[test]
+fn rows_on_different_tokens_are_not_compared() {
+    let mut table = ablation();
+    for (index, row) in table.rows.iter_mut().enumerate() {
+        let read = if index == 2 { "b" } else { "a" };
+        row.tasks.iter_mut().take(1).for_each(|task| task.tokens = Some(read.to_owned()));
+    }
+    let analysis = Analysis::new(&table).unwrap();
+    let reason = analysis.difference(2, 0).unwrap().outcome.clone().unwrap_err();
+    assert!(reason.contains("scored on different tokens"), "{reason}");
+    assert!(analysis.difference(1, 0).unwrap().outcome.is_ok());
+    assert!(
+        analysis.warnings.iter().any(|warning| warning.contains("the tokenizers of rows")),
+        "{:?}",
+        analysis.warnings
+    );
 }
 
 /// The same number of right answers says nothing of what was drawn, likelihoods that are the same bits do.
