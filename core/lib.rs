@@ -15,6 +15,7 @@ pub mod graph;
 pub mod plugin;
 mod printable;
 mod process;
+pub mod progress;
 pub mod report;
 pub mod schema;
 pub mod script;

@@ -12,7 +12,7 @@ use workbench_model::{
 use super::{Look, Pass, Room, Seen, SiteWork};
 use crate::{
     error::{Error, Result},
-    exec::NodeReporter,
+    progress::Progress,
 };
 
 /// Which statistics are wanted of which sites, by the sites' names.
@@ -36,7 +36,7 @@ pub fn statistics(
     wanted: &Wanted,
     sequences: &[Vec<u32>],
     room: Room,
-    reporter: &NodeReporter,
+    progress: &dyn Progress,
 ) -> Result<BTreeMap<String, SiteStatistics>> {
     let config = checkpoint.config();
     let mut gatherer = Gatherer { wanted, found: BTreeMap::new() };
@@ -44,7 +44,7 @@ pub fn statistics(
     for index in 0..config.num_layers {
         let mut block = pass.load(checkpoint, index)?;
         pass.at_once(index, &mut block, false, &mut gatherer)?;
-        reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
+        progress.progress(index as u64 + 1, config.num_layers as u64, "blocks");
     }
     pass.head(checkpoint, &mut gatherer)?;
     let found = gatherer.found;

@@ -5,15 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Map, json};
 
 use super::{
-    CHUNK, Item, Loaded, Measured, MetricInfo,
+    Conduct, Engine, Item, Measured, Method, Sequence,
     style::Style,
     task::{ChoiceItem, Items, Task},
-    walk::{Batch, Progress, groups},
 };
-use crate::{
-    error::{Error, Result},
-    exec::NodeReporter,
-};
+use crate::error::{Error, Result};
 
 /// Scores each choice as a continuation of its prompt. `acc` takes the largest sum of log-probabilities, `acc_norm` the
 /// largest per character of the choice, `acc_bytes` per UTF-8 byte; of equals the first.
@@ -21,35 +17,26 @@ use crate::{
 /// # Errors
 /// The task is of another kind; a prompt with its choice is longer than the model's context.
 pub fn choice(
-    model: &Loaded,
+    engine: &dyn Engine,
     task: &Task,
     limit: Option<usize>,
     batch: usize,
-    reporter: &NodeReporter,
+    conduct: &mut Conduct<'_>,
 ) -> Result<Measured> {
     let Items::Choice(items) = &task.items else { return Err(Error::internal("not a choice task")) };
     let asked = &items[..limit.unwrap_or(usize::MAX).min(items.len())];
-    let style = Style::new(model, task)?;
-    let requests = requests(asked, &style, model)?;
-    let mut scores: Vec<(f64, bool)> = Vec::with_capacity(requests.len());
-    let lens: Vec<usize> = requests.iter().map(|request| request.ids.len() - 1).collect();
-    let mut progress = Progress::new(reporter, requests.len().div_ceil(batch), &[model]);
-    for group in groups(&lens, batch, model.config().hidden_size) {
-        let group = requests[group].chunks(batch);
-        let batches: Vec<_> = group.map(|some| Batch::of(some.iter().map(|r| (&r.ids[..], r.context)))).collect();
-        let hidden = model.walk(&batches, &mut progress)?;
-        let head = model.head()?;
-        for (batch, hidden) in batches.iter().zip(hidden) {
-            let found = head.score(&hidden, &batch.targets, CHUNK)?;
-            let mut sums = vec![(0.0, true); batch.sequences.len()];
-            for (((sequence, _), target), score) in batch.positions.iter().zip(&batch.targets).zip(found) {
-                sums[*sequence].0 += score.log_probability;
-                sums[*sequence].1 &= score.top == *target;
-            }
-            scores.extend(sums);
-            progress.step();
-        }
-    }
+    let style = Style::new(engine, task)?;
+    let requests = requests(asked, &style, engine)?;
+    let sequences: Vec<_> = requests.iter().map(|r| Sequence { ids: &r.ids, scored: r.context }).collect();
+    let scores: Vec<(f64, bool)> = conduct
+        .score(engine, &sequences, batch)?
+        .into_iter()
+        .map(|tokens| {
+            tokens
+                .iter()
+                .fold((0.0, true), |(sum, greedy), token| (sum + token.log_probability, greedy && token.likeliest))
+        })
+        .collect();
     let mut rest = scores.as_slice();
     let items = asked
         .iter()
@@ -70,15 +57,15 @@ struct Request {
     context: usize,
 }
 
-fn requests(items: &[ChoiceItem], style: &Style, model: &Loaded) -> Result<Vec<Request>> {
-    let most = model.config().max_positions;
+fn requests(items: &[ChoiceItem], style: &Style, engine: &dyn Engine) -> Result<Vec<Request>> {
+    let most = engine.max_positions();
     let mut found = Vec::new();
     for item in items {
-        let prompt = style.render(&item.prompt, model)?;
+        let prompt = style.render(&item.prompt, engine)?;
         for index in 0..item.choices.len() {
             let continuation = if style.chat { item.choices[index].clone() } else { item.continuation(index) };
             let (ids, context) = style
-                .continued(&prompt, &continuation, &model.tokenizer)
+                .continued(&prompt, &continuation, engine.tokenizer())
                 .map_err(|e| e.context(format!("item `{}`", item.id)))?;
             let request = Request { ids, context };
             if request.ids.len() > most {
@@ -115,10 +102,7 @@ fn judge(item: &ChoiceItem, scores: &[(f64, bool)]) -> Item {
 }
 
 fn finish(items: Vec<Item>, task: &Task, style: &Style, shots: &str) -> Measured {
-    let mut metrics = vec![MetricInfo::rate("acc"), MetricInfo::rate("acc_norm"), MetricInfo::rate("acc_bytes")];
-    if task.metric() == super::task::Metric::AccNorm {
-        metrics.swap(0, 1);
-    }
+    let metrics = Method::Choice.metric_infos_with(task.metric());
     let protocol = format!("{} questions, choices by log-likelihood, {}, {shots}", items.len(), style.describe());
     Measured { items, metrics, protocol, facts: json!({ "summary": task.file.summary }), extra: Map::new() }
 }

@@ -10,47 +10,66 @@ use workbench_model::{
 };
 
 use super::{
-    CHUNK, Loaded, Measured, MetricInfo,
-    perplexity::{Sums, batches, lens},
-    walk::{Progress, groups},
+    CHUNK, Conduct, Loaded, Measured, Method, Window,
+    kept::{Behind, Noted},
+    perplexity::Sums,
+    walk::{Batch, Passes, groups},
     windows::Windows,
 };
-use crate::{
-    error::{Error, Result},
-    exec::NodeReporter,
-};
+use crate::error::{Error, Result};
 
 /// Per token KL(reference ‖ model) in nats over the whole vocabulary, and whether both find the same token likeliest.
-/// The windows and the scored positions are those of [`perplexity`](super::perplexity).
+/// The windows and the scored positions are those of [`perplexity`](super::perplexity). Both are decoders of this program: a
+/// distribution over the vocabulary is more than an [`Engine`](super::Engine) is asked for.
+///
+/// # Errors
+/// A malformed checkpoint; logits that are not numbers.
 pub fn divergence(
     model: &Loaded,
     reference: &Loaded,
     text: Windows,
     batch: usize,
-    reporter: &NodeReporter,
+    conduct: &mut Conduct<'_>,
 ) -> Result<Measured> {
-    let mut sums = Sums::default();
-    let mut progress = Progress::new(reporter, text.windows.len().div_ceil(batch), &[model, reference]);
+    let total = text.windows.len();
+    let scored = |window: &Window| window.ids.len().saturating_sub(window.scored);
+    let mut all: Vec<Vec<Noted>> =
+        conduct.kept(total, batch, |place, one: &Vec<Noted>| text.windows.get(place).map(scored) == Some(one.len()));
+    let rest = &text.windows[all.len()..];
+    let behind = Behind { done: all.len(), total, progress: conduct.progress };
+    let mut passes = Passes::new(&behind, rest.len().div_ceil(batch), &[model, reference]);
     // Both models' hidden states wait for their heads.
     let wide = model.config().hidden_size + reference.config().hidden_size;
-    for group in groups(&lens(&text.windows), batch, wide) {
-        let windows = &text.windows[group];
-        let batches = batches(windows, batch);
-        let ours = model.walk(&batches, &mut progress)?;
-        let theirs = reference.walk(&batches, &mut progress)?;
+    let lens: Vec<usize> = rest.iter().map(|window| window.ids.len() - 1).collect();
+    for group in groups(&lens, batch, wide) {
+        let sequences: Vec<_> = rest[group].iter().map(Window::sequence).collect();
+        let batches: Vec<Batch<'_>> = sequences.chunks(batch).map(Batch::of).collect();
+        let ours = model.walk(&batches, &mut passes)?;
+        let theirs = reference.walk(&batches, &mut passes)?;
         let heads = [reference.head()?, model.head()?];
-        for ((windows, batch), hidden) in windows.chunks(batch).zip(&batches).zip(theirs.iter().zip(&ours)) {
+        let mut found: Vec<Vec<Noted>> = Vec::with_capacity(sequences.len());
+        for (batch, hidden) in batches.iter().zip(theirs.iter().zip(&ours)) {
+            let before = found.len();
+            found.resize_with(before + batch.sequences.len(), Vec::new);
             for (first, positions) in batch.positions.chunks(CHUNK).enumerate() {
-                let found = compare(&heads, hidden, first * CHUNK, positions.len(), model.config().vocab_size)?;
-                for ((sequence, _), Divergence { kl, same_top }) in positions.iter().zip(found) {
-                    sums.add(&windows[*sequence].item, &[("kl", kl), ("top1", f64::from(same_top))]);
+                let compared = compare(&heads, hidden, first * CHUNK, positions.len(), model.config().vocab_size)?;
+                for ((sequence, _), Divergence { kl, same_top }) in positions.iter().zip(compared) {
+                    found[before + sequence].push((kl.to_bits(), same_top));
                 }
             }
-            progress.step();
-            progress.step();
+            passes.step();
+            passes.step();
+        }
+        conduct.note(all.len(), total, &found)?;
+        all.extend(found);
+    }
+    let mut sums = Sums::default();
+    for (window, found) in text.windows.iter().zip(all) {
+        for (kl, same_top) in found {
+            sums.add(&window.item, &[("kl", f64::from_bits(kl)), ("top1", f64::from(same_top))]);
         }
     }
-    let metrics = vec![MetricInfo::nats("kl"), MetricInfo::rate("top1")];
+    let metrics = Method::Divergence.metric_infos();
     let items = sums.items();
     let tokens: f64 = items.iter().map(|i| i.weight).sum();
     let protocol = format!("{} ({tokens} tokens compared)", text.protocol);

@@ -1,44 +1,40 @@
 //! Tasks whose answers the model writes.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, json};
-use workbench_model::generate::{GenerationConfig, Sampling, generate as write};
 
 use super::{
-    Item, Loaded, Measured, MetricInfo,
+    Conduct, Engine, Item, Limits, Measured, Method,
     numbers::{gsm8k, gsm8k_plain, last_number},
     style::Style,
     task::{GenerateItem, Items, Match, Task},
 };
-use crate::{
-    error::{Error, Result},
-    exec::NodeReporter,
-};
+use crate::error::{Error, Result};
 
-/// Lets the model answer greedily, cuts each answer at its first stop text, and compares it with the right ones.
+/// Lets the model answer greedily, up to the first stop text, and compares what it wrote with the right answers.
 ///
 /// # Errors
 /// The task is of another kind; a prompt with its answer would be longer than the model's context.
 pub fn generate(
-    model: &Loaded,
+    engine: &dyn Engine,
     task: &Task,
     limit: Option<usize>,
     batch: usize,
-    reporter: &NodeReporter,
+    conduct: &mut Conduct<'_>,
 ) -> Result<Measured> {
     let Items::Generate(items) = &task.items else { return Err(Error::internal("not a task of written answers")) };
     let items = &items[..limit.unwrap_or(usize::MAX).min(items.len())];
-    let style = Style::new(model, task)?;
+    let style = Style::new(engine, task)?;
     let longest = task.file.max_new_tokens.unwrap_or(1);
     let prompts: Vec<Vec<u32>> = items
         .iter()
         .map(|item| {
-            let mut ids = style.encode(&style.render(&item.prompt, model)?, &model.tokenizer)?;
+            let mut ids = style.encode(&style.render(&item.prompt, engine)?, engine.tokenizer())?;
             if ids.is_empty() {
                 ids.push(style.start().map_err(|e| e.context(format!("item `{}`", item.id)))?);
             }
-            let most = model.config().max_positions;
+            let most = engine.max_positions();
             if ids.len() + longest > most {
                 return Err(Error::refused(format!(
                     "item `{}`: a prompt of {} tokens and an answer of {longest} do not fit into {most} positions",
@@ -49,32 +45,12 @@ pub fn generate(
             Ok(ids)
         })
         .collect::<Result<_>>()?;
-    let config = GenerationConfig {
-        max_new_tokens: longest,
-        sampling: Sampling::GREEDY,
-        seed: 0,
-        first_sequence: 0,
-        stop_ids: model.tokenizer.stop_ids(),
-    };
-    let decoder = model.decoder()?;
-    let total = items.len() as u64;
-    let mut done = Vec::with_capacity(items.len());
-    for (items, prompts) in items.chunks(batch).zip(prompts.chunks(batch)) {
-        let mut written: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
-        let mut on_token = |sequence: usize, token: u32| {
-            written[sequence].push(token);
-            let text = model.tokenizer.decode(&written[sequence], true).unwrap_or_default();
-            if stop_at(&text, &task.file.stop).is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let answers = write(&decoder, prompts, &config, &mut on_token)?;
-        for (item, answer) in items.iter().zip(answers) {
-            let text = model.tokenizer.decode(&answer.tokens, true)?;
-            let cut = stop_at(&text, &task.file.stop).unwrap_or(text.len());
-            done.push(judge(item, &text[..cut], task.file.matching.unwrap_or(Match::Exact), answer.tokens.len()));
-        }
-        reporter.progress(done.len() as u64, total, "answers");
-    }
-    let how = match task.file.matching.unwrap_or(Match::Exact) {
+    let limits = Limits { max_new_tokens: longest, stop: &task.file.stop };
+    let answers = conduct.write(engine, &prompts, limits, batch)?;
+    let matching = task.file.matching.unwrap_or(Match::Exact);
+    let done: Vec<Item> =
+        items.iter().zip(answers).map(|(item, answer)| judge(item, &answer.text, matching, answer.tokens)).collect();
+    let how = match matching {
         Match::Exact => "exact match",
         Match::Numeric => "match of the last number",
         Match::Gsm8kStrict => "match of the number behind `####`, as lm-eval's gsm8k strict-match",
@@ -88,16 +64,11 @@ pub fn generate(
     );
     Ok(Measured {
         items: done,
-        metrics: vec![MetricInfo::rate("acc")],
+        metrics: Method::Generate.metric_infos(),
         protocol,
         facts: json!({ "summary": task.file.summary }),
         extra: Map::new(),
     })
-}
-
-/// Where the first of the stop texts begins.
-fn stop_at(text: &str, stops: &[String]) -> Option<usize> {
-    stops.iter().filter_map(|stop| text.find(stop.as_str())).min()
 }
 
 fn judge(item: &GenerateItem, output: &str, matching: Match, tokens: usize) -> Item {
@@ -182,11 +153,5 @@ mod tests {
     fn ends_case_and_full_stop_do_not_count() {
         assert_eq!(plain("  The Answer. \n"), plain("the answer"));
         assert_ne!(plain("the answers"), plain("the answer"));
-    }
-
-    #[test]
-    fn the_earliest_stop_cuts() {
-        assert_eq!(stop_at("a\nb;c", &[";".into(), "\n".into()]), Some(1));
-        assert_eq!(stop_at("abc", &[";".into()]), None);
     }
 }

@@ -42,16 +42,6 @@ pub struct MetricInfo {
     pub higher_is_better: bool,
 }
 
-impl MetricInfo {
-    pub(super) fn nats(name: &str) -> Self {
-        Self { name: name.into(), unit: Unit::Nats, higher_is_better: false }
-    }
-
-    pub(super) fn rate(name: &str) -> Self {
-        Self { name: name.into(), unit: Unit::Rate, higher_is_better: true }
-    }
-}
-
 /// The outcome of one task on one model.
 #[derive(Clone, Debug)]
 pub struct Measured {

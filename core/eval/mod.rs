@@ -2,14 +2,18 @@
 //!
 //! Every evaluation yields items (a block of text, a question), each with a weight and sums by metric: the estimate is the
 //! quotient of the totals, and statistics pair items of different models by their identifiers. Nothing is averaged before
-//! it is recorded.
+//! it is recorded. What a model is asked for is an [`Engine`]'s business, what is measured a [`Method`]'s.
 
 mod choice;
 mod divergence;
+mod engine;
 mod generate;
+mod kept;
 mod loaded;
+mod local;
 mod measured;
 mod memory;
+mod metrics;
 mod numbers;
 mod perplexity;
 mod quantizers;
@@ -22,10 +26,13 @@ mod windows;
 
 pub use choice::choice;
 pub use divergence::divergence;
+pub use engine::{Answer, Engine, Limits, Sequence, TokenScore};
 pub use generate::generate;
+pub use kept::{Conduct, Notes};
 pub use loaded::Loaded;
 pub use measured::{Item, Measured, MetricInfo, Unit};
 pub use memory::{Scored, scoring_memory};
+pub use metrics::{Method, Metric};
 pub use perplexity::perplexity;
 pub use windows::{Window, Windows, windows, windows_of};
 

@@ -4,32 +4,24 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{
-    CHUNK, Item, Loaded, Measured, MetricInfo, Window,
-    walk::{Batch, Progress, groups},
-    windows::Windows,
-};
-use crate::{error::Result, exec::NodeReporter};
+use super::{Conduct, Engine, Item, Measured, Method, Window, windows::Windows};
+use crate::error::Result;
 
 /// Scores windows of text: mean negative log-likelihood in nats per token, and whether each token was the likeliest.
-pub fn perplexity(model: &Loaded, text: Windows, batch: usize, reporter: &NodeReporter) -> Result<Measured> {
-    let mut sums: Sums = Sums::default();
-    let mut progress = Progress::new(reporter, text.windows.len().div_ceil(batch), &[model]);
-    for group in groups(&lens(&text.windows), batch, model.config().hidden_size) {
-        let windows = &text.windows[group];
-        let batches = batches(windows, batch);
-        let hidden = model.walk(&batches, &mut progress)?;
-        let head = model.head()?;
-        for ((windows, batch), hidden) in windows.chunks(batch).zip(&batches).zip(hidden) {
-            let scores = head.score(&hidden, &batch.targets, CHUNK)?;
-            for (((sequence, _), target), score) in batch.positions.iter().zip(&batch.targets).zip(scores) {
-                let found = [("nll", -score.log_probability), ("token_acc", f64::from(score.top == *target))];
-                sums.add(&windows[*sequence].item, &found);
-            }
-            progress.step();
+///
+/// # Errors
+/// The model cannot be asked.
+pub fn perplexity(engine: &dyn Engine, text: Windows, batch: usize, conduct: &mut Conduct<'_>) -> Result<Measured> {
+    let sequences: Vec<_> = text.windows.iter().map(Window::sequence).collect();
+    let scores = conduct.score(engine, &sequences, batch)?;
+    let mut sums = Sums::default();
+    for (window, scores) in text.windows.iter().zip(scores) {
+        for score in scores {
+            let found = [("nll", -score.log_probability), ("token_acc", f64::from(score.likeliest))];
+            sums.add(&window.item, &found);
         }
     }
-    let metrics = vec![MetricInfo::nats("nll"), MetricInfo::rate("token_acc")];
+    let metrics = Method::Perplexity.metric_infos();
     let mut measured =
         Measured { items: sums.items(), metrics, protocol: text.protocol, facts: text.facts, extra: Map::new() };
     let nll = measured.mean("nll");
@@ -42,16 +34,6 @@ pub fn perplexity(model: &Loaded, text: Windows, batch: usize, reporter: &NodeRe
         measured.extra.insert("words".into(), words.into());
     }
     Ok(measured)
-}
-
-/// How many tokens of each window go through the model.
-pub(super) fn lens(windows: &[Window]) -> Vec<usize> {
-    windows.iter().map(|window| window.ids.len() - 1).collect()
-}
-
-/// Windows in batches of so many.
-pub(super) fn batches(windows: &[Window], batch: usize) -> Vec<Batch<'_>> {
-    windows.chunks(batch).map(|some| Batch::of(some.iter().map(|w| (&w.ids[..], w.scored)))).collect()
 }
 
 /// Sums by item, in the order in which items first appear.

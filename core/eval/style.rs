@@ -4,7 +4,7 @@ use serde_json::Map;
 use workbench_model::tokenizer::{Message, Tokenizer};
 
 use super::{
-    Loaded,
+    Engine,
     task::{Prompt, Task, Toggle},
 };
 use crate::{
@@ -28,16 +28,17 @@ pub(super) struct Style {
 }
 
 impl Style {
-    pub(super) fn new(model: &Loaded, task: &Task) -> Result<Self> {
-        let chat = task.uses_chat_template() && (model.template.is_some() || task.file.chat_template == Toggle::On);
-        if chat && model.template.is_none() {
+    pub(super) fn new(engine: &dyn Engine, task: &Task) -> Result<Self> {
+        let has_template = engine.template().is_some();
+        let chat = task.uses_chat_template() && (has_template || task.file.chat_template == Toggle::On);
+        if chat && !has_template {
             return Err(Error::refused(format!(
                 "task `{}` wants a chat template, and the model has none",
                 task.file.name
             ))
             .hint("set chat_template = \"auto\" in the task file"));
         }
-        Self::of(&model.tokenizer, chat, task.file.add_bos)
+        Self::of(engine.tokenizer(), chat, task.file.add_bos)
             .map_err(|e| e.context(format!("the prompts of task `{}`", task.file.name)))
     }
 
@@ -57,8 +58,8 @@ impl Style {
     }
 
     /// The text of a prompt.
-    pub(super) fn render(&self, prompt: &Prompt, model: &Loaded) -> Result<String> {
-        let Some(template) = model.template.as_ref().filter(|_| self.chat) else { return Ok(prompt.text()) };
+    pub(super) fn render(&self, prompt: &Prompt, engine: &dyn Engine) -> Result<String> {
+        let Some(template) = engine.template().filter(|_| self.chat) else { return Ok(prompt.text()) };
         let turns = prompt
             .turns()
             .into_iter()

@@ -33,6 +33,7 @@ pub use items::{ChoiceItem, GenerateItem, Items, Prompt, Shots, TextItem};
 pub use template::Template;
 pub use values::Choices;
 
+use super::Method;
 pub use crate::graph::params::{Protocol, Toggle};
 
 /// A task file that cannot be used, with the place of the fault.
@@ -88,6 +89,28 @@ pub enum Metric {
     Acc,
     /// Share of right answers by log-probability per character (choice).
     AccNorm,
+}
+
+impl Metric {
+    /// Its name in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nll => "nll",
+            Self::Acc => "acc",
+            Self::AccNorm => "acc_norm",
+        }
+    }
+}
+
+impl TaskKind {
+    /// The kind of evaluation that scores it.
+    pub fn method(self) -> Method {
+        match self {
+            Self::Choice => Method::Choice,
+            Self::Perplexity => Method::Perplexity,
+            Self::Generate => Method::Generate,
+        }
+    }
 }
 
 /// The TOML file. Keys that do not belong to the task's kind are errors.
@@ -229,12 +252,10 @@ impl Task {
         Ok(Self { file, items, files })
     }
 
-    /// The figure that stands for this task in a table.
-    pub fn metric(&self) -> Metric {
-        self.file.metric.unwrap_or(match self.file.kind {
-            TaskKind::Perplexity => Metric::Nll,
-            TaskKind::Choice | TaskKind::Generate => Metric::Acc,
-        })
+    /// The name of the figure that stands for this task in a table.
+    pub fn metric(&self) -> &'static str {
+        let usual = self.file.kind.method().metrics().first();
+        self.file.metric.map_or_else(|| usual.map_or("", |metric| metric.name), Metric::name)
     }
 
     /// Where the examples of some of its prompts come from, for the protocol line.
@@ -336,12 +357,8 @@ impl TaskFile {
         if self.context_length.is_some_and(|length| length < 2) {
             return Err(("context_length", "a window of fewer than 2 tokens predicts nothing".into(), None));
         }
-        let fits = match self.metric {
-            None => true,
-            Some(Metric::Nll) => self.kind == TaskKind::Perplexity,
-            Some(Metric::Acc) => self.kind != TaskKind::Perplexity,
-            Some(Metric::AccNorm) => self.kind == TaskKind::Choice,
-        };
+        let measured = self.kind.method().metrics();
+        let fits = self.metric.is_none_or(|wanted| measured.iter().any(|metric| metric.name == wanted.name()));
         if !fits {
             let hint = "perplexity has `nll`, choice `acc` and `acc_norm`, generate `acc`";
             return Err(("metric", format!("a {} task has no such metric", self.kind), Some(hint.into())));

@@ -13,19 +13,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{
-    Loaded, Windows, perplexity,
-    style::Style,
-    task::TextItem,
-    walk::{Batch, Progress},
-    windows, windows_of,
-};
-use crate::{
-    exec::NodeReporter,
-    graph::{
-        node::DataSource,
-        params::{Protocol, TextOptions, Toggle},
-    },
+use super::{Conduct, Loaded, Sequence, Windows, perplexity, style::Style, task::TextItem, windows, windows_of};
+use crate::graph::{
+    node::DataSource,
+    params::{Protocol, TextOptions, Toggle},
 };
 
 /// A file of the large fixtures, if they are there.
@@ -126,16 +117,15 @@ fn a_token_across_the_seam_of_a_continuation_is_not_seen() {
     let Some(model) = fixture(test, "models/stories260K") else { return };
     let loaded = Loaded::open(&model).unwrap();
     let style = Style::of(&loaded.tokenizer, false, Toggle::Auto).unwrap();
-    let reporter = NodeReporter::new();
+    let mut nothing = ();
+    let mut alone = Conduct { progress: &(), notes: &mut nothing };
     for (prompt, next, wanted) in
         [("Once upon a ti", "me there was", -11.891_862), ("One day, Lil", "y saw a bi", -24.709_745)]
     {
         let (ids, context) = style.continued(prompt, next, &loaded.tokenizer).unwrap();
         assert_ne!(ids, loaded.tokenizer.encode(&format!("{prompt}{next}"), true).unwrap(), "a token lies across");
-        let batches = [Batch::of([(&ids[..], context)].into_iter())];
-        let hidden = loaded.walk(&batches, &mut Progress::new(&reporter, 1, &[&loaded])).unwrap();
-        let scores = loaded.head().unwrap().score(&hidden[0], &batches[0].targets, 512).unwrap();
-        let found: f64 = scores.iter().map(|s| s.log_probability).sum();
+        let scores = alone.score(&loaded, &[Sequence { ids: &ids, scored: context }], 1).unwrap();
+        let found: f64 = scores[0].iter().map(|s| s.log_probability).sum();
         assert!((found - wanted).abs() < 5e-5, "{prompt}|{next}: {found} for {wanted}");
     }
 }
@@ -151,7 +141,8 @@ fn scores_are_those_of_the_peers_whatever_stands_around_a_text() {
     let stories: String = fs::read_to_string(&text).unwrap().chars().take(4000).collect();
     let paragraphs = stories.split("\n\n").map(|p| p.trim_matches('\n').to_owned());
     let long = format!("Once upon a time there was a {}big dog.", "very ".repeat(700));
-    let reporter = NodeReporter::new();
+    let mut nothing = ();
+    let mut alone = Conduct { progress: &(), notes: &mut nothing };
     for (index, (made, blocks, documents, continued)) in SCORES.iter().enumerate() {
         let (_folder, loaded) = variant(&model, made);
         let near = |found: f64, wanted: f64, of: f64| {
@@ -164,21 +155,20 @@ fn scores_are_those_of_the_peers_whatever_stands_around_a_text() {
         let of_a_task = windows_of(vec![item], true, &options(Protocol::Blocks, 64, Some(4)), &loaded.tokenizer);
         let ids = |found: &Windows| found.windows.iter().map(|window| window.ids.clone()).collect::<Vec<_>>();
         assert_eq!(ids(&found), ids(&of_a_task.unwrap()), "variant {index}: a task's text is cut as a file's");
-        near(perplexity(&loaded, found, 1, &reporter).unwrap().mean("nll"), *blocks, 1e-5);
+        near(perplexity(&loaded, found, 1, &mut alone).unwrap().mean("nll"), *blocks, 1e-5);
         let texts = paragraphs.clone().take(2).chain([long.clone()]).enumerate();
         let texts = texts.map(|(id, text)| TextItem { id: id.to_string(), text }).collect();
         let found = windows_of(texts, false, &options(Protocol::Rolling, 512, None), &loaded.tokenizer).unwrap();
-        let found = perplexity(&loaded, found, 1, &reporter).unwrap();
+        let found = perplexity(&loaded, found, 1, &mut alone).unwrap();
         for (item, wanted) in found.items.iter().zip(documents) {
             near(-item.sums["nll"], *wanted, wanted.abs() * 2e-6);
         }
         let style = Style::of(&loaded.tokenizer, false, Toggle::Auto).unwrap();
         for ((prompt, next), wanted) in [("", " Once upon a time"), ("Once upon a ", "time")].iter().zip(continued) {
             let (ids, context) = style.continued(prompt, next, &loaded.tokenizer).unwrap();
-            let batches = [Batch::of([(&ids[..], context)].into_iter())];
-            let hidden = loaded.walk(&batches, &mut Progress::new(&reporter, 1, &[&loaded])).unwrap();
-            let scores = loaded.head().unwrap().score(&hidden[0], &batches[0].targets, 512).unwrap();
-            near(scores.iter().map(|s| s.log_probability).sum(), *wanted, 2e-5);
+            let asked = [Sequence { ids: &ids, scored: context }];
+            let scores = alone.score(&loaded, &asked, 1).unwrap();
+            near(scores[0].iter().map(|s| s.log_probability).sum(), *wanted, 2e-5);
         }
     }
 }

@@ -13,8 +13,8 @@ use workbench_model::{
     decoder::{Context, Embedding, Head},
 };
 
-use super::Loaded;
-use crate::{error::Result, exec::NodeReporter};
+use super::{Loaded, Sequence};
+use crate::{error::Result, progress::Progress};
 
 /// Bytes of the hidden states of a group.
 pub(super) const ROOM: usize = 128 << 20;
@@ -28,10 +28,10 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Of sequences with the first of their tokens that counts.
-    pub(super) fn of(sequences: impl Iterator<Item = (&'a [u32], usize)>) -> Self {
+    /// Of sequences as they are asked for.
+    pub(super) fn of(sequences: &[Sequence<'a>]) -> Self {
         let mut batch = Self { sequences: Vec::new(), positions: Vec::new(), targets: Vec::new() };
-        for (index, (ids, scored)) in sequences.enumerate() {
+        for (index, Sequence { ids, scored }) in sequences.iter().copied().enumerate() {
             batch.positions.extend((scored..ids.len()).map(|i| (index, i - 1)));
             batch.targets.extend_from_slice(&ids[scored.min(ids.len())..]);
             // The last token predicts nothing that is known.
@@ -81,35 +81,35 @@ pub(super) fn groups(lens: &[usize], batch: usize, hidden: usize) -> Vec<Range<u
 }
 
 /// Tells how far the sequences are.
-pub(super) struct Progress<'a> {
-    reporter: &'a NodeReporter,
+pub(super) struct Passes<'a> {
+    progress: &'a dyn Progress,
     done: u64,
     total: u64,
 }
 
-impl<'a> Progress<'a> {
+impl<'a> Passes<'a> {
     /// Of so many batches through blocks and heads of models of these many blocks.
-    pub(super) fn new(reporter: &'a NodeReporter, batches: usize, models: &[&Loaded]) -> Self {
+    pub(super) fn new(progress: &'a dyn Progress, batches: usize, models: &[&Loaded]) -> Self {
         let passes: usize = models.iter().map(|model| model.config().num_layers + 1).sum();
-        Self { reporter, done: 0, total: (batches * passes) as u64 }
+        Self { progress, done: 0, total: (batches * passes) as u64 }
     }
 
     /// A batch has passed something.
     pub(super) fn step(&mut self) {
         self.done += 1;
-        self.reporter.progress(self.done, self.total, "passes");
+        self.progress.progress(self.done, self.total, "passes");
     }
 }
 
 impl Loaded {
     /// The last hidden states of what counts in each batch.
-    pub(super) fn walk(&self, batches: &[Batch<'_>], progress: &mut Progress<'_>) -> Result<Vec<Tensor>> {
+    pub(super) fn walk(&self, batches: &[Batch<'_>], passes: &mut Passes<'_>) -> Result<Vec<Tensor>> {
         let mut states = self.embed(batches)?;
         for index in 0..self.config().num_layers {
             let block = self.block(index)?;
             for (hidden, context) in &mut states {
                 *hidden = block.forward(hidden, context, &mut ())?;
-                progress.step();
+                passes.step();
             }
         }
         let gathered = batches.iter().zip(states).map(|(batch, (hidden, _))| batch.gather(&hidden));
@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn what_counts_is_what_is_predicted() {
-        let batch = Batch::of([(&[5, 6, 7][..], 1), (&[8, 9, 1, 2, 3][..], 3)].into_iter());
+        let sequences = [(&[5, 6, 7][..], 1), (&[8, 9, 1, 2, 3][..], 3)];
+        let batch = Batch::of(&sequences.map(|(ids, scored)| Sequence { ids, scored }));
         assert_eq!(batch.positions, [(0, 0), (0, 1), (1, 2), (1, 3)]);
         assert_eq!(batch.targets, [6, 7, 2, 3]);
         let (ids, context) = batch.padded();

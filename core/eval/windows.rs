@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use workbench_model::tokenizer::Tokenizer;
 
-use super::task::TextItem;
+use super::{Sequence, task::TextItem};
 use crate::{
     data::{Document, Sequences, affixes, documents, is_one_text, sequences, sequences_of, spelled},
     error::{Error, Result},
@@ -21,6 +21,13 @@ pub struct Window {
     pub ids: Vec<u32>,
     /// Index of the first token that counts; at least 1.
     pub scored: usize,
+}
+
+impl Window {
+    /// What is asked of a model.
+    pub(super) fn sequence(&self) -> Sequence<'_> {
+        Sequence { ids: &self.ids, scored: self.scored }
+    }
 }
 
 /// Windows with what the record says about the text.

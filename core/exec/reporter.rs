@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Held, NodeEvent, Stop};
-use crate::{error::Result, process};
+use crate::{error::Result, process, progress::Progress};
 
 /// Sends events to the driver. Shared by all threads of a node.
 #[derive(Debug)]
@@ -49,18 +49,6 @@ impl NodeReporter {
         }
     }
 
-    /// Reports progress, at most ten times a second.
-    pub fn progress(&self, done: u64, total: u64, unit: &str) {
-        if let Ok(mut last) = self.last_progress.lock() {
-            let due = last.is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL);
-            if !due && done < total {
-                return;
-            }
-            *last = Some(Instant::now());
-        }
-        self.send(&NodeEvent::Progress { done, total, unit: unit.to_owned() });
-    }
-
     /// Reports a line for people.
     pub fn log(&self, level: &str, message: impl Into<String>) {
         let event = |message| NodeEvent::Log { level: level.to_owned(), message };
@@ -94,6 +82,20 @@ impl NodeReporter {
     /// The process is ending.
     pub fn hold(&self) -> Result<Held<'_>> {
         self.stop.hold()
+    }
+}
+
+impl Progress for NodeReporter {
+    /// Reports it, at most ten times a second.
+    fn progress(&self, done: u64, total: u64, unit: &str) {
+        if let Ok(mut last) = self.last_progress.lock() {
+            let due = last.is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL);
+            if !due && done < total {
+                return;
+            }
+            *last = Some(Instant::now());
+        }
+        self.send(&NodeEvent::Progress { done, total, unit: unit.to_owned() });
     }
 }
 

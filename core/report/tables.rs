@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    eval::{self, MetricInfo, Unit},
+    eval::{self, Method, MetricInfo, Unit},
     exec::{End, Event, Outcome},
     graph::{Graph, Input, Key, NodeId},
     script::{Builder, Caution, ReportSpec, RowSpec},
@@ -100,7 +100,7 @@ impl<'a> Tables<'a> {
                 read_sealed(&path.join(RENDERED)).and_then(|text| serde_json::from_str(&text).ok());
             let complete = spec.rows.iter().flat_map(|r| &r.tasks).all(|(_, node)| store.holds(tables.key(*node)));
             let unchanged = known.filter(|r| complete && r.fingerprint == fingerprint && r.lies_in(&path));
-            let csv = if unchanged.is_some() { None } else { tables.begin_csv(spec) };
+            let csv = if unchanged.is_some() { None } else { tables.begin_csv(spec)? };
             tables.reports.push(Filling { spec, csv, appended: vec![false; spec.rows.len()], unchanged, fingerprint });
         }
         Ok(tables)
@@ -126,7 +126,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Begins the table that grows while the run goes on, beside the files of the last run that ended.
-    fn begin_csv(&self, spec: &ReportSpec) -> Option<CsvWriter> {
+    fn begin_csv(&self, spec: &ReportSpec) -> Result<Option<CsvWriter>> {
         let mut columns = CsvColumns { labels: Vec::new(), metrics: Vec::new() };
         for row in &spec.rows {
             for (name, _) in &row.labels {
@@ -135,8 +135,12 @@ impl<'a> Tables<'a> {
                 }
             }
             for (task, node) in &row.tasks {
-                for metric in metric_names(&self.builder.graph.node(*node).method) {
-                    let column = (task.clone(), (*metric).to_owned());
+                let method = &self.builder.graph.node(*node).method;
+                let method = Method::named(method)
+                    .ok_or_else(|| Error::internal(format!("nobody knows what `{method}` measures")))?;
+                // A CSV needs its header before its first row.
+                for metric in method.metrics() {
+                    let column = (task.clone(), metric.name.to_owned());
                     if !columns.metrics.contains(&column) {
                         columns.metrics.push(column);
                     }
@@ -145,8 +149,8 @@ impl<'a> Tables<'a> {
         }
         let folder = self.store.report_folder(&spec.name);
         // A results folder that cannot be written is found out before anything runs; a run without work may go on without.
-        std::fs::create_dir_all(&folder).ok()?;
-        CsvWriter::create(&folder.join(GROWING), columns).ok()
+        let made = std::fs::create_dir_all(&folder).is_ok();
+        Ok(if made { CsvWriter::create(&folder.join(GROWING), columns).ok() } else { None })
     }
 
     /// Hears an event of the run: a row whose last task has ended is appended to its CSV.
@@ -251,16 +255,6 @@ fn failed(error: ReportError) -> Error {
     match cause {
         Some(cause) => message.cause(cause),
         None => message,
-    }
-}
-
-/// The metrics that a kind of evaluation yields; a CSV needs its header before its first row.
-fn metric_names(method: &str) -> &'static [&'static str] {
-    match method {
-        "perplexity" => &["nll", "token_acc"],
-        "kl" => &["kl", "top1"],
-        "choice" => &["acc", "acc_norm", "acc_bytes"],
-        _ => &["acc"],
     }
 }
 
@@ -389,29 +383,29 @@ fn task_result(task: &str, object: &Object, record: &Record) -> Result<TaskResul
         serde_json::from_value(measured["metrics"].clone()).map_err(|_| damaged("metrics"))?;
     let items: Vec<eval::Item> = object.items()?;
     let unparsed = items.iter().filter(|i| i.unparsed).count();
-    let collect = |info: &MetricInfo| Metric {
-        name: info.name.clone(),
-        kind: match info.unit {
-            Unit::Nats => MetricKind::MeanNats,
-            Unit::Rate => MetricKind::Rate,
-        },
-        higher_is_better: Some(info.higher_is_better),
-        items: items
-            .iter()
-            .map(|i| Item {
-                id: i.id.clone(),
-                weight: i.weight,
-                sum: i.sums.get(&info.name).copied().unwrap_or(f64::NAN),
-            })
-            .collect(),
-        unparsed,
+    let collect = |info: &MetricInfo| -> Result<Metric> {
+        let item = |i: &eval::Item| {
+            let sum = i.sums.get(&info.name).copied();
+            let sum = sum.ok_or_else(|| damaged(&format!("`{}` of item `{}`", info.name, i.id)))?;
+            Ok(Item { id: i.id.clone(), weight: i.weight, sum })
+        };
+        Ok(Metric {
+            name: info.name.clone(),
+            kind: match info.unit {
+                Unit::Nats => MetricKind::MeanNats,
+                Unit::Rate => MetricKind::Rate,
+            },
+            higher_is_better: Some(info.higher_is_better),
+            items: items.iter().map(item).collect::<Result<_>>()?,
+            unparsed,
+        })
     };
     Ok(TaskResult {
         task: task.to_owned(),
         protocol: measured["protocol"].as_str().unwrap_or_default().to_owned(),
         tokens: measured["facts"]["tokens_digest"].as_str().map(str::to_owned),
         primary: metrics.first().map(|m| m.name.clone()).ok_or_else(|| damaged("metric"))?,
-        metrics: metrics.iter().map(collect).collect(),
+        metrics: metrics.iter().map(collect).collect::<Result<_>>()?,
     })
 }
 

@@ -6,7 +6,7 @@ use super::Finding;
 use crate::{
     error::{Error, Result},
     eval::{
-        self, Loaded, Measured,
+        self, Conduct, Engine, Loaded, Measured, Method, Notes,
         task::{Items, Task},
     },
     exec::{Job, NodeReporter},
@@ -15,38 +15,51 @@ use crate::{
         node::{DataSource, TASK_FILE},
         params::{self, Protocol, TextOptions},
     },
-    store::Scratch,
+    store::{Notebook, Scratch},
 };
+
+impl Notes for Notebook {
+    fn found(&self) -> &[String] {
+        Self::found(self)
+    }
+
+    fn add(&mut self, note: &str) -> Result<()> {
+        Self::add(self, note)
+    }
+}
 
 pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
     let model = Loaded::open(job.model("model")?)?;
-    let (measured, task) = match job.method.as_str() {
-        method @ ("perplexity" | "kl") => {
+    let method = Method::named(&job.method)
+        .ok_or_else(|| Error::internal(format!("there is no evaluation `{}`", job.method)))?;
+    let mut notebook = scratch.notebook("evaluation")?;
+    let conduct = &mut Conduct { progress: reporter, notes: &mut notebook };
+    let (measured, task) = match method {
+        Method::Perplexity | Method::Divergence => {
             let (windows, batch, task) = running_text(job, &model)?;
-            let measured = if method == "kl" {
+            let measured = if method == Method::Divergence {
                 let reference = Loaded::open(job.model("reference")?)?;
                 same_tokens(&windows, &running_text(job, &reference)?.0)?;
-                eval::divergence(&model, &reference, windows, batch, reporter)?
+                eval::divergence(&model, &reference, windows, batch, conduct)?
             } else {
-                eval::perplexity(&model, windows, batch, reporter)?
+                eval::perplexity(&model, windows, batch, conduct)?
             };
             (measured, task)
         }
-        method @ ("choice" | "generate") => {
+        Method::Choice | Method::Generate => {
             let params::Items { file, limit, batch_size, task: name } = job.typed()?;
             let task = task(job, &file)?;
-            let measured = if method == "choice" {
-                eval::choice(&model, &task, limit, batch_size, reporter)?
+            let measured = if method == Method::Choice {
+                eval::choice(&model, &task, limit, batch_size, conduct)?
             } else {
-                eval::generate(&model, &task, limit, batch_size, reporter)?
+                eval::generate(&model, &task, limit, batch_size, conduct)?
             };
             (measured, name)
         }
-        other => return Err(Error::internal(format!("there is no evaluation `{other}`"))),
     };
     check(&measured)?;
     scratch.write_items(&measured.items)?;
-    let facts = json!({ "task": task, "model": model.facts, "measured": measured.description() });
+    let facts = json!({ "task": task, "model": Engine::facts(&model), "measured": measured.description() });
     Ok(Finding { values: measured.values(), facts })
 }
 

@@ -27,6 +27,7 @@ use crate::{
     exec::{Job, NodeEvent, NodeReporter, interrupted},
     graph::NodeKind,
     plugin::{CodesView, Heartbeat, HostServices, Loaded, Running, Scope},
+    progress::Progress as _,
 };
 
 /// Codes of a linear, as a plugin put them.

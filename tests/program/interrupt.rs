@@ -236,6 +236,49 @@ table.write();
     assert!(undisturbed(&project).0 == expected);
 }
 
+#[test]
+fn answers_that_were_written_are_not_written_again() {
+    let script = r#"
+let table = report("stopped");
+table.row(model("wide").evaluate(task("quiz.toml", #{ batch_size: 1 })), #{ model: "wide" });
+table.write();
+"#;
+    let task = r#"
+name = "quiz"
+kind = "generate"
+data = "quiz.jsonl"
+prompt = "What is {question}?"
+answer = "answer"
+max_new_tokens = 12
+"#;
+    let start = || {
+        let project = Project::new();
+        project.write_model("wide", 256, 8);
+        project.write("stopped.rhai", script);
+        project.write("quiz.toml", task);
+        let item = |i: usize| format!("{{\"question\": \"{i}\", \"answer\": \"{i}\"}}\n");
+        project.write("quiz.jsonl", &(0..40).map(item).collect::<String>());
+        project
+    };
+    let answers = |events: &[Value]| -> Vec<u64> {
+        let said = events.iter().map(|e| &e["said"]).filter(|said| said["unit"] == "answers");
+        said.map(|said| said["done"].as_u64().unwrap()).collect()
+    };
+    let (expected, events) = undisturbed(&start());
+    assert_eq!(answers(&events).last(), Some(&40));
+    let project = start();
+    let mut before = 0;
+    for _ in 0..2 {
+        let events =
+            stopped_at(&project, |e| e["said"]["unit"] == "answers" && e["said"]["done"].as_u64() > Some(before));
+        let told = answers(&events);
+        assert!(before == 0 || told[0] > before, "{told:?} behind {before}");
+        before = *told.last().unwrap();
+    }
+    let (found, events) = undisturbed(&project);
+    assert!(answers(&events)[0] > before && found == expected, "{:?} behind {before}", answers(&events));
+}
+
 /// A model whose weights, all zero, take `width` times 384 bytes that no disk holds.
 fn write_sparse_model(project: &Project, name: &str, width: usize) {
     let mut config: Value = serde_json::from_str(&project.read("tiny/config.json")).unwrap();

@@ -47,7 +47,7 @@ fn choice_items_are_rendered() {
         (items[1].id.as_str(), items[1].answer, items[1].choices.clone()),
         ("3", 1, vec!["now".into(), "7".into()])
     );
-    assert_eq!(task.metric(), Metric::Acc);
+    assert_eq!(task.metric(), "acc");
     assert!(!task.uses_chat_template());
     assert_eq!(task.files.len(), 2);
 }
@@ -165,10 +165,7 @@ fn running_text_comes_from_lines_or_from_a_whole_file() {
         "name = 't'\nkind = 'perplexity'\ndata = 'data.jsonl'\ntext = 'page'\nprotocol = 'rolling'\nadd_bos = true\n";
     let task = load(toml, "{\"page\": \"one\"}\n{\"page\": \"two\"}\n").unwrap();
     assert_eq!(task.items.len(), 2);
-    assert_eq!(
-        (task.metric(), task.file.protocol, task.file.add_bos),
-        (Metric::Nll, Some(Protocol::Rolling), Toggle::On)
-    );
+    assert_eq!((task.metric(), task.file.protocol, task.file.add_bos), ("nll", Some(Protocol::Rolling), Toggle::On));
 
     let (folder, path) = files("name = 't'\nkind = 'perplexity'\ndata = 'whole.txt'\n", "");
     // Whatever system wrote it.

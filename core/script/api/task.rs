@@ -102,12 +102,10 @@ pub(super) fn from_file(host: &Host, path: &str, given: Given) -> Result<TaskHan
     let Task { file: task, files, .. } = Task::load(&path).map_err(failed)?;
     let TaskOptions { limit, batch_size } = Options::read("`task`", given)?;
     let file = task.meaning();
-    let (method, measured) = match task.kind {
-        TaskKind::Choice => ("choice", Measured::Items { file, limit, batch_size }),
-        TaskKind::Generate => ("generate", Measured::Items { file, limit, batch_size }),
-        TaskKind::Perplexity => {
-            ("perplexity", Measured::TextTask { file, limit, batch_size, context: task.context_length })
-        }
+    let method = task.kind.method().name();
+    let measured = match task.kind {
+        TaskKind::Choice | TaskKind::Generate => Measured::Items { file, limit, batch_size },
+        TaskKind::Perplexity => Measured::TextTask { file, limit, batch_size, context: task.context_length },
     };
     let role = |index: usize| if index == 0 { TASK_FILE.to_owned() } else { format!("items{index}") };
     let data = files.into_iter().enumerate().map(|(index, used)| (role(index), DataSource::File(used))).collect();

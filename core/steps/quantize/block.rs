@@ -19,6 +19,7 @@ use crate::{
     calib::{self, Look, Order, Pass, Room, Seen, SiteWork},
     error::{Error, Result},
     graph::selector::select,
+    progress::Progress as _,
 };
 
 /// The stream of a block's inputs.

@@ -39,6 +39,7 @@ use crate::{
         params::{self, CalibrationDtype, Group, TokenOptions},
     },
     plugin::Scope,
+    progress::Progress as _,
     store::Scratch,
 };
 
