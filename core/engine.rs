@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::graph::NodeKind;
+use crate::identity::NodeKind;
 
 macro_rules! digests {
     ($($name:literal),* $(,)?) => {

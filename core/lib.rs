@@ -12,6 +12,7 @@ pub mod error;
 pub mod eval;
 pub mod exec;
 pub mod graph;
+pub mod identity;
 pub mod plugin;
 mod printable;
 mod process;

@@ -4,18 +4,14 @@
 //! in, the keys of its inputs, the identity of the plugin and of the host code that run it, and the digests of the files
 //! it reads. The key is a hash of that and of nothing else, so two scripts that ask for the same thing share the answer.
 
-pub mod canonical;
-pub mod digest;
 pub mod ends;
 pub mod fused;
-pub mod key;
 mod labels;
 pub mod node;
 pub mod params;
 pub mod plan;
 pub mod selector;
 
-pub use digest::FileDigests;
-pub use key::Key;
+pub use crate::identity::{FileDigests, Key, canonical, digest};
 pub use node::{Graph, Input, Node, NodeId, NodeKind};
 pub use plan::{Plan, PlanNode, State};

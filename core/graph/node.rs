@@ -2,47 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{FileDigests, Key, canonical::canonical, digest::KnownFile, params::Params};
-use crate::error::Result;
-
-/// What a node does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NodeKind {
-    /// Model to model of the same function.
-    Transform,
-    /// Model to quantized model.
-    Quantize,
-    /// Model to trained model.
-    Train,
-    /// Model to measured items.
-    Evaluate,
-}
-
-impl NodeKind {
-    /// The word for it in plans, logs and records.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Transform => "transform",
-            Self::Quantize => "quantize",
-            Self::Train => "train",
-            Self::Evaluate => "evaluate",
-        }
-    }
-}
-
-impl fmt::Display for NodeKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
+use super::params::Params;
+pub use crate::identity::{NodeKind, Origin};
+use crate::{
+    error::Result,
+    identity::{FileDigests, Key, canonical::canonical, digest::KnownFile},
+};
 
 /// A node of this graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,14 +63,6 @@ pub struct PluginUse {
     pub identity: Value,
     /// The file to load, as it was when it was asked for that identity. Not part of the key.
     pub file: KnownFile,
-}
-
-/// Where in a script a node was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    pub file: String,
-    pub line: usize,
-    pub column: usize,
 }
 
 /// One step of an experiment.

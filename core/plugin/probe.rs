@@ -17,7 +17,7 @@ use workbench_quant::GRID_VERSION;
 use super::child::{ChildCommand, answering, ask};
 use super::load::Loaded;
 use super::problem::{Problem, ProblemKind};
-use crate::graph::digest::{KnownFile, Stamp, hash};
+use crate::identity::digest::{KnownFile, Stamp, hash};
 
 /// How long loading a file and asking for its descriptor may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);

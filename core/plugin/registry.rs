@@ -14,7 +14,7 @@ use super::child::ChildCommand;
 use super::probe::{ProbeCache, probe};
 use super::problem::{Problem, ProblemKind};
 use crate::error::{Error, Result, did_you_mean};
-use crate::graph::digest::KnownFile;
+use crate::identity::digest::KnownFile;
 
 /// A folder to look for plugins in.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    graph::Key,
+    identity::Key,
 };
 
 /// A result without its record.

@@ -10,7 +10,7 @@ use std::{
 use super::{Store, discard, files, manifest::Depth, object::Object};
 use crate::{
     error::{Error, Result},
-    graph::{Key, digest::hash},
+    identity::{Key, digest::hash},
 };
 
 /// A result, or the list of a run, that is not as it was written.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    graph::digest,
+    identity::digest,
 };
 
 /// What a model may be saved to.

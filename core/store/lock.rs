@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::{Store, files::make_folder};
 use crate::{
     error::{Error, Result},
-    graph::Key,
+    identity::Key,
 };
 
 /// Holds the lock of a key until it is dropped or its process ends.

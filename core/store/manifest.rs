@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::files::{self, entries};
 use crate::{
     error::{Error, Result},
-    graph::{Key, digest},
+    identity::{Key, digest},
 };
 
 pub(super) const MANIFEST: &str = "manifest.json";

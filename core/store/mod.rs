@@ -51,7 +51,7 @@ use serde_json::Value;
 
 use crate::{
     error::{Error, Result},
-    graph::{FileDigests, Key},
+    identity::{FileDigests, Key},
 };
 
 /// The store under a results folder.

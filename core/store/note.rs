@@ -8,7 +8,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 
 use super::{RunFolder, sealed::warn_once, write_json};
-use crate::{error::Error, graph::digest::Stamp};
+use crate::{error::Error, identity::digest::Stamp};
 
 impl RunFolder {
     /// What is noted about a file; waits for whoever is hashing it. `None` where no notes can be kept.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    graph::{
+    identity::{
         Key,
         digest::{self, KnownFile},
     },

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{Store, discard::is_hidden, files, object::REMEDY, write_json};
 use crate::{
     error::{Error, Result},
-    graph::{Key, node::Origin},
+    identity::{Key, Origin},
 };
 
 /// A node as a run knew it.

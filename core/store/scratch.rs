@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    graph::{Key, digest::hash},
+    identity::{Key, digest::hash},
 };
 
 /// Checkpoints of unfinished work, within the scratch folder of a key.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    graph::node::Origin,
+    identity::Origin,
     store::{Record, RunNode},
 };
 use serde_json::json;
