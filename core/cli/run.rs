@@ -90,7 +90,7 @@ impl MachineOptions {
             None => exec::available_memory() / 10 * 9,
         };
         let plugin_timeout = self.plugin_timeout.or(project.config.plugins.timeout);
-        Ok(Options { jobs, threads, memory, plugin_timeout, fail_fast: self.fail_fast })
+        Ok(Options { jobs, threads, memory, plugin_timeout })
     }
 }
 
@@ -161,7 +161,8 @@ pub(super) fn main(arguments: &RunArguments, global: &Global) -> Result<ExitCode
     let options = arguments.machine.resolve(&project)?;
     let settings = Settings::parse(&arguments.script_options.set)?.pairs();
     let script = project.name_of(&arguments.script);
-    let runner = Arc::new(Runner::new(store.clone(), options, &script, settings, global.json)?);
+    let runner =
+        Arc::new(Runner::new(store.clone(), options, arguments.machine.fail_fast, &script, settings, global.json)?);
     let result = execute(arguments, global, &project, &store, &script, &runner);
     runner.close(&result);
     result

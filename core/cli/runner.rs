@@ -26,6 +26,7 @@ use crate::{
 pub(super) struct Runner {
     pub store: Store,
     pub options: Options,
+    fail_fast: bool,
     script: String,
     settings: Vec<(String, String)>,
     json: bool,
@@ -53,6 +54,7 @@ impl Runner {
     pub(super) fn new(
         store: Store,
         options: Options,
+        fail_fast: bool,
         script: &str,
         settings: Vec<(String, String)>,
         json: bool,
@@ -60,7 +62,7 @@ impl Runner {
         let ears = Ears::listen(json)?;
         let state =
             Mutex::new(Progress { digests: store.digests(), run: None, planning: None, outcome: Outcome::default() });
-        Ok(Self { store, options, script: script.to_owned(), settings, json, ears, state })
+        Ok(Self { store, options, fail_fast, script: script.to_owned(), settings, json, ears, state })
     }
 
     fn state(&self) -> MutexGuard<'_, Progress> {
@@ -90,7 +92,7 @@ impl Runner {
             style::note(&format!("warning: {warning}"));
         }
         let program = std::env::current_exe().map_err(|e| Error::internal(format!("cannot find this program: {e}")))?;
-        let mut executor = LocalExecutor::new(program);
+        let mut executor = LocalExecutor::new(program, self.options.clone());
         let mut renderer = Renderer::new(self.json);
         let Some(OpenRun { folder, events, unrecorded, .. }) = &mut state.run else {
             return Err(Error::internal("the run has no folder"));
@@ -111,7 +113,7 @@ impl Runner {
             graph,
             store: &self.store,
             run: folder,
-            options: &self.options,
+            fail_fast: self.fail_fast,
             interrupt: self.ears.interrupt(),
             listener: &mut listener,
         };

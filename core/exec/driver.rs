@@ -13,21 +13,6 @@ use crate::{
     store::{RunFolder, Store},
 };
 
-/// How a run uses the machine.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Nodes at a time.
-    pub jobs: usize,
-    /// Threads of each node.
-    pub threads: usize,
-    /// Bytes of memory for all nodes together, and at most for one.
-    pub memory: u64,
-    /// Seconds without a call to the host after which a plugin counts as hung.
-    pub plugin_timeout: Option<u64>,
-    /// Start nothing more after the first failure.
-    pub fail_fast: bool,
-}
-
 /// How the nodes of a run ended.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -55,7 +40,8 @@ pub struct Context<'a> {
     pub graph: &'a Graph,
     pub store: &'a Store,
     pub run: &'a RunFolder,
-    pub options: &'a Options,
+    /// Start nothing more after the first failure.
+    pub fail_fast: bool,
     /// What the user asks by signals.
     pub interrupt: Arc<Interrupt>,
     /// Hears every event.
@@ -133,27 +119,25 @@ impl<'a> Driver<'a> {
         !self.running.is_empty() || (!self.pending.is_empty() && !self.stopping)
     }
 
-    /// Starts every node whose inputs are stored, as far as jobs and memory allow. A node that needs more than all the
-    /// memory still runs, alone: the watch on its real use decides.
+    /// Starts every node whose inputs are stored, as far as the executor has room.
     fn submit_ready(&mut self, executor: &mut dyn Executor) -> Result<()> {
         self.skip_orphans();
-        while !self.stopping && self.running.len() < self.context.options.jobs.max(1) {
-            let used: u64 = self.running.values().map(|r| self.context.graph.node(r.node.id).memory).sum();
+        while !self.stopping {
             let waiting: BTreeSet<NodeId> =
                 self.pending.iter().map(|n| n.id).chain(self.running.values().map(|r| r.node.id)).collect();
-            let fits = |node: &PlanNode| {
-                let needed = self.context.graph.node(node.id).memory;
-                self.running.is_empty() || used + needed <= self.context.options.memory
-            };
+            let needed = |node: &PlanNode| self.context.graph.node(node.id).memory;
             let ready = |node: &PlanNode| self.context.graph.parents(node.id).all(|p| !waiting.contains(&p));
-            let Some(position) = self.pending.iter().position(|n| ready(n) && fits(n)) else { break };
+            let Some(position) = self.pending.iter().position(|n| ready(n) && executor.has_room(needed(n))) else {
+                break;
+            };
             let node = self.pending.remove(position);
             let label = self.label(node);
             let started =
                 Event::NodeStarted { key: node.key.clone(), label, index: self.index[&node.key], of: self.of };
             self.tell(&started);
-            let submitted = Job::new(self.context.graph, node, self.plan, self.context.store, self.context.options)
-                .and_then(|job| executor.submit(&job, self.context.run));
+            let memory = self.context.graph.node(node.id).memory;
+            let submitted = Job::new(self.context.graph, node, self.plan, self.context.store)
+                .and_then(|job| executor.submit(job, memory, self.context.run));
             let running = Running { node, since: Instant::now(), said: None };
             match submitted {
                 Ok(()) => {
@@ -233,7 +217,7 @@ impl<'a> Driver<'a> {
     }
 
     fn end(&mut self, running: Running<'a>, end: End) {
-        if matches!(end, End::Failed { .. }) && self.context.options.fail_fast {
+        if matches!(end, End::Failed { .. }) && self.context.fail_fast {
             self.stopping = true;
         }
         let node = running.node;
@@ -292,3 +276,6 @@ impl<'a> Driver<'a> {
         self.context.graph.node(node.id).label.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,7 @@ pub struct Job {
     pub program: Program,
     /// The results folder.
     pub results: PathBuf,
+    /// Threads that it may use. This and what follows is its share of the machine: for the executor to fill in.
     pub threads: usize,
     /// Bytes of anonymous memory past which the node is ended.
     pub memory_limit: u64,
@@ -57,13 +58,7 @@ impl Job {
     }
 
     /// The order for a planned node.
-    pub fn new(
-        graph: &Graph,
-        planned: &PlanNode,
-        plan: &Plan,
-        store: &Store,
-        options: &super::Options,
-    ) -> Result<Self> {
+    pub fn new(graph: &Graph, planned: &PlanNode, plan: &Plan, store: &Store) -> Result<Self> {
         let node = graph.node(planned.id);
         let mut models = BTreeMap::new();
         let mut files: Vec<KnownFile> = node.files().filter_map(|path| plan.files.get(path).cloned()).collect();
@@ -94,7 +89,6 @@ impl Job {
         for path in files.iter_mut().map(|file| &mut file.path).chain(&mut absent) {
             *path = anchored(path)?;
         }
-        let trains = node.kind == NodeKind::Train;
         Ok(Self {
             key: planned.key.clone(),
             kind: node.kind,
@@ -108,10 +102,9 @@ impl Job {
             absent,
             program: Program::this()?,
             results: store.root().to_owned(),
-            threads: options.threads,
-            memory_limit: options.memory,
-            // Training steps of large models are long; a limit for them has to be asked for.
-            plugin_timeout: if trains { options.plugin_timeout } else { options.plugin_timeout.or(Some(600)) },
+            threads: 1,
+            memory_limit: 0,
+            plugin_timeout: None,
         })
     }
 

@@ -17,15 +17,39 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    graph::{Key, digest::Stamp},
+    graph::{Key, NodeKind, digest::Stamp},
     process::Leader,
     store::RunFolder,
 };
+
+/// How the nodes of a run use this machine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Nodes at a time.
+    pub jobs: usize,
+    /// Threads of each node.
+    pub threads: usize,
+    /// Bytes of memory for all nodes together, and at most for one.
+    pub memory: u64,
+    /// Seconds without a call to the host after which a plugin counts as hung.
+    pub plugin_timeout: Option<u64>,
+}
+
+impl Options {
+    /// A job with its share.
+    fn share(&self, job: Job) -> Job {
+        // Training steps of large models are long; a limit for them has to be asked for.
+        let usual = (job.kind != NodeKind::Train).then_some(600);
+        let plugin_timeout = self.plugin_timeout.or(usual);
+        Job { threads: self.threads, memory_limit: self.memory, plugin_timeout, ..job }
+    }
+}
 
 /// Runs each job as `workbench node RUN KEY` on this machine.
 #[derive(Debug)]
 pub struct LocalExecutor {
     program: PathBuf,
+    options: Options,
     running: BTreeMap<Key, Running>,
     sender: Sender<(Key, Line)>,
     receiver: Receiver<(Key, Line)>,
@@ -36,6 +60,8 @@ pub struct LocalExecutor {
 struct Running {
     leader: Leader,
     memory_limit: u64,
+    /// What it is expected to need.
+    memory: u64,
     /// What it reads, most of it mapped into its memory, as it was when it began.
     reads: Vec<(PathBuf, Option<Stamp>)>,
     library: Option<PathBuf>,
@@ -95,9 +121,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 impl LocalExecutor {
     /// An executor that starts the given program, usually the running one.
-    pub fn new(program: PathBuf) -> Self {
+    pub fn new(program: PathBuf, options: Options) -> Self {
         let (sender, receiver) = channel();
-        Self { program, running: BTreeMap::new(), sender, receiver, last_watch: Instant::now() }
+        Self { program, options, running: BTreeMap::new(), sender, receiver, last_watch: Instant::now() }
     }
 
     /// Ends nodes that use too much memory or do not end, and plugins that have been silent for too long.
@@ -156,7 +182,15 @@ impl LocalExecutor {
 }
 
 impl Executor for LocalExecutor {
-    fn submit(&mut self, job: &Job, run: &RunFolder) -> Result<()> {
+    fn has_room(&self, memory: u64) -> bool {
+        let used: u64 = self.running.values().map(|running| running.memory).sum();
+        // The watch on its real use decides about one that is expected to need more than there is.
+        let fits = self.running.is_empty() || used.saturating_add(memory) <= self.options.memory;
+        fits && self.running.len() < self.options.jobs.max(1)
+    }
+
+    fn submit(&mut self, job: Job, memory: u64, run: &RunFolder) -> Result<()> {
+        let job = self.options.share(job);
         job.write(run)?;
         let log = NodeLog::open(run, &job.key)?;
         let mut command = Command::new(&self.program);
@@ -176,6 +210,7 @@ impl Executor for LocalExecutor {
         let running = Running {
             leader,
             memory_limit: job.memory_limit,
+            memory,
             reads,
             library: job.plugin.clone(),
             plugin: None,

@@ -19,11 +19,11 @@ mod reporter;
 mod state;
 mod stop;
 
-pub use driver::{Context, Options, Outcome, run};
+pub use driver::{Context, Outcome, run};
 pub use event::{Close, End, Event, NodeEvent};
 pub use interrupt::Interrupt;
 pub use job::Job;
-pub use local::LocalExecutor;
+pub use local::{LocalExecutor, Options};
 pub use machine::{available_memory, cpu_model, peak_memory, return_freed_memory, total_memory};
 pub use program::Program;
 pub use reporter::NodeReporter;
@@ -34,10 +34,18 @@ use std::time::Duration;
 
 use crate::{error::Result, graph::Key, store::RunFolder};
 
-/// Something that runs jobs: processes on this machine, or a batch system.
+/// Something that runs jobs: processes on this machine, or a batch system. It alone knows what there is to run them with, how
+/// they are heard and how they are stopped.
 pub trait Executor {
-    /// Starts a job.
-    fn submit(&mut self, job: &Job, run: &RunFolder) -> Result<()>;
+    /// Whether a job that is expected to need so many bytes of memory could begin now, beside those that run. One that needs more
+    /// than there is begins where nothing else runs.
+    fn has_room(&self, memory: u64) -> bool;
+
+    /// Starts a job that is expected to need so many bytes of memory, with its share of what there is.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    fn submit(&mut self, job: Job, memory: u64, run: &RunFolder) -> Result<()>;
 
     /// What happened since the last call, waiting up to `patience` for something to happen.
     fn poll(&mut self, patience: Duration) -> Vec<Update>;
