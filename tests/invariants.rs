@@ -158,6 +158,97 @@ fn dependencies_point_one_way() {
     }
 }
 
+/// The rooms: folders of `core` that are no crates.
+fn rooms() -> BTreeSet<String> {
+    let folders = fs::read_dir(root().join("core")).unwrap().map(|entry| entry.unwrap().path());
+    let rooms = folders.filter(|path| path.is_dir() && !path.join("Cargo.toml").exists() && !path.ends_with("benches"));
+    rooms.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+/// What follows `crate::` in a source: one name, or the first names of a list in braces.
+fn reached(code: &str) -> BTreeSet<String> {
+    let first =
+        |path: &str| path.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        if !rest.starts_with('{') {
+            found.insert(first(rest));
+            continue;
+        }
+        let (mut depth, mut begin) = (0, 1);
+        for (index, letter) in rest.char_indices() {
+            depth += i32::from(letter == '{') - i32::from(letter == '}');
+            if depth == 0 || depth == 1 && letter == ',' {
+                found.insert(first(&rest[begin..]));
+                begin = index + 1;
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// Which rooms each room reaches.
+fn arrows() -> BTreeMap<String, BTreeSet<String>> {
+    let rooms = rooms();
+    let mut arrows: BTreeMap<String, BTreeSet<String>> =
+        rooms.iter().map(|room| (room.clone(), BTreeSet::new())).collect();
+    for (file, code) in library_code() {
+        let Some((room, _)) = file.strip_prefix("core/").and_then(|path| path.split_once('/')) else { continue };
+        let Some(found) = arrows.get_mut(room) else { continue };
+        found.extend(reached(&code).into_iter().filter(|name| name != room && rooms.contains(name)));
+    }
+    arrows
+}
+
+#[test]
+fn names_behind_crate_are_found_in_any_spelling() {
+    let code = "use crate::{\n    a::{B, c},\n    d,\n    e::F as g,\n};\nfn x() -> crate::h::I { crate::j() }\npub use crate::k::{L, M};";
+    assert_eq!(reached(code).into_iter().filter(|n| !n.is_empty()).collect::<Vec<_>>(), ["a", "d", "e", "h", "j", "k"]);
+}
+
+/// The last column of the map, as far as it names rooms.
+#[test]
+fn rooms_look_at_those_that_the_map_names() {
+    let Ok(map) = fs::read_to_string(root().join("ARCHITECTURE.md")) else {
+        eprintln!("skipped: rooms_look_at_those_that_the_map_names: there is no ARCHITECTURE.md");
+        return;
+    };
+    let rooms = rooms();
+    let word = Regex::new("`([a-z_]+)`").unwrap();
+    let mut checked = 0;
+    for (room, found) in arrows() {
+        let row = map.lines().find(|line| {
+            line.starts_with("| `core/") && line.split('|').nth(1).unwrap().contains(&format!("`core/{room}/`"))
+        });
+        let row = row.unwrap_or_else(|| panic!("the map has no row of core/{room}"));
+        let column = row.trim_end().trim_end_matches('|').rsplit('|').next().unwrap();
+        if column.contains("everything") {
+            continue;
+        }
+        let named = word.captures_iter(column).map(|found| found[1].to_owned()).filter(|name| rooms.contains(name));
+        assert_eq!(found, named.collect(), "core/{room}: what its sources reach, and what the map says");
+        checked += 1;
+    }
+    assert!(checked > 10, "{checked}");
+}
+
+#[test]
+fn no_arrow_between_rooms_leads_back() {
+    let mut arrows = arrows();
+    assert!(arrows.values().map(BTreeSet::len).sum::<usize>() > 30, "{arrows:?}");
+    // Rooms that reach none of those that are left, one layer after the other.
+    while !arrows.is_empty() {
+        let free: Vec<String> = arrows.iter().filter(|(_, to)| to.is_empty()).map(|(room, _)| room.clone()).collect();
+        assert!(!free.is_empty(), "among these there is a circle: {arrows:#?}");
+        arrows.retain(|room, _| !free.contains(room));
+        arrows.values_mut().for_each(|to| to.retain(|room| !free.contains(room)));
+    }
+}
+
 #[test]
 fn the_map_names_every_folder() {
     let Ok(map) = fs::read_to_string(root().join("ARCHITECTURE.md")) else {

@@ -6,7 +6,7 @@ mod format;
 mod rows;
 mod sequences;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod text;
 
 pub use affixes::{affixes, begins_itself, spelled};

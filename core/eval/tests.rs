@@ -172,3 +172,40 @@ fn scores_are_those_of_the_peers_whatever_stands_around_a_text() {
         }
     }
 }
+
+/// Every option of the text of an evaluation decides what is scored. `batch_size` and `task` are for the step, which names them.
+#[test]
+fn every_option_of_a_text_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = folder.path().join("rows.jsonl");
+    let lines = (3..9).map(|n| format!("{{\"text\": \"w{n} w{n} w4\", \"other\": \"w{} w5 w6\"}}\n", n + 9));
+    std::fs::write(&rows, lines.collect::<String>()).unwrap();
+    let story = folder.path().join("story.txt");
+    std::fs::write(&story, "w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14").unwrap();
+    let tokenizer = crate::data::tests::words(&[0], &[], Some("<a>"));
+    let read = |path: &Path, options: &TextOptions| {
+        let found = windows(&DataSource::File(path.to_owned()), options, &tokenizer).unwrap();
+        found.windows.into_iter().map(|window| window.ids).collect::<Vec<_>>()
+    };
+    let base = TextOptions {
+        protocol: Protocol::Blocks,
+        max_seq_length: 4,
+        blocks: Some(2),
+        add_bos: Toggle::Auto,
+        text_column: "text".into(),
+        characters: None,
+        batch_size: 1,
+        task: "text".into(),
+    };
+    let whole = TextOptions { blocks: None, ..base.clone() };
+    for (name, path, one, other) in [
+        ("protocol", &rows, &base, TextOptions { protocol: Protocol::Rolling, ..base.clone() }),
+        ("max_seq_length", &rows, &base, TextOptions { max_seq_length: 5, ..base.clone() }),
+        ("blocks", &rows, &base, TextOptions { blocks: Some(3), ..base.clone() }),
+        ("add_bos", &rows, &base, TextOptions { add_bos: Toggle::Off, ..base.clone() }),
+        ("text_column", &rows, &base, TextOptions { text_column: "other".into(), ..base.clone() }),
+        ("characters", &story, &whole, TextOptions { characters: Some(20), ..whole.clone() }),
+    ] {
+        assert_ne!(read(path, one), read(path, &other), "{name}");
+    }
+}
