@@ -58,6 +58,10 @@ impl Store {
         let stem = Path::new(script).file_stem().unwrap_or_default().to_string_lossy();
         let runs = self.root().join("runs");
         files::make_folder(&runs)?;
+        // Two drivers must not take the same number.
+        let turn = File::open(&runs).map_err(|e| Error::io("lock", &runs, &e))?;
+        let _ = flock(&turn, FlockOperation::LockExclusive);
+        let number = 1 + begun(&runs)?.last().map_or(0, |(number, _)| *number);
         for serial in 0.. {
             let id = match serial {
                 0 => format!("{}-{stem}", stamp(started)),
@@ -71,7 +75,7 @@ impl Store {
                     }
                     let settings = settings.to_vec();
                     let summary = RunSummary { id, script: script.to_owned(), settings, started, nodes: Vec::new() };
-                    let run = RunFolder { _lock: Some(Arc::new(begin(&path)?)), path };
+                    let run = RunFolder { _lock: Some(Arc::new(begin(&path, number)?)), path };
                     run.write_summary(&summary)?;
                     return Ok((run, summary));
                 }
@@ -82,10 +86,10 @@ impl Store {
         Err(Error::internal("no free name for the run"))
     }
 
-    /// All runs, oldest first.
+    /// All runs in the order in which they began, whatever the clock said and they are called.
     pub fn runs(&self) -> Result<Vec<RunFolder>> {
-        let folders = files::entries(&self.root().join("runs"))?;
-        Ok(folders.into_iter().filter(|p| !is_hidden(p) && p.join(SUMMARY).is_file()).map(RunFolder::at).collect())
+        let folders = begun(&self.root().join("runs"))?.into_iter().map(|(_, path)| path);
+        Ok(folders.filter(|path| !is_hidden(path) && path.join(SUMMARY).is_file()).map(RunFolder::at).collect())
     }
 
     /// The run of a folder under `runs`.
@@ -114,12 +118,23 @@ impl Store {
 
 const SUMMARY: &str = "run.json";
 
-/// Locked as long as a run goes on.
+/// Locked as long as a run goes on; holds its number.
 const LOCK: &str = "lock";
 
-fn begin(run: &Path) -> Result<File> {
+/// The folders of runs with their numbers, in their order. A number says which of two runs began first: names hold seconds, in
+/// which several may begin, and clocks are set back. A run that has none is older than those that have one.
+fn begun(runs: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let number = |path: &Path| fs::read_to_string(path.join(LOCK)).ok()?.trim().parse().ok();
+    let folders = files::entries(runs)?.into_iter().map(|path| (number(&path).unwrap_or(0), path));
+    let mut found: Vec<(u64, PathBuf)> = folders.collect();
+    found.sort();
+    Ok(found)
+}
+
+fn begin(run: &Path, number: u64) -> Result<File> {
     let path = run.join(LOCK);
-    let file = File::create(&path).map_err(|e| Error::io("write", &path, &e))?;
+    let mut file = File::create(&path).map_err(|e| Error::io("write", &path, &e))?;
+    writeln!(file, "{number}").map_err(|e| Error::io("write", &path, &e))?;
     // A file system without locks lets everything through.
     let _ = flock(&file, FlockOperation::LockExclusive);
     Ok(file)
@@ -234,6 +249,26 @@ mod tests {
         assert_eq!(stamp(951_782_399), "20000228-235959");
         assert_eq!(stamp(951_782_400), "20000229-000000");
         assert_eq!(stamp(1_795_188_601), "20261120-153001");
+    }
+
+    #[test]
+    fn the_last_run_is_the_one_that_began_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        // One from the time before runs had numbers, though its name lies in the future.
+        let old = dir.path().join("runs/29991231-235959-old");
+        fs::create_dir_all(&old).unwrap();
+        fs::write(old.join(LOCK), "").unwrap();
+        fs::write(old.join(SUMMARY), "{}").unwrap();
+        // In one second: names that sort otherwise than the runs began, and more than nine of the same name.
+        let scripts = ["z.rhai", "a.rhai", "a-1.rhai"].into_iter().chain(["b.rhai"; 12]);
+        let mut begun = vec![RunFolder::at(old).id()];
+        for script in scripts {
+            let id = store.create_run(script, &[]).unwrap().0.id();
+            assert_eq!(store.run("last").unwrap().id(), id);
+            begun.push(id);
+        }
+        assert_eq!(store.runs().unwrap().iter().map(RunFolder::id).collect::<Vec<_>>(), begun);
     }
 
     #[test]
