@@ -26,7 +26,7 @@ pub enum Document {
 
 type Documents = Box<dyn Iterator<Item = Result<Document>>>;
 
-/// The documents of a source. A table (`.jsonl`, a list in `.json`, `.csv`, `.tsv`) has one a row, in the column
+/// The documents of a source. A table (`.jsonl`, a list in `.json`, `.csv`, `.tsv`, `.parquet`) has one a row, in the column
 /// `column`: a text, or a list of messages with `role` and `content` or `from` and `value`. Any other file is one text; with
 /// `split` its paragraphs (set off by blank lines) are documents of their own. `characters` keeps only the first of them of a
 /// text file.
@@ -198,7 +198,12 @@ mod tests {
             ("a.csv", "text,text\nx,y\n", &["two columns called `text`"]),
             ("a.csv", "text\n\"x\ny\n", &["a.csv:2", "a quote is not closed"]),
             ("a.csv", "text\nx\n\"y", &["a.csv:3", "a quote is not closed"]),
-            ("a.parquet", "PAR1 and no more", &["no text and no table", "save it as .jsonl"]),
+            ("a.parquet", "PAR1 and no more", &["is no Parquet file that can be read", "cut off"]),
+            // Whatever ends lines, they are counted.
+            ("a.jsonl", "{\"text\": \"x\"}\r\r{\"text\": 3}\r", &["a.jsonl:3", "neither text nor"]),
+            ("a.csv", "id,text\r1,\"x\ry\"\r2,\r", &["a.csv:4", "has no text here"]),
+            ("a.csv", "id,text\r1,x\r2\r", &["a.csv:3", "as many cells"]),
+            ("a.csv", "text\rx\r\"y\r", &["a.csv:3", "a quote is not closed"]),
         ] {
             let found = error(name, text);
             assert!(parts.iter().all(|part| found.contains(part)), "{found}");
@@ -219,13 +224,34 @@ mod tests {
             ("a.ndjson", format!("\u{feff}{lines}")),
             ("a.json", lines.to_owned()),
             ("a.json", format!("\u{feff}[{}]", lines.replace("\r\n", ",\n"))),
+            ("a.jsonl", lines.replace("\r\n", "\r")),
+            ("a.json", lines.replace("\r\n", "\r")),
             ("a.csv", "id,text\r\n1,x\r\n2,\"y, \"\"z\"\"\nw\"".to_owned()),
+            ("a.csv", "id,text\r1,x\r2,\"y, \"\"z\"\"\nw\"\r".to_owned()),
             ("a.CSV", "\u{feff}text,id\nx,1\n\"y, \"\"z\"\"\nw\",2\n".to_owned()),
             ("a.csv", "id,text\n5\" disk,x\n\"\"\"\",\"y, \"\"z\"\"\nw\"\n".to_owned()),
             ("a.tsv", "text\tid\nx\t1\n\"y, \"\"z\"\"\nw\"\t2\n".to_owned()),
         ] {
             assert_eq!(texts(name, &text), rows, "{name}: {text:?}");
         }
+    }
+
+    /// What `pandas.read_csv` gives, and with it datasets: lines end in every way, and cells keep what stands in them.
+    #[test]
+    fn what_stands_in_a_cell_is_kept() {
+        for (name, text) in [
+            ("a.csv", "text,id\r\n\"x\r\ny\",1\r\n\"p\rq\",2\r\n\"u\nv\",3\r\n"),
+            ("a.tsv", "text\tid\r\"x\r\ny\"\t1\r\"p\rq\"\t2\r\"u\nv\"\t3"),
+            ("a.jsonl", "{\"text\": \"x\\r\\ny\"}\r{\"text\": \"p\\rq\"}\r\n\r\n{\"text\": \"u\\nv\"}\n"),
+            ("a.json", "[{\"text\": \"x\\r\\ny\"},\r{\"text\": \"p\\rq\"},\r\n{\"text\": \"u\\nv\"}]\r"),
+        ] {
+            assert_eq!(texts(name, text), ["x\r\ny", "p\rq", "u\nv"], "{name}: {text:?}");
+        }
+        // Python's csv and pandas take what follows a quoted part into the cell, and quotes within one as they are.
+        assert_eq!(
+            texts("a.csv", "text,id\n\"x\"y,1\nx\"y\",2\n \"x\",3\n\"x\" ,4\n"),
+            ["xy", "x\"y\"", " \"x\"", "x "]
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::lines::ended;
 use crate::error::{Error, Result};
 
 /// How a file is read.
@@ -15,15 +16,14 @@ pub enum Format {
     List,
     /// Lines of cells with this between them, the first with their names.
     Cells(u8),
+    /// Columns of Parquet.
+    Parquet,
 }
 
 /// Endings of files that are no text, and what to do about them.
 const REFUSED: [(&[&str], &str); 3] = [
     (&["gz", "zst", "xz", "lzma", "bz2", "zip", "7z", "tar", "tgz", "lz4", "br"], "unpack it first"),
-    (
-        &["parquet", "pq", "arrow", "feather", "orc", "avro", "xlsx", "xls", "ods", "db", "sqlite"],
-        "save it as .jsonl or .csv",
-    ),
+    (&["arrow", "feather", "orc", "avro", "xlsx", "xls", "ods", "db", "sqlite"], "save it as .jsonl, .csv or .parquet"),
     (
         &["pdf", "docx", "odt", "epub", "npy", "npz", "pt", "pth", "bin", "safetensors", "gguf"],
         "save its text as .txt or .jsonl",
@@ -36,8 +36,8 @@ const MARKS: [(&[u8], &str, &str); 9] = [
     (b"\x28\xb5\x2f\xfd", "Zstandard", "unpack it first: zstd -d"),
     (b"\xfd7zXZ", "xz", "unpack it first: xz -d"),
     (b"PK\x03\x04", "ZIP", "unpack it first: unzip"),
-    (b"PAR1", "Parquet", "save it as .jsonl or .csv"),
-    (b"ARROW1", "Arrow", "save it as .jsonl or .csv"),
+    (b"PAR1", "Parquet", "give it a name that ends in .parquet"),
+    (b"ARROW1", "Arrow", "save it as .jsonl, .csv or .parquet"),
     (b"\xff\xfe", "UTF-16 text", "make it UTF-8: iconv -f UTF-16 -t UTF-8"),
     (b"\xfe\xff", "UTF-16 text", "make it UTF-8: iconv -f UTF-16 -t UTF-8"),
     (b"%PDF", "PDF", "save its text as .txt"),
@@ -63,6 +63,7 @@ impl Format {
             "json" => Self::List,
             "csv" => Self::Cells(b','),
             "tsv" => Self::Cells(b'\t'),
+            "parquet" | "pq" => Self::Parquet,
             _ => Self::Text,
         })
     }
@@ -87,7 +88,7 @@ pub(crate) fn decode(bytes: Vec<u8>) -> Result<String, NoText> {
     check_beginning(&bytes)?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count();
+        let line = 1 + ended(&error.as_bytes()[..valid]);
         let message = format!("the text is not UTF-8: byte {:#04x}", error.as_bytes()[valid]);
         (Some(line), message, Some("make it UTF-8: iconv -f ISO-8859-1 -t UTF-8, if that is what it is".to_owned()))
     })?;

@@ -1,5 +1,6 @@
 //! How texts become sequences, with tokenizers that put different tokens around a text.
 
+mod odd;
 mod pieces;
 
 use std::path::Path;

@@ -1,9 +1,9 @@
-//! Task files: an evaluation described by a TOML file and a jsonl file, so that a user adds one without Rust.
+//! Task files: an evaluation described by a TOML file and a file of items, so that a user adds one without Rust.
 //!
 //! ```toml
 //! name = "facts"
 //! kind = "choice"                                  # or "generate", or "perplexity"
-//! data = "facts.jsonl"                             # one JSON object a line, beside this file
+//! data = "facts.jsonl"                             # one JSON object a line, or .parquet; beside this file
 //! prompt = "Question: {question}\nAnswer:"         # {field} or {field.0}; {{ and }} are braces
 //! choices = "choices"                              # the field that lists them, or a list for every item
 //! answer = "answer"                                # the field with the index or the text of the right one
@@ -13,7 +13,9 @@
 //! evaluation that fails after an hour on line 800 of its data should have failed before it began. The result holds the
 //! prompts as structure (description, examples, question), because raw text and chat turns are two renderings of it.
 
+mod extent;
 mod items;
+mod lines;
 mod shots;
 mod template;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use extent::Extent;
 pub use items::{ChoiceItem, GenerateItem, Items, Prompt, Shots, TextItem};
 pub use template::Template;
 pub use values::Choices;
@@ -42,12 +45,22 @@ pub use crate::graph::params::{Protocol, Toggle};
 pub struct TaskError {
     /// The task file or its data file.
     pub file: PathBuf,
-    /// Line, from 1, where the fault has one.
+    /// Line, or row of a table, from 1, where the fault has one.
     pub line: Option<usize>,
     /// What is wrong.
     pub message: String,
     /// What the user can do about it, where that is known.
     pub hint: Option<String>,
+}
+
+impl TaskError {
+    fn new(file: &Path, line: Option<usize>, message: impl Into<String>) -> Self {
+        Self { file: file.to_path_buf(), line, message: message.into(), hint: None }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
 }
 
 /// What is measured.
@@ -124,7 +137,8 @@ pub struct TaskFile {
     /// One sentence for people.
     #[serde(default)]
     pub summary: String,
-    /// The items, relative to the task file: `.jsonl` with one object a line, or for running text also `.txt`, one document.
+    /// The items, relative to the task file: `.jsonl` with one object a line, the rows of a `.parquet`, or for running text also
+    /// `.txt`, one document.
     pub data: PathBuf,
     /// Running text: the field that holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,20 +1,20 @@
 //! The items of a task: its data lines, rendered and checked.
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use serde_json::{Map, Value};
 
-use crate::data::plain_lines;
-
 use super::{
-    Choices, KeyLines, TaskError, TaskFile, TaskKind, read_text,
+    Choices, KeyLines, TaskError, TaskFile, TaskKind,
+    lines::{Line, read_lines},
+    read_text,
     shots::Pool,
     template::{Fault, Template, field, text_of},
 };
+use crate::data::plain_lines;
 
 /// The items of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,13 +131,6 @@ pub struct TextItem {
     pub text: String,
 }
 
-/// One line of a data file.
-pub(super) struct Line {
-    pub(super) number: usize,
-    pub(super) id: String,
-    pub(super) fields: Map<String, Value>,
-}
-
 /// Reads the items of a task and the list of files they came from.
 pub(super) fn load(task: &TaskFile, path: &Path, keys: &KeyLines) -> Result<(Items, Vec<PathBuf>), TaskError> {
     let folder = path.parent().unwrap_or(Path::new(""));
@@ -147,7 +140,6 @@ pub(super) fn load(task: &TaskFile, path: &Path, keys: &KeyLines) -> Result<(Ite
         let text = plain_lines(read_text(&data)?);
         return Ok((Items::Text(vec![TextItem { id: "1".into(), text }]), files));
     }
-    let lines = read_lines(&data)?;
     let at = |file: &Path, line: usize| {
         let file = file.to_path_buf();
         move |(message, hint): Fault| TaskError { file, line: Some(line), message, hint }
@@ -155,6 +147,7 @@ pub(super) fn load(task: &TaskFile, path: &Path, keys: &KeyLines) -> Result<(Ite
     let items = match task.kind {
         TaskKind::Perplexity => {
             let name = task.text.as_deref().unwrap_or("text");
+            let lines = read_lines(&data, &[name], &[])?;
             let item = |line: Line| {
                 let text =
                     field(&line.fields, name).and_then(|value| text_of(value, name)).map_err(at(&data, line.number))?;
@@ -165,6 +158,7 @@ pub(super) fn load(task: &TaskFile, path: &Path, keys: &KeyLines) -> Result<(Ite
         TaskKind::Choice | TaskKind::Generate => {
             let line_of = |key: &str| keys.get(key).copied().unwrap_or(1);
             let form = Form::new(task).map_err(|(key, fault)| at(path, line_of(key))(fault))?;
+            let lines = read_lines(&data, &form.fields(), &placeholders(task))?;
             refuse_placeholders(task, &lines).map_err(|(key, fault)| at(path, line_of(key))(fault))?;
             let mut pool = Pool::new(task, &form, folder, (path, keys.get("few_shot").copied().unwrap_or(1)))?;
             files.extend(pool.file());
@@ -226,6 +220,22 @@ impl<'a> Form<'a> {
         })
     }
 
+    /// The names of the fields that it takes.
+    pub(super) fn fields(&self) -> Vec<&str> {
+        let choices: Vec<&str> = match &self.choices {
+            Some(Offered::Written(list)) => list.iter().flat_map(Template::fields).collect(),
+            Some(Offered::Field(name)) => vec![name],
+            None => Vec::new(),
+        };
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.prompt.fields().chain(choices).chain([self.answer]) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
     /// A solved example: question, answer, and choices of its own.
     pub(super) fn solved(&self, fields: &Map<String, Value>) -> Result<(String, String, Vec<String>), Fault> {
         let question = self.prompt.render(fields)?;
@@ -285,14 +295,28 @@ impl<'a> Form<'a> {
     }
 }
 
+/// Texts that stand as they are, with their keys.
+fn literal(task: &TaskFile) -> impl Iterator<Item = (&'static str, &str)> {
+    let texts = [
+        ("description", task.description.as_deref().unwrap_or_default()),
+        ("answer_separator", &*task.answer_separator),
+        ("few_shot_separator", &*task.few_shot_separator),
+    ];
+    texts.into_iter().chain(task.stop.iter().map(|stop| ("stop", stop.as_str())))
+}
+
+/// What stands in braces in such texts, which may be fields of the items.
+fn placeholders(task: &TaskFile) -> Vec<&str> {
+    let mut found = Vec::new();
+    for (_, text) in literal(task) {
+        found.extend(text.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)));
+    }
+    found
+}
+
 /// Refuses a field of the items in braces where a text stands as it is: it would be asked about literally.
 fn refuse_placeholders(task: &TaskFile, lines: &[Line]) -> Result<(), (&'static str, Fault)> {
-    let literal = [
-        ("description", task.description.as_deref().unwrap_or_default()),
-        ("answer_separator", &task.answer_separator),
-        ("few_shot_separator", &task.few_shot_separator),
-    ];
-    for (key, text) in literal.into_iter().chain(task.stop.iter().map(|stop| ("stop", stop.as_str()))) {
+    for (key, text) in literal(task) {
         let named = lines.first().into_iter().flat_map(|line| line.fields.keys());
         if let Some(name) = named.into_iter().find(|name| text.contains(&format!("{{{name}}}"))) {
             let message = format!("`{key}` stands as it is, and holds `{{{name}}}`, a field of the items");
@@ -306,57 +330,4 @@ fn refuse_placeholders(task: &TaskFile, lines: &[Line]) -> Result<(), (&'static 
 fn texts(value: &Value, name: &str) -> Result<Vec<String>, Fault> {
     let list = value.as_array().ok_or_else(|| (format!("the field `{name}` is no list"), None))?;
     list.iter().map(|value| text_of(value, name)).collect()
-}
-
-/// Reads a jsonl file: an object a line, blank lines passed over, `id` or else the line number as identity.
-pub(super) fn read_lines(path: &Path) -> Result<Vec<Line>, TaskError> {
-    let source = read_text(path)?;
-    let fault = |line: Option<usize>, message: String, hint: Option<String>| TaskError {
-        file: path.to_path_buf(),
-        line,
-        message,
-        hint,
-    };
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    let mut lines = Vec::new();
-    for (index, line) in source.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let number = index + 1;
-        let fields = match serde_json::from_str(line) {
-            Ok(Value::Object(fields)) => fields,
-            Ok(_) => {
-                return Err(fault(
-                    Some(number),
-                    "the line is no JSON object".into(),
-                    Some("an item is `{\"field\": value, …}`".into()),
-                ));
-            }
-            // The library counts lines inside the one line it was given.
-            Err(error) => {
-                return Err(fault(
-                    Some(number),
-                    format!("no valid JSON at column {}: {}", error.column(), brief(&error)),
-                    None,
-                ));
-            }
-        };
-        let id = match fields.get("id") {
-            None => number.to_string(),
-            Some(value) => text_of(value, "id").map_err(|(message, _)| fault(Some(number), message, None))?,
-        };
-        if let Some(first) = seen.insert(id.clone(), number) {
-            let message = format!("the id `{id}` was used on line {first}");
-            return Err(fault(Some(number), message, Some("results are paired by id: give every item its own".into())));
-        }
-        lines.push(Line { number, id, fields });
-    }
-    if lines.is_empty() {
-        return Err(fault(None, "there is no item in the file".into(), None));
-    }
-    Ok(lines)
-}
-
-/// The error's words without the position that it adds.
-fn brief(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.clone(), |(words, _)| words.to_owned())
 }

@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     TaskError, TaskFile,
-    items::{Form, Line, Prompt, Shots, read_lines},
+    items::{Form, Prompt, Shots},
+    lines::{Line, read_lines},
 };
 
 /// The file that examples come from, and the ways in which they were put together.
@@ -41,7 +42,7 @@ impl<'a> Pool<'a> {
         place: (&'a Path, usize),
     ) -> Result<Self, TaskError> {
         let file = task.few_shot_data.as_ref().filter(|_| task.few_shot > 0).map(|name| folder.join(name));
-        let lines = file.as_deref().map(read_lines).transpose()?.unwrap_or_default();
+        let lines = file.as_deref().map(|file| read_lines(file, &form.fields(), &[])).transpose()?.unwrap_or_default();
         let pool =
             Self { task, form, place, file: file.unwrap_or_default(), lines, ready: Vec::new(), made: HashMap::new() };
         if pool.lines.len() < task.few_shot {

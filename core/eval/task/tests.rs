@@ -256,3 +256,62 @@ fn faults_of_the_data_name_their_line() {
     fs::remove_file(folder.path().join("data.jsonl")).unwrap();
     assert!(Task::load(&path).unwrap_err().to_string().contains("data.jsonl: failed to read: "));
 }
+
+/// A table has the items that the same lines have, and what is wrong with it is named alike.
+#[test]
+fn items_are_rows_of_parquet_too() {
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parquet/task.parquet");
+    let toml = CHOICE.replace("data.jsonl", "task.parquet");
+    let (folder, path) = files(&toml, "");
+    fs::copy(table, folder.path().join("task.parquet")).unwrap();
+    let lines = "{\"id\": \"x\", \"question\": \"Where?\", \"options\": [\"here\", \"there\"], \"answer\": 1}\n\
+                 {\"id\": \"y\", \"question\": \"When?\", \"options\": [\"now\", \"then\", \"never\"], \"answer\": 0}\n";
+    assert_eq!(Task::load(&path).unwrap().items, load(CHOICE, lines).unwrap().items);
+    // Columns that the task does not name may be of any type; one that it names has to be there, and of a type that is read.
+    let told = |from: &str, to: &str| {
+        fs::write(&path, toml.replace(from, to)).unwrap();
+        let error = Task::load(&path).unwrap_err();
+        format!("{error} | {}", error.hint.clone().unwrap_or_default())
+    };
+    let error = told("{question}", "{questoin}");
+    assert!(error.contains("task.parquet: the file has no column `questoin` | did you mean `question`?"), "{error}");
+    let error = told("prompt =", "description = \"About {question}\"\nprompt =");
+    assert!(error.contains("`description` stands as it is, and holds `{question}`"), "{error}");
+    let error = told("{question}", "{when}");
+    assert!(error.contains("column `when` is of type timestamp: timestamp is not read here"), "{error}");
+}
+
+/// Lines end as they do in Python, whatever wrote them.
+#[test]
+fn lines_of_every_system_are_items() {
+    let line = |n: u32| format!("{{\"question\": \"{n}\\r\\n\", \"options\": [\"a\", \"b\"], \"answer\": 1}}");
+    let plain = load(CHOICE, &format!("{}\n\n{}\n", line(1), line(2))).unwrap();
+    for end in ["\r\n", "\r"] {
+        let found = load(CHOICE, &format!("\u{feff}{}{end}{end}{}{end}", line(1), line(2))).unwrap();
+        assert_eq!(found.items, plain.items, "{end:?}");
+    }
+    assert_eq!(error(CHOICE, "\r\r{\r"), "data.jsonl:3: no valid JSON at column 1: EOF while parsing an object");
+    let text = "name='t'\nkind='perplexity'\ndata='text.txt'\n";
+    let (folder, path) = files(text, "");
+    fs::write(folder.path().join("text.txt"), "one\r\ntwo\rthree").unwrap();
+    let Items::Text(items) = Task::load(&path).unwrap().items else { panic!("a text") };
+    assert_eq!(items[0].text, "one\ntwo\nthree");
+}
+
+/// What a plan knows of the longest request, examples and all.
+#[test]
+fn the_extent_of_a_task_is_that_of_its_longest_request() {
+    let data = "{\"question\": \"Where?\", \"options\": [\"here\", \"far away\"], \"answer\": 1}\n\
+                {\"question\": \"When is it that they come?\", \"options\": [\"now\", \"then\", \"never\"], \"answer\": 0}\n";
+    let task = load(CHOICE, data).unwrap();
+    let all = task.extent(None);
+    // The prompt, the separator and the choice, and a token around them.
+    assert_eq!((all.requests, all.bytes), (5, "Question: When is it that they come?\nAnswer: never".len() + 1));
+    assert_eq!((all.longest(300), all.answer), (all.bytes, 0));
+    assert!(all.tokens < all.bytes && all.longest(32_000) == all.tokens);
+    assert_eq!(task.extent(Some(1)).requests, 2);
+    let generate =
+        "name='g'\nkind='generate'\ndata='data.jsonl'\nprompt='{question}'\nanswer='answer'\nmax_new_tokens=8\n";
+    let found = load(generate, data).unwrap().extent(None);
+    assert_eq!((found.requests, found.answer, found.longest(300)), (2, 8, "When is it that they come?".len() + 16 + 8));
+}

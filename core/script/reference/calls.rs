@@ -104,8 +104,8 @@ pub(super) const CALLS: &[Call] = &[
         "dataset",
         &["(path: string) -> Dataset"],
         "A text: a file of the project, or one of the demo's as `demo:stories/train`. A table has a text or a conversation a row: \
-         `.jsonl`, `.json` (a list), `.csv`, `.tsv`; any other file is one text in UTF-8. A message has `role` and `content` (text or parts), or \
-         ShareGPT's `from` and `value`.",
+         `.jsonl`, `.json` (a list), `.csv`, `.tsv`, `.parquet`; any other file is one text in UTF-8. A message has `role` and `content` \
+         (text or parts), or ShareGPT's `from` and `value`.",
     ),
     with(
         plain(
