@@ -1,4 +1,4 @@
-//! What scoring is expected to take, for plans and for how many nodes run side by side.
+//! What evaluations are expected to take, for plans and for how many nodes run side by side.
 
 use workbench_model::ModelConfig;
 
@@ -38,12 +38,32 @@ pub fn scoring_memory(models: &[&ModelConfig], work: Scored) -> u64 {
     PROGRAM + vocabulary * TOKEN + hidden + block.max(heads + pages.max(logits))
 }
 
+/// Bytes of memory at the peak of writing answers: the whole model in f32 with the pages of the tensor that is widened last, keys and
+/// values of a batch, and what flows through a block while its prompts are read.
+pub fn generating_memory(config: &ModelConfig, work: Scored) -> u64 {
+    let sizes = || config.tensors().into_iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64);
+    let (weights, largest) = (sizes().sum::<u64>(), sizes().max().unwrap_or(0));
+    let sequences = work.sequences.map_or(work.batch, |all| all.min(work.batch)) as u64;
+    let tokens = sequences * work.tokens as u64;
+    // Keys and values have room for the next power of two, and for one block there are the old ones beside the new.
+    let cached = 2 * (config.num_layers + 1) * config.num_kv_heads * config.head_dim;
+    let room = sequences * work.tokens.next_power_of_two() as u64;
+    let logits = 2 * 4 * sequences * config.vocab_size as u64;
+    let loaded = 4 * weights + 4 * largest;
+    let at_work = 4 * weights + 4 * room * cached as u64 + flow(config, tokens) + logits;
+    PROGRAM + config.vocab_size as u64 * TOKEN + loaded.max(at_work)
+}
+
+/// What flows through a block.
+fn flow(config: &ModelConfig, tokens: u64) -> u64 {
+    let heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim;
+    4 * tokens * (4 * config.hidden_size + 3 * config.intermediate_size.max(heads)) as u64
+}
+
 /// A block in f32 with the pages that it is widened from, and what flows through it.
 fn block(config: &ModelConfig, tokens: u64) -> u64 {
     let linears: u64 = config.linears().iter().map(|linear| (linear.in_features * linear.out_features) as u64).sum();
-    let heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim;
-    let flow = 4 * config.hidden_size + 3 * config.intermediate_size.max(heads);
-    8 * linears / config.num_layers.max(1) as u64 + 4 * tokens * flow as u64
+    8 * linears / config.num_layers.max(1) as u64 + flow(config, tokens)
 }
 
 /// `lm_head` in f32.

@@ -7,7 +7,10 @@ use serde_json::Value;
 use workbench_model::ModelConfig;
 
 use super::calls::Tokens;
-use crate::graph::{Input, NodeId, node::DataSource, params};
+use crate::{
+    eval::task::Extent,
+    graph::{Input, NodeId, node::DataSource, params},
+};
 
 /// What is known of a model without reading its weights.
 #[derive(Clone, Debug)]
@@ -82,7 +85,7 @@ pub enum Measured {
     /// The text of a task file, with its context if the file says one.
     TextTask { file: Value, limit: Option<usize>, batch_size: usize, context: Option<usize> },
     /// The questions of a task file.
-    Items { file: Value, limit: Option<usize>, batch_size: usize },
+    Items { file: Value, limit: Option<usize>, batch_size: usize, extent: Extent },
 }
 
 /// Measurements of one model.

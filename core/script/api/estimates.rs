@@ -1,7 +1,11 @@
 //! What nodes are expected to take, for plans: estimates from above, no limits.
 
+use std::path::Path;
+
 use crate::{
-    eval::{Scored, scoring_memory},
+    data::{Format, data_bytes},
+    demo::{self, Split},
+    eval::{Scored, generating_memory, scoring_memory, task::Extent},
     graph::{
         node::DataSource,
         params::{CalibrationDtype, Evaluate, Params, Protocol, TokenOptions},
@@ -13,31 +17,38 @@ use crate::{
 /// made of them.
 const TEXT: u64 = 4;
 
-/// Bytes of memory of an evaluation of the first model, with the second as its reference.
+/// Bytes of memory of an evaluation of the first model, with the second as its reference; `extent` is that of a task's items.
 pub(super) fn evaluation<'a>(
     method: &str,
     models: &[&Signature],
     params: &Evaluate,
     data: impl IntoIterator<Item = &'a (String, DataSource)>,
+    extent: Extent,
 ) -> u64 {
     let configs: Vec<_> = models.iter().map(|model| &model.config).collect();
-    // How long the requests of a task are is not known before its tokens are.
-    let positions = configs.iter().map(|config| config.max_positions).min().unwrap_or(0).min(1024);
-    let (batch, tokens, sequences, characters) = match params {
+    let vocabulary = configs.iter().map(|config| config.vocab_size).min().unwrap_or(0);
+    // A longer request than the model takes is an error.
+    let positions = configs.iter().map(|config| config.max_positions).min().unwrap_or(0);
+    let (scored, characters) = match params {
         Evaluate::RunningText(text) => {
-            let blocks = text.blocks.filter(|_| text.protocol == Protocol::Blocks);
-            (text.batch_size, text.max_seq_length, blocks, text.characters)
+            let sequences = text.blocks.filter(|_| text.protocol == Protocol::Blocks);
+            (Scored { batch: text.batch_size, tokens: text.max_seq_length, sequences }, text.characters)
         }
-        Evaluate::TextTask(text) => (text.batch_size, text.max_seq_length, None, None),
-        Evaluate::Items(items) => (items.batch_size, positions, None, None),
+        Evaluate::TextTask(text) => {
+            (Scored { batch: text.batch_size, tokens: text.max_seq_length, sequences: None }, None)
+        }
+        Evaluate::Items(items) => {
+            let tokens = extent.longest(vocabulary).min(positions);
+            (Scored { batch: items.batch_size, tokens, sequences: Some(extent.requests) }, None)
+        }
     };
-    let scored = Scored { batch, tokens, sequences };
     let model = match method {
-        "generate" => models.iter().map(|model| model.memory_estimate()).sum(),
+        "generate" => configs.iter().map(|config| generating_memory(config, scored)).sum(),
         _ => scoring_memory(&configs, scored),
     };
-    let whole = sequences.is_none();
-    model + data.into_iter().map(|(_, source)| text(source, whole, characters)).sum::<u64>()
+    // The items of a task are held whole, with their tokens.
+    let whole = scored.sequences.is_none() || matches!(params, Evaluate::Items(_));
+    model + data.into_iter().map(|(_, source)| text(source, whole, characters, None)).sum::<u64>()
 }
 
 /// Bytes of memory of a node that makes a model.
@@ -49,7 +60,8 @@ pub(super) fn making<'a>(
     let options = tokens(params);
     let whole = options.is_some_and(|options| options.num_calibration_samples.is_none() || options.shuffle);
     let characters = options.and_then(|options| options.characters);
-    let texts = data.into_iter().map(|(_, source)| text(source, whole, characters));
+    let column = options.map(|options| options.text_column.as_str());
+    let texts = data.into_iter().map(|(_, source)| text(source, whole, characters, column));
     model.memory_estimate() * if matches!(params, Params::Train(_)) { 4 } else { 1 } + texts.sum::<u64>()
 }
 
@@ -63,15 +75,36 @@ fn tokens(params: &Params) -> Option<&TokenOptions> {
     }
 }
 
-/// Bytes of memory of what is read of a text.
-fn text(source: &DataSource, whole: bool, characters: Option<usize>) -> u64 {
-    // The demo's texts are made as they are read, and a beginning is read in pieces.
-    let DataSource::File(path) = source else { return 0 };
-    if !whole {
-        return 0;
+/// Bytes of memory of what is read of a text: of a table of columns, of this one.
+fn text(source: &DataSource, whole: bool, characters: Option<usize>, column: Option<&str>) -> u64 {
+    let (bytes, held) = match source {
+        DataSource::File(path) => {
+            let bytes = data_bytes(path, column);
+            (bytes, held(path) * bytes)
+        }
+        DataSource::Demo(name) => (Split::by_name(name).map_or(0, demo_bytes), 0),
+    };
+    // A beginning is read in pieces.
+    let tokens = if whole { TEXT * characters.map_or(bytes, |most| bytes.min(4 * most as u64)) } else { 0 };
+    held + tokens
+}
+
+/// How often a file is in memory while its first rows are read: tables that have to be looked at as a whole are.
+fn held(path: &Path) -> u64 {
+    match Format::of(path) {
+        // Its text, and the values that it is parsed to.
+        Ok(Format::List) => 4,
+        Ok(Format::Cells(_)) => 1,
+        _ => 0,
     }
-    let bytes = path.metadata().map_or(0, |metadata| metadata.len());
-    TEXT * characters.map_or(bytes, |most| bytes.min(4 * most as u64))
+}
+
+/// Bytes of a text of the demo, as far as its first documents tell.
+fn demo_bytes(split: Split) -> u64 {
+    const LOOK: u64 = 64;
+    let look = LOOK.min(split.documents()).max(1);
+    let bytes: u64 = (0..look).map(|index| demo::document(split, index).len() as u64 + 2).sum();
+    bytes * split.documents() / look
 }
 
 /// Bytes on disk beside the artifact, from which an interrupted node continues. A plugin that quantizes `by_block` has the
@@ -88,5 +121,40 @@ pub(super) fn scratch(model: &Signature, params: &Params, by_block: bool) -> u64
             2 * size * values * if by_block { 2 } else { 1 }
         }),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_the_demo_have_about_their_size() {
+        for name in ["stories/valid", "stories/test"] {
+            let whole = demo::text(name).unwrap().len() as u64;
+            let found = demo_bytes(Split::by_name(name).unwrap());
+            assert!(found.abs_diff(whole) < whole / 10, "{name}: {found} of {whole}");
+            let source = DataSource::Demo(name.to_owned());
+            assert_eq!(text(&source, true, None, None), TEXT * found);
+            assert_eq!(text(&source, true, Some(100), None), TEXT * 400);
+            assert_eq!(text(&source, false, None, None), 0);
+        }
+    }
+
+    #[test]
+    fn tables_that_are_read_whole_count_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, beginning, all) in [("a.txt", 0, 4), ("a.jsonl", 0, 4), ("a.csv", 1, 5), ("a.json", 4, 8)] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "x".repeat(100)).unwrap();
+            let source = DataSource::File(path);
+            let found = [false, true].map(|whole| text(&source, whole, None, Some("text")));
+            assert_eq!(found, [100 * beginning, 100 * all], "{name}");
+        }
+        // Of a table of columns, what the one column takes.
+        let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parquet/types.parquet");
+        let bytes = |column| text(&DataSource::File(table.clone()), true, None, column);
+        assert!(0 < bytes(Some("text")) && 4 * bytes(Some("text")) < bytes(None), "{}", bytes(Some("text")));
+        assert_eq!(bytes(Some("nothing of that name")), 0);
     }
 }

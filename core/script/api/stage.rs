@@ -7,7 +7,6 @@ use rhai::{Array, Dynamic, Engine, Map, NativeCallContext};
 use super::{Called, Host, data, model, placed, task};
 use crate::{
     error::{Error, Result},
-    eval::task::Task,
     graph::node::Origin,
     script::{
         DatasetHandle, ModelHandle, TaskHandle,
@@ -151,8 +150,7 @@ fn tasks(host: &Host, pattern: &str, reference: &ModelHandle, folder: &str) -> R
 
 /// A task file, which says itself how many examples stand before a question.
 fn task_file(host: &Host, path: &str, few_shot: Option<u64>, options: Given) -> Result<TaskHandle> {
-    let task = task::from_file(host, path, options)?;
-    let shots = Task::load(&host.root.find(path)?).map(|task| task.file.few_shot as u64).unwrap_or_default();
+    let (task, shots) = task::from_file(host, path, options)?;
     match few_shot.filter(|wanted| *wanted != shots) {
         Some(wanted) => {
             let message = format!("`{}` has {shots} examples before a question, not {wanted}", task.name);

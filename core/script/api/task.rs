@@ -7,7 +7,7 @@ use rhai::{Array, Dynamic, Engine, Map, NativeCallContext};
 use super::{Called, Host, data::context as fitting, estimates, placed, supply};
 use crate::{
     error::{Error, Result},
-    eval::task::{Task, TaskKind},
+    eval::task::{Extent, Task, TaskKind},
     graph::{
         Node, NodeId, NodeKind,
         node::{DataSource, Origin, TASK_FILE},
@@ -36,11 +36,11 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
     );
     let h = host.clone();
     engine.register_fn("task", move |context: NativeCallContext<'_>, path: &str| -> Called<TaskHandle> {
-        placed(&context, from_file(&h, path, Given::new()))
+        placed(&context, from_file(&h, path, Given::new()).map(|(task, _)| task))
     });
     let h = host.clone();
     engine.register_fn("task", move |context: NativeCallContext<'_>, path: &str, options: Map| -> Called<TaskHandle> {
-        placed(&context, given(options).and_then(|given| from_file(&h, path, given)))
+        placed(&context, given(options).and_then(|given| from_file(&h, path, given)).map(|(task, _)| task))
     });
     let h = host.clone();
     engine.register_fn(
@@ -95,21 +95,25 @@ pub(super) fn running_text(method: &'static str, reference: Option<ModelHandle>,
     Ok(TaskHandle { name, method, measured, data, reference, file: None })
 }
 
-/// A task of a TOML file. The whole file is checked here, so that nothing of it can fail after an hour.
-pub(super) fn from_file(host: &Host, path: &str, given: Given) -> Result<TaskHandle> {
+/// A task of a TOML file, and how many examples stand before a question. The whole file is checked here, so that nothing of it can
+/// fail after an hour.
+pub(super) fn from_file(host: &Host, path: &str, given: Given) -> Result<(TaskHandle, u64)> {
     let path = host.root.find(path)?;
     let failed = |e: crate::eval::task::TaskError| Error::usage(e.to_string()).maybe_hint(e.hint);
-    let Task { file: task, files, .. } = Task::load(&path).map_err(failed)?;
+    let loaded = Task::load(&path).map_err(failed)?;
     let TaskOptions { limit, batch_size } = Options::read("`task`", given)?;
+    let extent = loaded.extent(limit);
+    let Task { file: task, files, .. } = loaded;
     let file = task.meaning();
     let method = task.kind.method().name();
     let measured = match task.kind {
-        TaskKind::Choice | TaskKind::Generate => Measured::Items { file, limit, batch_size },
+        TaskKind::Choice | TaskKind::Generate => Measured::Items { file, limit, batch_size, extent },
         TaskKind::Perplexity => Measured::TextTask { file, limit, batch_size, context: task.context_length },
     };
     let role = |index: usize| if index == 0 { TASK_FILE.to_owned() } else { format!("items{index}") };
     let data = files.into_iter().enumerate().map(|(index, used)| (role(index), DataSource::File(used))).collect();
-    Ok(TaskHandle { name: task.name.clone(), method, measured, data, reference: None, file: Some(path) })
+    let shots = task.few_shot as u64;
+    Ok((TaskHandle { name: task.name, method, measured, data, reference: None, file: Some(path) }, shots))
 }
 
 /// One node per task, so that tasks run side by side and are cached one by one.
@@ -174,7 +178,9 @@ fn params(model: &ModelHandle, task: &TaskHandle) -> Result<Evaluate> {
             let max_seq_length = fitting(context, config)?;
             Evaluate::TextTask(TextTask { file, limit, batch_size, max_seq_length, task: name() })
         }
-        Measured::Items { file, limit, batch_size } => Evaluate::Items(Items { file, limit, batch_size, task: name() }),
+        Measured::Items { file, limit, batch_size, .. } => {
+            Evaluate::Items(Items { file, limit, batch_size, task: name() })
+        }
     })
 }
 
@@ -196,7 +202,11 @@ fn evaluation_node(model: &ModelHandle, task: &TaskHandle, origin: &Origin) -> R
         inputs.insert("reference".to_owned(), reference.input.clone());
         models.push(&reference.signature);
     }
-    let memory = estimates::evaluation(task.method, &models, &params, &task.data);
+    let extent = match task.measured {
+        Measured::Items { extent, .. } => extent,
+        _ => Extent::default(),
+    };
+    let memory = estimates::evaluation(task.method, &models, &params, &task.data, extent);
     let subject = if model.history.is_empty() { model.signature.name.clone() } else { model.history.join(" > ") };
     Ok(Node {
         kind: NodeKind::Evaluate,
