@@ -32,7 +32,23 @@ impl Options {
     /// # Errors
     /// A key that the type does not have, a value of another type or out of its range.
     pub(super) fn read<T: JsonSchema + DeserializeOwned>(call: &'static str, given: Given) -> Result<T> {
-        typed(call, given)
+        Self::read_noting(call, given).map(|(options, _)| options)
+    }
+
+    /// The same, and which of them were given by another name.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read); an option that was given by two of its names.
+    pub(super) fn read_noting<T: JsonSchema + DeserializeOwned>(
+        call: &'static str,
+        given: Given,
+    ) -> Result<(T, Vec<String>)> {
+        let (valid, notes) =
+            schema::check_noting(&schema::of::<T>(), &Value::Null, &Value::Object(given), Owner::Call(call))?;
+        // What the schema lets pass, the type may still refuse.
+        let options = serde_json::from_value(valid)
+            .map_err(|e| Error::usage(format!("the options of {call} are not understood")).cause(e.to_string()))?;
+        Ok((options, notes))
     }
 
     /// Takes the options of a type out, where other types share the call.
@@ -40,7 +56,7 @@ impl Options {
         let names = schema::names(&schema::of::<T>());
         let own = names.iter().filter_map(|name| Some((name.clone(), self.given.shift_remove(name)?))).collect();
         self.known.extend(names);
-        typed(self.call, own)
+        Self::read(self.call, own)
     }
 
     /// Whether a key was given and is not taken yet.
@@ -76,13 +92,6 @@ impl Options {
 
 /// How deep lists and maps may lie in one another.
 const DEEPEST: usize = 64;
-
-fn typed<T: JsonSchema + DeserializeOwned>(call: &'static str, given: Given) -> Result<T> {
-    let valid = schema::check(&schema::of::<T>(), &Value::Null, &Value::Object(given), Owner::Call(call))?;
-    // What the schema lets pass, the type may still refuse.
-    serde_json::from_value(valid)
-        .map_err(|e| Error::usage(format!("the options of {call} are not understood")).cause(e.to_string()))
-}
 
 /// The options that a script wrote.
 pub(super) fn given(map: Map) -> Result<Given> {

@@ -31,6 +31,45 @@ fn an_alias_is_taken_with_a_word_and_makes_no_key_of_its_own() {
     assert!(outcome.err.contains("are names of one parameter, and both are given"), "{}", outcome.err);
 }
 
+/// Options of a call, and keys of a stage file, have other names too.
+#[test]
+fn samples_are_counted_under_every_name_that_they_have() {
+    let project = Project::new();
+    let planned = |name: &str, note: bool| {
+        let text = format!(
+            "let data = dataset(\"text.txt\").tokens(#{{ {name}: 3, max_seq_length: 16 }});
+model(\"tiny\").quantize(\"gptq\", #{{ scheme: \"W8A16\", group_size: 16, calibration: data }}).save_as(\"made\");"
+        );
+        project.write("names.rhai", &text);
+        let outcome = project.run(&["plan", "names.rhai", "--json"]).exits(0);
+        let told = format!("`tokens`: `{name}` is called `num_calibration_samples` here");
+        assert_eq!((outcome.out.clone() + &outcome.err).contains(&told), note, "{}\n{}", outcome.out, outcome.err);
+        outcome.json()["nodes"][0]["key"].as_str().unwrap().to_owned()
+    };
+    let own = planned("num_calibration_samples", false);
+    for name in ["num_samples", "nsamples"] {
+        assert_eq!(planned(name, true), own, "{name}");
+    }
+    // `all` in a file is not what is left out, which leaves the script's own number.
+    let stage = |line: &str| {
+        project.write(
+            "s.toml",
+            &format!("name = \"s\"\noutput_suffix = \"-s\"\n{line}\n[quant_modifiers.gptq]\nscheme = \"INT8\"\n"),
+        );
+        project.write(
+            "stage.rhai",
+            "let data = dataset(\"text.txt\").tokens(#{ num_calibration_samples: 3, max_seq_length: 16 });
+model(\"tiny\").apply(stages(\"s.toml\")[0], #{ calibration: data }).save_as(\"made\");",
+        );
+        project.run(&["run", "stage.rhai"]).exits(0);
+        let recipe: serde_json::Value = serde_json::from_str(&project.read("made/recipe.json")).unwrap();
+        recipe["stages"][0]["parameters"]["calibration"]["num_calibration_samples"].clone()
+    };
+    assert_eq!(stage(""), 3);
+    assert_eq!(stage("num_samples = 2"), 2);
+    assert_eq!(stage("num_calibration_samples = \"all\""), serde_json::Value::Null);
+}
+
 /// Found in the script, where nothing has run and the place is at hand; a group of its own is looked at too.
 #[test]
 fn a_scheme_that_a_plugin_does_not_take_is_refused_while_the_script_runs() {

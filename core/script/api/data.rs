@@ -86,7 +86,8 @@ fn read(root: &Root, name: &str) -> Result<Dynamic> {
 
 /// Options of `.tokens(…)`, complete. They are part of the key of whatever reads the data.
 fn tokens(builder: &mut Builder, data: &DatasetHandle, map: Map) -> Result<DatasetHandle> {
-    let mut tokens: Tokens = Options::read("`tokens`", given(map)?)?;
+    let (mut tokens, notes): (Tokens, _) = Options::read_noting("`tokens`", given(map)?)?;
+    notes.into_iter().for_each(|note| builder.warn(format!("`tokens`: {note}")));
     builder.draws |= tokens.shuffle && tokens.seed.is_none();
     // A seed that draws nothing must not make a key of its own.
     tokens.seed = if tokens.shuffle { Some(tokens.seed.unwrap_or(builder.seed)) } else { None };

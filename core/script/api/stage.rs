@@ -58,6 +58,8 @@ fn read(host: &Host, pattern: &str) -> Result<Array> {
     let stages =
         files.iter().map(|(path, name)| Stage::read(path, name, &host.registry)).collect::<Result<Vec<_>>>()?;
     stages::distinct(&stages)?;
+    let mut builder = lock(&host.shared);
+    stages.iter().flat_map(|stage| &stage.notes).for_each(|note| builder.warn(note.clone()));
     Ok(stages.into_iter().map(|stage| Dynamic::from(StageHandle(Arc::new(stage)))).collect())
 }
 
@@ -102,7 +104,9 @@ fn own_data(host: &Host, stage: &Stage, given: Option<DatasetHandle>) -> Result<
     match &mut data {
         Some(data) => {
             let tokens = data.tokens.get_or_insert_with(model::default_tokens);
-            tokens.num_calibration_samples = stage.num_calibration_samples.or(tokens.num_calibration_samples);
+            if let Some(samples) = stage.num_calibration_samples {
+                tokens.num_calibration_samples = samples.count();
+            }
             tokens.max_seq_length = stage.max_seq_length.or(tokens.max_seq_length);
         }
         None => {

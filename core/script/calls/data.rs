@@ -2,6 +2,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::Value;
 use workbench_model::ModelConfig;
 
 use crate::{
@@ -10,6 +11,9 @@ use crate::{
     script::api::context,
 };
 
+/// What others call the number of sequences.
+pub(super) const SAMPLES: [&str; 2] = ["num_samples", "nsamples"];
+
 /// Options of `tokens`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -17,7 +21,7 @@ pub struct Tokens {
     /// At most so many sequences, and an error where the data hold fewer; all there are if not given, or `"all"`. Calibration data
     /// without `.tokens(…)` are 128 sequences.
     #[serde(deserialize_with = "count_or_all")]
-    #[schemars(schema_with = "count_or_all_schema", extend("unit" = "sequences"))]
+    #[schemars(schema_with = "count_or_all_schema", extend("unit" = "sequences", "aliases" = SAMPLES))]
     pub num_calibration_samples: Option<usize>,
     /// Tokens in a sequence, with a BOS and whatever else the tokenizer adds; the context of the model that reads them, and 2048 at
     /// most, if not given. More than its context is an error.
@@ -91,21 +95,53 @@ impl Tokens {
     }
 }
 
-/// A number, or `"all"`, which is no limit.
-fn count_or_all<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<usize>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Given {
-        Count(Option<usize>),
-        Word(String),
-    }
-    match Given::deserialize(deserializer)? {
-        Given::Count(count) => Ok(count),
-        Given::Word(word) if word == "all" => Ok(None),
-        Given::Word(word) => Err(de::Error::custom(format!("`{word}` is no number, nor \"all\""))),
+/// How many sequences are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "Value")]
+pub(in crate::script) enum Samples {
+    /// So many.
+    Count(usize),
+    /// All there are.
+    All,
+}
+
+impl Samples {
+    /// The number, where there is one.
+    pub(in crate::script) fn count(self) -> Option<usize> {
+        match self {
+            Self::Count(count) => Some(count),
+            Self::All => None,
+        }
     }
 }
 
-fn count_or_all_schema(_: &mut SchemaGenerator) -> Schema {
+impl From<Samples> for Value {
+    fn from(samples: Samples) -> Self {
+        samples.count().map_or_else(|| "all".into(), Value::from)
+    }
+}
+
+impl<'de> Deserialize<'de> for Samples {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Given {
+            Count(usize),
+            Word(String),
+        }
+        match Given::deserialize(deserializer)? {
+            Given::Count(count) => Ok(Self::Count(count)),
+            Given::Word(word) if word == "all" => Ok(Self::All),
+            Given::Word(word) => Err(de::Error::custom(format!("`{word}` is no number, nor \"all\""))),
+        }
+    }
+}
+
+/// A number, or `"all"`, which is no limit.
+fn count_or_all<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<usize>, D::Error> {
+    Ok(Option::<Samples>::deserialize(deserializer)?.and_then(Samples::count))
+}
+
+pub(super) fn count_or_all_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "anyOf": [{ "type": ["integer", "null"], "minimum": 1 }, { "const": "all" }] })
 }

@@ -5,6 +5,7 @@ mod models;
 mod stages;
 mod text;
 
+pub(super) use data::Samples;
 pub use data::Tokens;
 pub(super) use models::{Apply, GroupTargets, Quantize, SchemeOptions, Texts, Train, Transform};
 pub(super) use stages::{EvaluationKeys, MeasureKeys, Sampling, StageKeys};

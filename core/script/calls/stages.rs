@@ -4,7 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Texts;
+use super::{
+    Texts,
+    data::{SAMPLES, Samples, count_or_all_schema},
+};
 
 /// Keys of a stage that makes a model of a model, beside `quant_modifiers`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -21,8 +24,8 @@ pub(in crate::script) struct StageKeys {
     /// Calibration data of its own: a file, or `demo:stories/train`. Only for stages with a modifier that reads any.
     pub dataset: Option<String>,
     /// As for `tokens`.
-    #[schemars(range(min = 1), extend("unit" = "sequences"))]
-    pub num_calibration_samples: Option<usize>,
+    #[schemars(schema_with = "count_or_all_schema", extend("unit" = "sequences", "aliases" = SAMPLES))]
+    pub num_calibration_samples: Option<Samples>,
     /// As for `tokens`.
     #[schemars(range(min = 2), extend("unit" = "tokens"))]
     pub max_seq_length: Option<usize>,

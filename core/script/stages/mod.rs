@@ -22,7 +22,7 @@ use modifiers::Fault;
 pub(super) use modifiers::{keys as modifier_keys, means_head};
 
 use super::{
-    calls::StageKeys,
+    calls::{Samples, StageKeys},
     files::DataFile,
     options::{Given, Options},
 };
@@ -62,8 +62,10 @@ pub(super) struct Stage {
     /// Calibration data of its own.
     pub dataset: Option<String>,
     /// What the file sets of that data's tokens.
-    pub num_calibration_samples: Option<usize>,
+    pub num_calibration_samples: Option<Samples>,
     pub max_seq_length: Option<usize>,
+    /// What of it was read otherwise than it was written.
+    pub notes: Vec<String>,
 }
 
 impl Stage {
@@ -79,17 +81,20 @@ impl Stage {
         let found = recipe::take(&mut keys).map_err(within)?;
         keys.retain(|_, value| !value.is_null());
         let nameless = !keys.contains_key("name") && !keys.contains_key("output_suffix");
-        let StageKeys {
-            mut name,
-            output_suffix: mut suffix,
-            input_model,
-            save_compressed,
-            dataset,
-            num_calibration_samples,
-            max_seq_length,
-            // Taken out already: it is named where a key is misspelled.
-            quant_modifiers: _,
-        } = Options::read("a stage", keys)?;
+        let (
+            StageKeys {
+                mut name,
+                output_suffix: mut suffix,
+                input_model,
+                save_compressed,
+                dataset,
+                num_calibration_samples,
+                max_seq_length,
+                // Taken out already: it is named where a key is misspelled.
+                quant_modifiers: _,
+            },
+            notes,
+        ) = Options::read_noting("a stage", keys)?;
         if (found.staged || nameless) && !found.entries.is_empty() {
             let own = stem(&file.name);
             suffix.get_or_insert_with(|| format!("-{}", name.as_deref().unwrap_or(own)));
@@ -128,6 +133,7 @@ impl Stage {
                 dataset,
                 num_calibration_samples,
                 max_seq_length,
+                notes: notes.into_iter().map(|note| format!("{}: {note}", file.name)).collect(),
             }),
         }
     }
@@ -161,7 +167,7 @@ fn keys(file: &DataFile) -> Result<serde_json::Map<String, Value>> {
     }
 }
 
-fn about_data(samples: Option<usize>, length: Option<usize>) -> Option<&'static str> {
+fn about_data(samples: Option<Samples>, length: Option<usize>) -> Option<&'static str> {
     samples.map(|_| "num_calibration_samples").or(length.map(|_| "max_seq_length"))
 }
 

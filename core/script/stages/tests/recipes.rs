@@ -50,13 +50,27 @@ fn a_recipe_has_the_name_of_its_file() {
     let named =
         read("x.yaml", &format!("name: a\noutput_suffix: -b\nnum_calibration_samples: 4\n{TWO_MODIFIERS}")).unwrap();
     assert_eq!(
-        (
-            named.name.as_str(),
-            named.suffix.as_deref(),
-            named.num_calibration_samples.or(named.max_seq_length).is_some()
-        ),
-        ("a", Some("-b"), true)
+        (named.name.as_str(), named.suffix.as_deref(), named.num_calibration_samples),
+        ("a", Some("-b"), Some(Samples::Count(4)))
     );
+}
+
+/// As a script may say it, and by the names that others have for it.
+#[test]
+fn samples_of_a_stage_are_a_number_or_all() {
+    for (given, wanted, notes) in [
+        ("num_calibration_samples: all", Samples::All, 0),
+        ("num_calibration_samples: 4.0", Samples::Count(4), 0),
+        ("num_samples: 4", Samples::Count(4), 1),
+        ("nsamples: all", Samples::All, 1),
+    ] {
+        let found = read("x.yaml", &format!("name: a\noutput_suffix: -b\n{given}\n{TWO_MODIFIERS}")).unwrap();
+        assert_eq!(found.num_calibration_samples, Some(wanted), "{given}");
+        assert_eq!(found.notes.len(), notes, "{given}: {:?}", found.notes);
+    }
+    for given in ["num_calibration_samples: some", "num_calibration_samples: 0", "num_samples: 4\nnsamples: 4"] {
+        read("x.yaml", &format!("name: a\noutput_suffix: -b\n{given}\n{TWO_MODIFIERS}")).unwrap_err();
+    }
 }
 
 /// What `Recipe.from_modifiers([SmoothQuantModifier(…), GPTQModifier(…)]).yaml()` of that version writes after a run, and of an
