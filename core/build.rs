@@ -16,7 +16,13 @@ const PARTS: &[(&str, &[&str])] = &[
     ("report", &["core/report"]),
     (
         "services",
-        &["core/steps/artifact.rs", "core/steps/recipe.rs", "core/steps/services.rs", "core/steps/streams.rs"],
+        &[
+            "core/steps/artifact.rs",
+            "core/steps/contract.rs",
+            "core/steps/recipe.rs",
+            "core/steps/services.rs",
+            "core/steps/streams.rs",
+        ],
     ),
     ("quantize", &["core/steps/quantize", "core/steps/global_scales.rs", "core/steps/kv_cache.rs"]),
     ("transform", &["core/steps/transform.rs", "core/steps/equivalence.rs", "core/steps/equivalence"]),

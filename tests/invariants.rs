@@ -113,6 +113,26 @@ fn files_are_written_in_few_places() {
     );
 }
 
+#[test]
+fn modules_have_names_in_one_folder() {
+    let parts = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|self_attn|input_layernorm|post_attention_layernorm|\
+                 q_norm|k_norm|embed_tokens|sinks";
+    let literal = format!(r#""[^"]*\b({parts}|model\.layers|model\.norm)\b|"(re:\.\*)?lm_head(\.weight)?""#);
+    only_in(
+        "names of modules",
+        &literal,
+        &[
+            ("core/model/src/arch/", "the layout of every family"),
+            ("plugins/awq_clip/src/lib.rs", "its example"),
+            ("plugins/outliers/src/example.rs", "an example"),
+            ("plugins/rotate/src/example.rs", "an example"),
+            ("plugins/rtn/src/lib.rs", "its example"),
+            ("plugins/sft/src/example.rs", "an example"),
+            ("plugins/smoothquant/src/example.rs", "an example"),
+        ],
+    );
+}
+
 /// The workspace's packages with the names of what each depends on, development aside.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use candle_core::{Device, Tensor};
 use workbench_model::{
     Activations, Checkpoint, ModelConfig, ModelError, Precision, Site, SiteKind, Taps, WeightSource,
+    arch::EMBEDDINGS,
     decoder::{Block, Context, Embedding, FinalNorm},
 };
 
@@ -52,6 +53,7 @@ pub struct Pass {
     /// Features of the keys of a token, and of its values.
     cached: usize,
     hidden_size: usize,
+    config: ModelConfig,
     room: Room,
 }
 
@@ -77,7 +79,8 @@ impl Pass {
         let mut pass = Self::empty(checkpoint.config(), sequences, room)?;
         let config = checkpoint.config();
         // Rows of a table that is stored as it is are read one by one; another one is decoded once.
-        let table = match embeddings.has_rows("model.embed_tokens.weight") {
+        let name = config.weight_of(EMBEDDINGS);
+        let table = match embeddings.has_rows(&name) {
             true => None,
             false => Some(Embedding::load(config, embeddings, &Device::Cpu)?),
         };
@@ -95,7 +98,7 @@ impl Pass {
             pass.hidden.set(index, &hidden)?;
             rest = later;
         }
-        checkpoint.drop_pages(["model.embed_tokens.weight"]);
+        checkpoint.drop_pages([name.as_str()]);
         Ok(pass)
     }
 
@@ -110,7 +113,18 @@ impl Pass {
         let widest = attention.max(config.intermediate_size);
         let hidden = make("hidden", &shapes, config.hidden_size, &room, config.hidden_size)?;
         let (inner, hidden_size) = (config.intermediate_size, config.hidden_size);
-        Ok(Self { hidden, wide: None, shapes, widest, attention, inner, cached, hidden_size, room })
+        Ok(Self {
+            hidden,
+            wide: None,
+            shapes,
+            widest,
+            attention,
+            inner,
+            cached,
+            hidden_size,
+            config: config.clone(),
+            room,
+        })
     }
 
     /// Batches of sequences.
@@ -270,24 +284,10 @@ impl Pass {
     /// Whatever the work runs into.
     pub fn at_once(&mut self, index: usize, block: &mut Block, feed_back: bool, work: &mut dyn SiteWork) -> Result<()> {
         let mut seen = self.gather(index, block, !feed_back, work)?;
-        for (kind, _) in self.sites() {
-            let site = Site::in_block(index, kind);
+        for (site, _) in self.config.sites(index) {
             work.reached(site, seen.remove(&site), feed_back.then_some(&mut *block))?;
         }
         if feed_back { self.forward(block) } else { Ok(()) }
-    }
-
-    /// The sites of a block in forward order, with their features; keys and values of all heads make a row.
-    fn sites(&self) -> [(SiteKind, usize); 6] {
-        use SiteKind::{AttentionInput, DownInput, Key, MlpInput, OutputInput, Value};
-        [
-            (AttentionInput, self.hidden_size),
-            (Key, self.cached),
-            (Value, self.cached),
-            (OutputInput, self.attention),
-            (MlpInput, self.hidden_size),
-            (DownInput, self.inner),
-        ]
     }
 
     /// Looks at all sites of a block as it is. The hidden states go on to the next block if `advance` is set.
@@ -302,9 +302,9 @@ impl Pass {
         work: &mut dyn SiteWork,
     ) -> Result<BTreeMap<Site, Seen>> {
         let mut looks = BTreeMap::new();
-        for (kind, width) in self.sites() {
-            if let Some(look) = self.look(work, Site::in_block(index, kind), width)? {
-                looks.insert(Site::in_block(index, kind), look);
+        for (site, width) in self.config.sites(index) {
+            if let Some(look) = self.look(work, site, width)? {
+                looks.insert(site, look);
             }
         }
         if looks.is_empty() && !advance {

@@ -2,7 +2,7 @@
 //!
 //! Most schemes mean the linears of the decoder blocks, so that the ends of a model are quantized only where they are named.
 
-use workbench_model::config::{EMBEDDINGS, LM_HEAD};
+use workbench_model::arch::{EMBEDDINGS, LM_HEAD, ModuleName};
 use workbench_quant::{Conventions, Scheme};
 
 use super::selector::{Selector, select};
@@ -45,9 +45,10 @@ pub fn select_targets<'a>(patterns: &[String], linears: &'a [String]) -> Result<
 /// Puts the ends in the place of the hint, where a pattern is nearer to one of their names than to that of a layer.
 fn hint_at_ends(error: Error, pattern: &str) -> Error {
     let near = |name: &&str| did_you_mean(pattern.trim_start_matches("*."), [*name]).is_some();
-    let names = [LM_HEAD, EMBEDDINGS, "embed_tokens", "Embedding", "Linear"];
+    let table = ModuleName::Embeddings.spelled();
+    let names = [LM_HEAD, EMBEDDINGS, table, "Embedding", "Linear"];
     match names.into_iter().find(near) {
-        Some("embed_tokens") => Error { hints: vec![format!("did you mean `{EMBEDDINGS}`?")], ..error },
+        Some(name) if name == table => Error { hints: vec![format!("did you mean `{EMBEDDINGS}`?")], ..error },
         Some(name) => Error { hints: vec![format!("did you mean `{name}`?")], ..error },
         None => error,
     }

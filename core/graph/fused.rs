@@ -5,18 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The stacks, by the last part of their linears' names.
-const FUSED: [&[&str]; 2] = [&["q_proj", "k_proj", "v_proj"], &["gate_proj", "up_proj"]];
+use workbench_model::arch::FUSED_STACKS;
 
 /// The stack that a linear is part of: where it stands, and which of the stacks there it is.
 pub fn stack(module: &str) -> Option<(&str, usize)> {
     let (parent, part) = module.rsplit_once('.')?;
-    FUSED.iter().position(|parts| parts.contains(&part)).map(|index| (parent, index))
+    FUSED_STACKS.iter().position(|parts| parts.contains(&part)).map(|index| (parent, index))
 }
 
 /// The last parts of the names in a stack, by its index.
 pub fn parts(index: usize) -> &'static [&'static str] {
-    FUSED.get(index).copied().unwrap_or_default()
+    FUSED_STACKS.get(index).copied().unwrap_or_default()
 }
 
 /// One sentence for every way in which a choice of schemes splits a stack. `schemes` holds the quantized linears alone.
@@ -24,7 +23,7 @@ pub fn splits<S: PartialEq>(schemes: &BTreeMap<&str, S>) -> Vec<String> {
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     for (parent, index) in schemes.keys().filter_map(|module| stack(module)).collect::<BTreeSet<_>>() {
         let scheme = |part: &str| schemes.get(format!("{parent}.{part}").as_str());
-        if let Some(how) = split(FUSED[index], scheme) {
+        if let Some(how) = split(FUSED_STACKS[index], scheme) {
             *found.entry(how).or_default() += 1;
         }
     }

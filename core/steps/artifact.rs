@@ -8,8 +8,8 @@ use std::{
 use serde_json::{Value, json};
 use workbench_model::{
     Checkpoint, WeightSource,
+    arch::{LM_HEAD, block_name, block_of},
     checkpoint::{CheckpointWriter, Dtype, narrow, widened},
-    config::LM_HEAD,
 };
 use workbench_quant::{Grid, Parameters};
 
@@ -150,8 +150,7 @@ impl Artifact {
 
     /// The same for the tensors of one decoder block.
     pub(super) fn copy_block(&mut self, source: &Checkpoint, index: usize) -> Result<()> {
-        let prefix = format!("model.layers.{index}.");
-        self.copy(source, |name| name.starts_with(&prefix))
+        self.copy(source, |name| block_of(name) == Some(index))
     }
 
     fn copy(&mut self, source: &Checkpoint, wanted: impl Fn(&str) -> bool) -> Result<()> {
@@ -199,7 +198,7 @@ impl Artifact {
         for (block, [key, value]) in &self.kv_scales {
             let found = opened.kv_quantizer(*block)?;
             if found.is_none_or(|found| found.key.as_ref() != Some(key) || found.value.as_ref() != Some(value)) {
-                return Err(differs(&format!("model.layers.{block}.self_attn.k_scale")));
+                return Err(differs(&format!("the scale of keys of {}", block_name(*block))));
             }
         }
         let (bits, compared) = (opened.bits_per_weight(), opened.config().tensors().len());

@@ -11,6 +11,8 @@
 mod config;
 mod rows;
 
+use std::collections::BTreeMap;
+
 use candle_core::{Device, Tensor};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -105,7 +107,7 @@ fn compare(
     let mut limit = TOLERANCE;
     // The yardstick costs as much as the comparison, and matters only where the tolerance does not do.
     if difference.is_nan() || difference > TOLERANCE {
-        let reversed = ReversedHidden { source: original, config: original.config() };
+        let reversed = ReversedHidden::new(original, original.config());
         let noise = self::difference(&before, &of(original.config(), &reversed)?);
         found["evaluation_order_difference"] = noise.into();
         limit = TOLERANCE.max(10.0 * noise);
@@ -216,6 +218,15 @@ fn difference(a: &[f32], b: &[f32]) -> f64 {
 struct ReversedHidden<'a> {
     source: &'a dyn WeightSource,
     config: &'a ModelConfig,
+    /// By tensor, the axis along which the channels lie.
+    axes: BTreeMap<String, usize>,
+}
+
+impl<'a> ReversedHidden<'a> {
+    fn new(source: &'a dyn WeightSource, config: &'a ModelConfig) -> Self {
+        let axes = config.tensors().into_iter().filter_map(|spec| Some((spec.name, spec.hidden_axis?))).collect();
+        Self { source, config, axes }
+    }
 }
 
 impl WeightSource for ReversedHidden<'_> {
@@ -226,17 +237,15 @@ impl WeightSource for ReversedHidden<'_> {
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let mut values = self.source.values(name)?;
         let hidden = self.config.hidden_size;
-        let is = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
-        if is(&[".o_proj.weight", ".down_proj.weight"]) {
-            let width = values.len() / hidden;
-            let rows: Vec<Vec<f32>> = values.chunks_exact(width).map(<[f32]>::to_vec).collect();
-            values = rows.into_iter().rev().flatten().collect();
-        } else if is(&[".q_norm.weight", ".k_norm.weight"])
-            || is(&[".bias"]) && !is(&[".o_proj.bias", ".down_proj.bias"])
-        {
+        match self.axes.get(name) {
+            Some(0) => {
+                let width = values.len() / hidden;
+                let rows: Vec<Vec<f32>> = values.chunks_exact(width).map(<[f32]>::to_vec).collect();
+                values = rows.into_iter().rev().flatten().collect();
+            }
+            Some(_) => values.chunks_exact_mut(hidden).for_each(<[f32]>::reverse),
             // Channels of heads and of the MLP, which stay where they are.
-        } else {
-            values.chunks_exact_mut(hidden).for_each(<[f32]>::reverse);
+            None => {}
         }
         Ok(values)
     }
@@ -244,8 +253,6 @@ impl WeightSource for ReversedHidden<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     #[test]

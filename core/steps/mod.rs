@@ -3,6 +3,7 @@
 //! A step reads its [`Job`], works in the scratch folder of its key, and commits a record together with whatever it made.
 
 mod artifact;
+mod contract;
 mod equivalence;
 mod evaluate;
 mod global_scales;

@@ -12,9 +12,10 @@ use workbench_model::{
 use super::{
     Finding,
     artifact::{Artifact, rounded},
+    contract::linears,
     services::{Output, Plugin, Services, patched},
     streams::SequenceStream,
-    transform::{linears, stored_as, with_dtype},
+    transform::{stored_as, with_dtype},
 };
 use crate::{
     data::{Sequences, sequences},
@@ -97,7 +98,12 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let stream = SequenceStream::new(data);
     let streams = vec![Stream { name: "train".into(), batches: Some(stream.len()) }];
     services.streams.insert("train", stream.into());
-    let work = Work::Train(Model { linears: linears(start.config()), inputs: vec!["model".into()], streams });
+    let work = Work::Train(Model {
+        linears: linears(start.config()),
+        inputs: vec!["model".into()],
+        streams,
+        ..Model::default()
+    });
     let report = plugin.run(&work, &services)?;
     let output = std::mem::take(&mut *services.output());
     let mut facts = Map::from_iter([("data".to_owned(), data_facts)]);

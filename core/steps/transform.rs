@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
-use workbench_api::job::{Job as Work, Linear, Model, Stream};
+use workbench_api::job::{Job as Work, Model, Stream};
 use workbench_model::{
     ChatTemplate, Checkpoint, ModelConfig, ModelError, Precision, Tokenizer, WeightSource,
+    arch::{EMBEDDINGS, ModuleName},
     checkpoint::{Dtype, widened},
-    config::EMBEDDINGS,
     source::no_row,
 };
 
 use super::{
     Finding,
     artifact::{Artifact, rounded},
+    contract::{linears, pairs},
     equivalence, room,
     services::{Output, Plugin, Services, patched},
     streams::SequenceStream,
@@ -28,8 +29,13 @@ use crate::{
 };
 
 /// What whoever takes the folder elsewhere has to know. A rotation of queries and keys is none of it: they cancel each other.
-const ONLINE: &str = "the input of down_proj is rotated while the model runs, as `transform_config` in config.json says: transformers \
-    (as of 5.17) does not read that and computes another function";
+fn online() -> String {
+    format!(
+        "the input of {} is rotated while the model runs, as `transform_config` in config.json says: transformers (as of 5.17) does \
+         not read that and computes another function",
+        ModuleName::Down.spelled()
+    )
+}
 
 pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
     let params::Transform { dtype: named, calibration, parameters } = job.typed()?;
@@ -39,7 +45,12 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let plugin = Plugin::open(job, &parameters, reporter)?;
     let mut services = Services::new(job, &parameters, &scratch.work_folder()?, reporter, "tensors");
     services.models.insert("model".into(), &checkpoint);
-    let mut work = Model { linears: linears(checkpoint.config()), inputs: vec!["model".into()], streams: Vec::new() };
+    let mut work = Model {
+        linears: linears(checkpoint.config()),
+        pairs: pairs(checkpoint.config()),
+        inputs: vec!["model".into()],
+        streams: Vec::new(),
+    };
     let mut facts = Map::new();
     let mut tokens = None;
     if let Some(options) = &calibration {
@@ -85,7 +96,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     facts.insert("written".into(), artifact.finish(scratch)?);
     facts.insert("changed_tensors".into(), output.tensors.len().into());
     if made.config.online.down.is_some() {
-        facts.insert("warnings".into(), json!([ONLINE]));
+        facts.insert("warnings".into(), json!([online()]));
     }
     if report.as_object().is_some_and(|r| !r.is_empty()) {
         facts.insert("plugin".into(), report);
@@ -110,28 +121,25 @@ pub(super) fn with_dtype(config: &Value, dtype: WeightDtype) -> Value {
     config
 }
 
-/// The linears of a model's blocks, for a job.
-pub(super) fn linears(config: &ModelConfig) -> Vec<Linear> {
-    let all = config.linears().into_iter();
-    all.map(|l| Linear {
-        weight: format!("{}.weight", l.name),
-        module: l.name,
-        bias: None,
-        site: Some(l.site.to_string()),
-        grid: Value::Null,
-    })
-    .collect()
-}
-
 /// The statistics that the plugin asks for. Without a list of sites it wants those of every linear.
 fn wanted(plugin: &Plugin<'_>, work: &Work, config: &ModelConfig) -> Result<Wanted> {
+    let pairs = pairs(config);
     let sites: BTreeSet<String> = config.linears().iter().map(|l| l.site.to_string()).collect();
     let names: Vec<String> = sites.into_iter().collect();
     let mut wanted = Wanted::new();
     for need in plugin.needs(work)?.statistics {
-        let patterns = if need.sites.is_empty() { vec!["*".to_owned()] } else { need.sites.clone() };
-        for site in crate::graph::selector::select(&patterns, &names)? {
-            wanted.entry(site.to_owned()).or_default().insert(need.kind);
+        let mut of_pairs: Vec<String> =
+            pairs.iter().filter(|pair| need.pairs.contains(&pair.mapping)).map(|pair| pair.site.clone()).collect();
+        if !need.pairs.is_empty() && of_pairs.is_empty() {
+            return Err(Error::refused("the model has none of the pairs of layers that are asked for"));
+        }
+        let patterns = match need.sites.is_empty() && need.pairs.is_empty() {
+            true => vec!["*".to_owned()],
+            false => need.sites.clone(),
+        };
+        of_pairs.extend(crate::graph::selector::select(&patterns, &names)?.into_iter().map(str::to_owned));
+        for site in of_pairs {
+            wanted.entry(site).or_default().insert(need.kind);
         }
     }
     Ok(wanted)

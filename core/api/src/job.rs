@@ -2,6 +2,7 @@
 //!
 //! Unknown fields are ignored, so that a later host can say more to a plugin built before it.
 
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -34,8 +35,30 @@ impl Job {
     }
 }
 
+/// What a linear is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Makes queries.
+    Query,
+    /// Makes keys.
+    Key,
+    /// Makes values.
+    Value,
+    /// Ends attention.
+    Output,
+    /// Makes what gates the MLP's inner activation.
+    Gate,
+    /// Makes what is gated.
+    Up,
+    /// Ends the MLP.
+    Down,
+    /// Makes logits.
+    Head,
+}
+
 /// One linear of the model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Linear {
     /// For example `model.layers.0.mlp.down_proj`.
     pub module: String,
@@ -47,6 +70,9 @@ pub struct Linear {
     /// The site that it reads, for example `model.layers.0.mlp.down_proj.input`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<String>,
+    /// What it is for, where the host says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
     /// The grid of its weight (JSON of workbench-quant's `Grid`); null where the linear is left alone.
     #[serde(default)]
     pub grid: Value,
@@ -86,12 +112,87 @@ pub struct Model {
     /// The linears of its decoder blocks, in forward order. A grid is set where a trainer shall learn codes for it.
     #[serde(default)]
     pub linears: Vec<Linear>,
+    /// The pairs of layers in its decoder blocks between which a scale can move, block by block.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pairs: Vec<Pair>,
     /// Names of the models at hand: `model`, and `teacher` where there is one.
     #[serde(default)]
     pub inputs: Vec<String>,
     /// The streams of batches at hand.
     #[serde(default)]
     pub streams: Vec<Stream>,
+}
+
+impl Model {
+    /// The pairs of some kinds, block by block in the order of the forward pass.
+    ///
+    /// # Errors
+    /// The model has none of one of the kinds.
+    pub fn pairs_of(&self, mappings: &[Mapping]) -> Result<Vec<&Pair>, Error> {
+        if let Some(missing) = mappings.iter().find(|wanted| self.pairs.iter().all(|pair| pair.mapping != **wanted)) {
+            return Err(Error::unsupported(format!("the model has no pair of layers `{}`", missing.name())));
+        }
+        Ok(self.pairs.iter().filter(|pair| mappings.contains(&pair.mapping)).collect())
+    }
+}
+
+/// A kind of pair of layers in a decoder block that a rescaling can act between: the source is divided, its readers are
+/// multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Mapping {
+    /// The norm before attention, read by q, k and v.
+    #[serde(rename = "norm->qkv")]
+    NormToQkv,
+    /// Values, read by o through attention, which mixes tokens but not channels.
+    #[serde(rename = "v->o")]
+    ValueToOutput,
+    /// The norm before the MLP, read by gate and up.
+    #[serde(rename = "norm->gate_up")]
+    NormToGateUp,
+    /// up, read by down; the gate between them is a factor per channel.
+    #[serde(rename = "up->down")]
+    UpToDown,
+}
+
+impl Mapping {
+    /// Every mapping, in the order in which a forward pass meets them.
+    pub const ALL: [Self; 4] = [Self::NormToQkv, Self::ValueToOutput, Self::NormToGateUp, Self::UpToDown];
+
+    /// The name that scripts use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NormToQkv => "norm->qkv",
+            Self::ValueToOutput => "v->o",
+            Self::NormToGateUp => "norm->gate_up",
+            Self::UpToDown => "up->down",
+        }
+    }
+}
+
+/// A pair of layers of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// Its kind.
+    pub mapping: Mapping,
+    /// The block that it is in, for example `model.layers.3`.
+    pub block: String,
+    /// The module that is divided: a norm or a linear, of which the rows and the bias are.
+    pub source: String,
+    /// The linears that read what is divided, and whose columns are multiplied.
+    pub readers: Vec<String>,
+    /// The site of the readers' input.
+    pub site: String,
+}
+
+impl Pair {
+    /// A name for facts about it: that of its kind, and its source where its block has several of the kind.
+    pub fn label(&self, others: &[&Self]) -> String {
+        let same = |other: &&&Self| other.mapping == self.mapping && other.block == self.block;
+        match others.iter().filter(same).count() {
+            0 | 1 => self.mapping.name().to_owned(),
+            _ => format!("{} {}", self.mapping.name(), self.source),
+        }
+    }
 }
 
 /// A stream of batches.
@@ -147,6 +248,9 @@ pub struct StatisticNeed {
     /// Globs on site names. Empty: the site that the job's linear reads, or every site of the job's block.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<String>,
+    /// Kinds of pairs whose readers' sites are meant as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pairs: Vec<Mapping>,
     /// The job can be done without it.
     #[serde(default)]
     pub optional: bool,
@@ -179,7 +283,7 @@ impl Needs {
     /// Adds a statistic of the job's own sites.
     #[must_use]
     pub fn statistic(mut self, kind: Statistic) -> Self {
-        self.statistics.push(StatisticNeed { kind, sites: Vec::new(), optional: false });
+        self.statistics.push(StatisticNeed { kind, sites: Vec::new(), pairs: Vec::new(), optional: false });
         self
     }
 

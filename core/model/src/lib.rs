@@ -1,22 +1,22 @@
 //! Checkpoints, tokenizers and the decoder.
 
 pub mod activations;
+pub mod arch;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
 pub mod error;
 pub mod generate;
-pub mod site;
 pub mod source;
 pub mod statistics;
 pub mod tokenizer;
 
 pub use activations::Activations;
+pub use arch::{Site, SiteKind};
 pub use checkpoint::{Checkpoint, regular_file};
 pub use config::ModelConfig;
 pub use decoder::{Block, Context, Decoder, Taps};
 pub use error::ModelError;
-pub use site::{Site, SiteKind};
 pub use source::WeightSource;
 pub use tokenizer::{ChatTemplate, Message, Tokenizer};
 pub use workbench_matmul::{self as matmul, Precision};

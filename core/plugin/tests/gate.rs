@@ -20,6 +20,7 @@ fn linear(grid: &Grid) -> Linear {
         module: "a".to_owned(),
         weight: "a.weight".to_owned(),
         bias: None,
+        role: None,
         site: None,
         grid: serde_json::to_value(grid).unwrap(),
     }

@@ -71,6 +71,7 @@ fn linear_job(module: &str) -> Job {
         module: module.to_owned(),
         weight: format!("{module}.weight"),
         bias: None,
+        role: None,
         site: Some(format!("{module}.input")),
         grid: serde_json::to_value(grid).unwrap(),
     })

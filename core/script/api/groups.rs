@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use workbench_model::arch::EXAMPLE_SELECTOR;
 
 use super::scheme::{self, KvCache, Read};
 use crate::{
@@ -115,9 +116,9 @@ fn config_groups(given: Value) -> Result<Vec<Group>> {
         Value::Object(map) => {
             map.into_iter().map(|(name, value)| group(&format!("group `{name}`"), Some(&name), value)).collect()
         }
-        _ => Err(Error::usage("`config_groups` is a map or a list of groups")
-            .at("config_groups")
-            .hint("for example config_groups: #{ down: #{ targets: [\"*.down_proj\"], scheme: \"W8A16\" } }")),
+        _ => Err(Error::usage("`config_groups` is a map or a list of groups").at("config_groups").hint(format!(
+            "for example config_groups: #{{ down: #{{ targets: [\"{EXAMPLE_SELECTOR}\"], scheme: \"W8A16\" }} }}"
+        ))),
     }
 }
 
@@ -130,7 +131,7 @@ fn group(title: &str, name: Option<&str>, value: Value) -> Result<Group> {
         _ => {
             return Err(Error::usage(format!("{title} is no group: a map of `targets` and a `scheme`"))
                 .at(name.unwrap_or("config_groups"))
-                .hint("for example #{ targets: [\"*.down_proj\"], scheme: \"W8A16\" }"));
+                .hint(format!("for example #{{ targets: [\"{EXAMPLE_SELECTOR}\"], scheme: \"W8A16\" }}")));
         }
     };
     let mut options = Options::new(GROUP, map);
@@ -143,7 +144,7 @@ fn group(title: &str, name: Option<&str>, value: Value) -> Result<Group> {
     if targets.is_none() {
         return Err(Error::usage(format!("{title} has no targets"))
             .at(name.unwrap_or("config_groups"))
-            .hint("for example targets: [\"*.down_proj\"]"));
+            .hint(format!("for example targets: [\"{EXAMPLE_SELECTOR}\"]")));
     }
     Ok(Group { title: title.to_owned(), rest: false, targets, scheme })
 }

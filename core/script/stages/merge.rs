@@ -4,6 +4,7 @@
 //! later one has it. One call of `quantize` says the same where both round by the same method.
 
 use serde_json::{Map, Value};
+use workbench_model::arch::LM_HEAD;
 
 use super::{Step, fields::texts};
 use crate::error::{Error, Result};
@@ -71,7 +72,7 @@ pub(super) fn into(before: &mut Step, later: Step) -> Result<()> {
 
 /// What a recipe leaves alone beside `lm_head`, which is left alone here wherever it is not named.
 fn without_head(mut ignored: Vec<String>) -> Vec<String> {
-    ignored.retain(|name| !matches!(name.as_str(), "lm_head" | "re:.*lm_head"));
+    ignored.retain(|name| name.strip_prefix("re:.*").unwrap_or(name) != LM_HEAD);
     ignored.sort();
     ignored
 }

@@ -4,7 +4,7 @@
 //! there, while the plugin `rotate` draws signs. A plugin under its own name takes the options that a script would pass.
 
 use serde_json::{Map, Value, json};
-use workbench_model::config::LM_HEAD;
+use workbench_model::arch::{LM_HEAD, PairKind, recipes};
 use workbench_quant::{Dynamic as Timing, QuantizationArgs, Scheme};
 
 use super::{
@@ -386,13 +386,7 @@ fn mapping(balanced: &[String], smooth: &str) -> Option<&'static str> {
     let mut ends: Vec<String> = balanced.iter().map(|pattern| end(pattern)).collect();
     ends.sort();
     let ends: Vec<&str> = ends.iter().map(String::as_str).collect();
-    match (end(smooth).as_str(), ends.as_slice()) {
-        ("input_layernorm", ["k_proj", "q_proj", "v_proj"]) => Some("norm->qkv"),
-        ("post_attention_layernorm", ["gate_proj", "up_proj"]) => Some("norm->gate_up"),
-        ("v_proj", ["o_proj"]) => Some("v->o"),
-        ("up_proj", ["down_proj"]) => Some("up->down"),
-        _ => None,
-    }
+    recipes::pair(&end(smooth), &ends).map(PairKind::name)
 }
 
 /// Tells AWQ's search what the weights will be rounded to, which the modifier behind it knows.

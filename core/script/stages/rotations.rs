@@ -1,6 +1,7 @@
 //! `SpinQuantModifier` as options of the plugin `rotate`.
 
 use serde_json::{Map, Value, json};
+use workbench_model::arch::{LM_HEAD, recipes};
 
 use super::fields::Fields;
 use crate::error::{Error, Result};
@@ -87,21 +88,14 @@ fn written_by_it(config: &Value, rotations: &[String], kind: &str, block_size: &
 
 /// Whether a rotation applies where the modifier lets it apply in models of these architectures.
 fn places(apply: &Value, rotation: &str) -> bool {
-    let linear = |name: &str| if name == "lm_head" { name.to_owned() } else { format!("re:.*{name}$") };
+    let linear = |name: &str| if name == LM_HEAD { name.to_owned() } else { format!("re:.*{name}$") };
     let at = |targets: &[&str], location: &str, inverse: bool| {
         let targets: Vec<String> = targets.iter().map(|name| linear(name)).collect();
         json!({ "targets": targets, "location": location, "inverse": inverse, "ignore": [] })
     };
-    let expected = match rotation {
-        "R1" => vec![
-            at(&["embed_tokens", "o_proj", "down_proj"], "weight_output", false),
-            at(&["q_proj", "k_proj", "v_proj", "up_proj", "gate_proj", "lm_head"], "weight_input", true),
-        ],
-        "R2" => vec![at(&["v_proj"], "weight_output", false), at(&["o_proj"], "weight_input", true)],
-        "R3" => vec![at(&["self_attn"], "q_attn", false), at(&["self_attn"], "k_cache", false)],
-        "R4" => vec![at(&["down_proj"], "input", false), at(&["down_proj"], "weight_input", true)],
-        _ => return false,
-    };
+    let Some(places) = recipes::rotation(rotation) else { return false };
+    let expected: Vec<Value> =
+        places.iter().map(|(modules, location, inverse)| at(modules, location, *inverse)).collect();
     let complete = |given: &Value| {
         let mut whole = json!({ "targets": [], "location": null, "inverse": false, "ignore": [] });
         whole.as_object_mut().into_iter().for_each(|keys| keys.extend(given.as_object().cloned().unwrap_or_default()));

@@ -9,11 +9,9 @@
 use candle_core::{Device, Tensor};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
-use workbench_model::{ModelConfig, WeightSource};
+use workbench_model::{ModelConfig, WeightSource, arch::EMBEDDINGS};
 
 use crate::error::Result;
-
-const TABLE: &str = "model.embed_tokens.weight";
 
 /// Rows that are read at once.
 const PIECE: usize = 2048;
@@ -85,11 +83,12 @@ impl Mixtures {
 /// Calls `see` with every row of the embeddings, in their order.
 fn each_row(source: &dyn WeightSource, config: &ModelConfig, mut see: impl FnMut(usize, &[f32])) -> Result<()> {
     let (rows, hidden) = (config.vocab_size, config.hidden_size.max(1));
+    let table = config.weight_of(EMBEDDINGS);
     // What is not stored row by row is decoded as a whole, and so only once.
-    let piece = if source.has_rows(TABLE) { PIECE } else { rows.max(1) };
+    let piece = if source.has_rows(&table) { PIECE } else { rows.max(1) };
     for first in (0..rows).step_by(piece) {
         let ids: Vec<u32> = (first..rows.min(first + piece)).map(|row| row as u32).collect();
-        let values = source.rows(TABLE, &ids)?;
+        let values = source.rows(&table, &ids)?;
         values.chunks_exact(hidden).enumerate().for_each(|(offset, row)| see(first + offset, row));
     }
     Ok(())

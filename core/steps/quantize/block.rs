@@ -5,15 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use workbench_api::job::{Block as BlockJob, Job as Work, Linear};
 use workbench_model::{
     ModelError, Site, SiteKind, WeightSource,
+    arch::{block_name, block_of},
     checkpoint::widened,
     decoder::Block,
     statistics::{SiteStatistics, Wants},
 };
 
 use super::{
-    super::{services::Output, streams::BlockInputs},
-    Resume, SITES, Walk, When, linear,
+    super::{contract::role, services::Output, streams::BlockInputs},
+    Resume, Walk, When, linear,
     made::Made,
+    sites,
 };
 use crate::{
     calib::{self, Look, Order, Pass, Room, Seen, SiteWork},
@@ -47,7 +49,7 @@ pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &
         let (a, b) = inputs.ok_or_else(|| Error::internal("the inputs got lost"))?.into_parts();
         full.give_hidden(a);
         quantized.give_hidden(b);
-        made.report(&format!("model.layers.{index}"), &report);
+        made.report(&block_name(index), &report);
 
         let output = std::mem::take(&mut *made.services.output());
         let mut block = full.block(config, &Overlay { base: walk.checkpoint, output: &output }, index)?;
@@ -85,29 +87,29 @@ fn begin(walk: &Walk<'_>, room: &Room, made: &Made<'_>, resume: &Resume) -> Resu
 /// What the plugin is told about a block: all its linears, those that are left alone without a grid.
 fn job(made: &Made<'_>, index: usize, batches: usize) -> Result<BlockJob> {
     let config = made.checkpoint.config();
-    let prefix = format!("model.layers.{index}");
+    let layout = config.block(index);
     let mut linears = Vec::new();
-    for info in config.linears().into_iter().filter(|info| info.site.block == Some(index)) {
+    for info in &layout.linears {
         let target = made.targets.get(&info.site).into_iter().flatten().find(|t| t.info.name == info.name);
         linears.push(match target {
             Some(target) => linear(target, made.checkpoint)?,
             None => Linear {
-                weight: format!("{}.weight", info.name),
-                bias: None,
+                weight: info.weight(),
+                module: info.name.clone(),
                 site: Some(info.site.to_string()),
-                grid: serde_json::Value::Null,
-                module: info.name,
+                role: Some(role(info.role)),
+                ..Linear::default()
             },
         });
     }
-    let dotted = format!("{prefix}.");
-    let tensors = config.tensors().into_iter().map(|t| t.name).filter(|name| name.starts_with(&dotted)).collect();
-    Ok(BlockJob { block: index, prefix, linears, tensors, batches })
+    let tensors = layout.tensors().into_iter().map(|tensor| tensor.name).collect();
+    Ok(BlockJob { block: index, prefix: layout.name, linears, tensors, batches })
 }
 
 /// The statistics that the plugin asks for, by site.
 fn wants(made: &Made<'_>, job: &BlockJob, index: usize) -> Result<BTreeMap<Site, Wants>> {
-    let names: Vec<String> = SITES.iter().map(|kind| Site::in_block(index, *kind).to_string()).collect();
+    let sites = sites(made.checkpoint.config(), index);
+    let names: Vec<String> = sites.iter().map(Site::to_string).collect();
     let mut kinds: BTreeMap<String, BTreeSet<_>> = BTreeMap::new();
     for need in made.plugin.needs(&Work::Block(job.clone()))?.statistics {
         let patterns = if need.sites.is_empty() { vec!["*".to_owned()] } else { need.sites };
@@ -115,21 +117,18 @@ fn wants(made: &Made<'_>, job: &BlockJob, index: usize) -> Result<BTreeMap<Site,
             kinds.entry(name.to_owned()).or_default().insert(need.kind);
         }
     }
-    let sites = SITES.iter().map(|kind| Site::in_block(index, *kind));
-    Ok(sites.filter_map(|site| Some((site, calib::wants(kinds.get(&site.to_string())?)))).collect())
+    Ok(sites.into_iter().filter_map(|site| Some((site, calib::wants(kinds.get(&site.to_string())?)))).collect())
 }
 
 /// Stores what the plugin put for a block.
 fn store(made: &mut Made<'_>, index: usize, mut output: Output) -> Result<()> {
-    let prefix = format!("model.layers.{index}.");
-    if let Some(stray) = output.tensors.keys().find(|name| !name.starts_with(&prefix)) {
+    if let Some(stray) = output.tensors.keys().find(|name| block_of(name) != Some(index)) {
         return Err(Error::refused(format!("the plugin put `{stray}`, which is not of block {index}")));
     }
     for (name, tensor) in &output.tensors {
         made.put_dense(name, tensor)?;
     }
-    for kind in SITES {
-        let site = Site::in_block(index, kind);
+    for site in sites(made.checkpoint.config(), index) {
         let targets = made.targets.remove(&site).unwrap_or_default();
         for target in &targets {
             made.take(target, output.codes.remove(&target.info.name), None)?;

@@ -3,7 +3,7 @@
 
 use workbench_model::{
     Checkpoint,
-    config::{EMBEDDINGS, LM_HEAD},
+    arch::{EMBEDDINGS, LM_HEAD},
 };
 
 use super::{grid_of, rounded::Rounded};

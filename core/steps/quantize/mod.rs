@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use workbench_api::job::Linear;
 use workbench_model::{
-    ChatTemplate, Checkpoint, Precision, Site, SiteKind, Tokenizer, WeightSource,
+    ChatTemplate, Checkpoint, ModelConfig, Precision, Site, Tokenizer, WeightSource,
+    arch::{EMBEDDINGS, LinearInfo, Role},
     checkpoint::Dtype,
-    config::{EMBEDDINGS, LinearInfo},
     decoder::keep_pages,
     matmul::Kernel,
 };
@@ -24,7 +24,9 @@ pub(super) use self::resume::Resume;
 use self::resume::When;
 use self::{ends::RoundedEnds, made::Made, rounded::Rounded};
 use super::{
-    Finding, global_scales,
+    Finding,
+    contract::role,
+    global_scales,
     kv_cache::KvCache,
     room,
     services::{Plugin, Services},
@@ -89,7 +91,9 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
 
     let mut resume = Resume::open(scratch)?;
     let cache = kv_cache.as_ref().map(|given| {
-        let stored = scales_of(&given.args, storage(&checkpoint, "model.layers.0.self_attn.k_proj.weight"));
+        let first = checkpoint.config().block(0);
+        let keys = first.linear(Role::Key).map(LinearInfo::weight).unwrap_or_default();
+        let stored = scales_of(&given.args, storage(&checkpoint, &keys));
         KvCache::new(given, stored, checkpoint.config())
     });
     let made = Made::new(&checkpoint, plugin, services, (targets, ends), cache.transpose()?, &mut resume)?;
@@ -120,8 +124,12 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     Ok(Finding { values: json!({}), facts: Value::Object(facts) })
 }
 
-/// The sites of a block in forward order.
-const SITES: [SiteKind; 4] = [SiteKind::AttentionInput, SiteKind::OutputInput, SiteKind::MlpInput, SiteKind::DownInput];
+/// The sites of a block that linears read, in forward order.
+fn sites(config: &ModelConfig, block: usize) -> Vec<Site> {
+    let mut sites: Vec<Site> = config.block(block).linears.into_iter().map(|linear| linear.site).collect();
+    sites.dedup();
+    sites
+}
 
 /// Quantizes linears that need to know nothing about their inputs.
 fn without_data<'a>(
@@ -135,8 +143,8 @@ fn without_data<'a>(
     let blocks = checkpoint.config().num_layers;
     let held = reporter.hold()?;
     for index in resume.blocks()..blocks {
-        for kind in SITES {
-            made.quantize_site(Site::in_block(index, kind), None, None)?;
+        for site in sites(checkpoint.config(), index) {
+            made.quantize_site(site, None, None)?;
         }
         made.finish_block(index)?;
         resume.save(index + 1, None, &made.record(), When::Now)?;
@@ -205,7 +213,7 @@ fn precision(asked: Option<CalibrationDtype>, checkpoint: &Checkpoint) -> Precis
     match asked {
         Some(CalibrationDtype::Float32) => Precision::F32,
         Some(CalibrationDtype::Bfloat16) => Precision::Bf16,
-        None if checkpoint.dtype("model.embed_tokens.weight") == Some(Dtype::BF16) => Precision::Bf16,
+        None if checkpoint.dtype(&checkpoint.config().weight_of(EMBEDDINGS)) == Some(Dtype::BF16) => Precision::Bf16,
         None => Precision::F32,
     }
 }
@@ -279,6 +287,7 @@ fn linear(target: &Target, checkpoint: &Checkpoint) -> Result<Linear> {
         weight: checkpoint.config().weight_of(name),
         bias: checkpoint.shape(&bias).is_some().then_some(bias),
         site: Some(target.info.site.to_string()),
+        role: Some(role(target.info.role)),
         grid: serde_json::to_value(&target.weights).map_err(|e| Error::internal(e.to_string()))?,
     })
 }

@@ -1,10 +1,13 @@
 //! A model that llm-compressor scaled. The unit tests have larger ones: an example travels in the plugin's descriptor.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use workbench_api::sdk::*;
+use workbench_model::ModelConfig;
+use workbench_model::arch::{self, PairKind};
 
 /// A model, calibration sequences, and the model's tensors after llm-compressor 0.14.0.1's `AWQModifier` for 4 bits, asymmetric,
 /// in groups.
@@ -37,10 +40,31 @@ fn tensors(golden: BTreeMap<String, GoldenTensor>) -> BTreeMap<String, ExampleTe
     golden.into_iter().map(|(name, t)| (name, ExampleTensor::f32(&t.shape, &t.values))).collect()
 }
 
+/// The pairs of a model, as a host says them.
+fn pairs(config: &Value) -> Vec<Pair> {
+    let config = ModelConfig::from_json(config, Path::new("config.json"));
+    let mapping = |kind| match kind {
+        PairKind::NormToQkv => Mapping::NormToQkv,
+        PairKind::ValueToOutput => Mapping::ValueToOutput,
+        PairKind::NormToGateUp => Mapping::NormToGateUp,
+        PairKind::UpToDown => Mapping::UpToDown,
+    };
+    let blocks = config.iter().flat_map(ModelConfig::blocks);
+    let pair = |pair: arch::Pair| Pair {
+        mapping: mapping(pair.kind),
+        block: arch::block_name(pair.block),
+        source: pair.source,
+        readers: pair.readers,
+        site: pair.site.to_string(),
+    };
+    blocks.flat_map(|block| block.pairs()).map(pair).collect()
+}
+
 pub(crate) fn against_llm_compressor(golden: Golden) -> Example {
+    let job = Job::Transform(Model { pairs: pairs(&golden.config), ..Model::default() });
     let model = ExampleModel { config: golden.config, tensors: tensors(golden.tensors) };
     let scheme = json!({ "num_bits": 4, "symmetric": false, "strategy": "group", "group_size": golden.group_size });
-    let mut example = Example::new(&golden.name, Job::Transform(Model::default()), model).parameter("scheme", scheme);
+    let mut example = Example::new(&golden.name, job, model).parameter("scheme", scheme);
     example.parameters.extend(golden.parameters);
     let batch = |ids: &Vec<i64>| {
         let tensor = ExampleTensor::integers(Dtype::U32, &[ids.len()], ids);

@@ -42,8 +42,8 @@ impl Plugin for Awq {
 }
 
 impl Transform for Awq {
-    fn transform(&self, _: &Model, host: &Host<'_>) -> Result<Facts, Error> {
-        search::run(&self.0, host)
+    fn transform(&self, model: &Model, host: &Host<'_>) -> Result<Facts, Error> {
+        search::run(&self.0, model, host)
     }
 }
 

@@ -5,14 +5,15 @@
 //! and since readers are sources of later mappings at most (up, v), each is scored with the weights it came with.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use candle_core::{Device, Tensor as Values};
 use serde_json::{Value, json};
-use workbench_api::job::Facts;
-use workbench_api::sdk::rescale::{Heads, Mapping, Rescaling};
+use workbench_api::job::{Facts, Mapping, Model, Pair};
+use workbench_api::sdk::rescale::{Heads, Rescaling};
 use workbench_api::sdk::{Context, Error, Host, note_silent};
+use workbench_model::arch::block_name;
 use workbench_model::decoder::{Embedding, keep_pages};
 use workbench_model::{Block, Context as Positions, ModelConfig, ModelError, Site};
 use workbench_quant::{Grid, GridError, Matrix};
@@ -23,11 +24,11 @@ use crate::parameters::{Parameters, with_hint};
 use crate::source::{HostWeights, model_error, sequences};
 
 /// Rescales the host's model.
-pub(crate) fn run(parameters: &Parameters, host: &Host<'_>) -> Result<Facts, Error> {
+pub(crate) fn run(parameters: &Parameters, model: &Model, host: &Host<'_>) -> Result<Facts, Error> {
     keep_pages();
     // Results do not depend on it; the host's limit does.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(host.threads().max(1)).build()?;
-    pool.install(|| Search::new(parameters, host)?.model())
+    pool.install(|| Search::new(parameters, model, host)?.model())
 }
 
 struct Search<'a, 'h> {
@@ -37,12 +38,12 @@ struct Search<'a, 'h> {
     grid: Grid,
     span: Span,
     candidates: Vec<Candidate>,
-    mappings: Vec<Mapping>,
+    pairs: Vec<&'a Pair>,
     /// Mappings that were asked for and are left alone, with the reason.
     skipped: BTreeMap<&'static str, &'static str>,
 }
 
-/// The readers of a mapping: module, weight and its shape.
+/// The readers of a pair: module, weight and its shape.
 struct Readers {
     linears: Vec<(String, Vec<f32>, [usize; 2])>,
     columns: usize,
@@ -58,11 +59,11 @@ struct Found {
     silent: Vec<usize>,
 }
 
-/// What the batches looked like on their way through half a block.
-type Seen = RefCell<BTreeMap<Mapping, Observed>>;
+/// What the batches looked like at the pairs of half a block.
+type Seen<'a> = RefCell<Vec<(&'a Pair, Observed)>>;
 
 impl<'a, 'h> Search<'a, 'h> {
-    fn new(parameters: &Parameters, host: &'a Host<'h>) -> Result<Self, Error> {
+    fn new(parameters: &Parameters, model: &'a Model, host: &'a Host<'h>) -> Result<Self, Error> {
         let json = host.config()?;
         let config = ModelConfig::from_json(&json, Path::new("config.json")).map_err(model_error)?;
         let heads = Heads::from_config(&json)?;
@@ -78,16 +79,17 @@ impl<'a, 'h> Search<'a, 'h> {
             skipped.insert(Mapping::ValueToOutput.name(), "query heads share KV heads, and `grouped_v_to_o` is off");
         }
         let candidates = candidates(parameters.grid, parameters.n_grid, parameters.duo_scaling);
-        let search = Self { host, config, heads, grid, span, candidates, mappings, skipped };
+        let pairs = model.pairs_of(&mappings)?;
+        let search = Self { host, config, heads, grid, span, candidates, pairs, skipped };
         search.check_shapes()?;
         Ok(search)
     }
 
     /// Refuses a group size that does not divide, before anything is computed.
     fn check_shapes(&self) -> Result<(), Error> {
-        let readers: Vec<&str> = self.mappings.iter().flat_map(|mapping| mapping.readers()).copied().collect();
+        let readers: BTreeSet<&str> = self.pairs.iter().flat_map(|pair| &pair.readers).map(String::as_str).collect();
         for linear in self.config.linears() {
-            if readers.iter().any(|reader| linear.name.ends_with(reader)) {
+            if readers.contains(linear.name.as_str()) {
                 let shape = self.grid.parameters_shape(linear.out_features, linear.in_features);
                 shape.map_err(|e| grid_error(&e)).context(|| format!("rounding `{}.weight`", linear.name))?;
             }
@@ -109,7 +111,7 @@ impl<'a, 'h> Search<'a, 'h> {
         let mut states = embed().map_err(model_error)?;
         let mut blocks = Facts::new();
         for index in 0..self.config.num_layers {
-            let name = format!("model.layers.{index}");
+            let name = block_name(index);
             let (next, found) = self.block(index, &name, states).context(|| format!("scaling `{name}`"))?;
             states = next;
             blocks.insert(name, found);
@@ -130,12 +132,13 @@ impl<'a, 'h> Search<'a, 'h> {
         let mut facts = Facts::new();
         let mut half = states;
         for part in [Part::Attention, Part::Mlp] {
-            let (outputs, seen) = self.observe(part, &block, &half)?;
-            for (mapping, observed) in seen {
-                let found = self.mapping(mapping, name, &mut block, (part, &half, &outputs), &observed);
-                let found = found.context(|| mapping.name().to_owned())?;
-                rescaling.add(mapping, name, &found.scales, self.heads)?;
-                facts.insert(mapping.name().to_owned(), found.facts());
+            let (outputs, seen) = self.observe(part, name, &block, &half)?;
+            for (pair, observed) in seen {
+                let label = pair.label(&self.pairs);
+                let found = self.pair(pair, &mut block, (part, &half, &outputs), &observed);
+                let found = found.context(|| label.clone())?;
+                rescaling.add(pair, &found.scales, self.heads)?;
+                facts.insert(label, found.facts());
             }
             half = half.iter().zip(&outputs).map(|(x, y)| x + y).collect::<Result<_, _>>()?;
         }
@@ -147,18 +150,21 @@ impl<'a, 'h> Search<'a, 'h> {
     fn observe(
         &self,
         part: Part,
+        name: &str,
         block: &Block,
         states: &[Values],
-    ) -> Result<(Vec<Values>, BTreeMap<Mapping, Observed>), Error> {
-        let of_part = self.mappings.iter().filter(|mapping| part.mappings().contains(mapping));
-        let seen: Seen = RefCell::new(of_part.map(|m| (*m, Observed::new(m.readers().len() == 1))).collect());
+    ) -> Result<(Vec<Values>, Vec<(&'a Pair, Observed)>), Error> {
+        let here = |pair: &&&Pair| pair.block == name && part.mappings().contains(&pair.mapping);
+        let of_part = self.pairs.iter().filter(here);
+        let seen: Seen<'a> =
+            RefCell::new(of_part.map(|pair| (*pair, Observed::new(pair.readers.len() == 1))).collect());
         let mut failed = None;
         let mut outputs = Vec::with_capacity(states.len());
         for state in states {
             let mut tap = |site: Site, x: &Values| -> Result<(), ModelError> {
                 let name = site.to_string();
                 let mut seen = seen.borrow_mut();
-                let observed = seen.iter_mut().find(|(mapping, _)| name.ends_with(&format!(".{}", mapping.site())));
+                let observed = seen.iter_mut().find(|(pair, _)| pair.site == name);
                 if let Some((_, observed)) = observed.filter(|_| failed.is_none()) {
                     failed = observed.add(x).err().map(|error| error.context(format!("at `{name}`")));
                 }
@@ -173,16 +179,15 @@ impl<'a, 'h> Search<'a, 'h> {
         Ok((outputs, seen.into_inner()))
     }
 
-    /// Finds the scales of one mapping, one per channel of its source.
-    fn mapping(
+    /// Finds the scales of one pair, one per channel of its source.
+    fn pair(
         &self,
-        mapping: Mapping,
-        name: &str,
+        pair: &Pair,
         block: &mut Block,
         scene: (Part, &[Values], &[Values]),
         observed: &Observed,
     ) -> Result<Found, Error> {
-        let readers = self.readers(mapping, name)?;
+        let (readers, mapping) = (self.readers(pair)?, pair.mapping);
         let weights: Vec<&[f32]> = readers.linears.iter().map(|(_, values, _)| values.as_slice()).collect();
         let (mut x, mut w) = (observed.mean_abs()?, weight_means(&weights, readers.columns, self.span));
         if mapping == Mapping::ValueToOutput {
@@ -244,15 +249,14 @@ impl<'a, 'h> Search<'a, 'h> {
         Ok(sum / count.max(1) as f64)
     }
 
-    fn readers(&self, mapping: Mapping, block: &str) -> Result<Readers, Error> {
+    fn readers(&self, pair: &Pair) -> Result<Readers, Error> {
         let mut linears = Vec::new();
         let mut columns = 0;
-        for reader in mapping.readers() {
-            let module = format!("{block}.{reader}");
+        for module in &pair.readers {
             let weight = self.host.tensor(&format!("{module}.weight"))?;
             let shape = weight.matrix_shape()?;
             columns = shape.1;
-            linears.push((module, weight.to_f32()?.into_owned(), shape.into()));
+            linears.push((module.clone(), weight.to_f32()?.into_owned(), shape.into()));
         }
         Ok(Readers { linears, columns })
     }

@@ -27,15 +27,15 @@ enum Projection {
 }
 
 impl Projection {
-    fn name(self) -> &'static str {
+    fn role(self) -> Role {
         match self {
-            Self::QProj => "q_proj",
-            Self::KProj => "k_proj",
-            Self::VProj => "v_proj",
-            Self::OProj => "o_proj",
-            Self::GateProj => "gate_proj",
-            Self::UpProj => "up_proj",
-            Self::DownProj => "down_proj",
+            Self::QProj => Role::Query,
+            Self::KProj => Role::Key,
+            Self::VProj => Role::Value,
+            Self::OProj => Role::Output,
+            Self::GateProj => Role::Gate,
+            Self::UpProj => Role::Up,
+            Self::DownProj => Role::Down,
         }
     }
 }
@@ -107,7 +107,7 @@ impl AwqClip {
         let values = weight.to_f32()?;
         let matrix = Matrix::new(&values, rows, columns).map_err(|error| grid_error(&error))?;
         let doing = || format!("rounding `{}`", linear.weight);
-        let skipped = self.0.skip.iter().any(|p| linear.module.rsplit('.').next() == Some(p.name()));
+        let skipped = self.skips(linear)?;
         let (codes, parameters, facts) = if skipped {
             let (codes, parameters) = grid.round_to_nearest(matrix).map_err(|e| grid_error(&e)).context(doing)?;
             (codes, parameters, Facts::from_iter([("skipped".to_owned(), json!(true))]))
@@ -133,6 +133,15 @@ impl AwqClip {
             extra: Vec::new(),
             facts,
         })
+    }
+
+    /// Whether a linear is rounded without clipping.
+    fn skips(&self, linear: &Linear) -> Result<bool, Error> {
+        match linear.role {
+            _ if self.0.skip.is_empty() => Ok(false),
+            Some(role) => Ok(self.0.skip.iter().any(|projection| projection.role() == role)),
+            None => Err(Error::input(format!("the host does not say which projection `{}` is", linear.module))),
+        }
     }
 
     fn clip(&self, weight: Matrix<'_>, linear: &Linear, grid: &Grid, host: &Host<'_>) -> Result<Clipped, Error> {
@@ -198,9 +207,10 @@ fn example() -> Result<Example, Error> {
     let job = Job::Linear(Linear {
         module: module.clone(),
         weight,
-        bias: None,
         site: Some(site.clone()),
+        role: Some(Role::Down),
         grid: serde_json::to_value(&grid)?,
+        ..Linear::default()
     });
     let mut example = Example::new("a large weight that hardly any input meets", job, model)
         .parameter("n_grid", 10)

@@ -223,6 +223,7 @@ fn golden_example(golden: &Value, case: &Value) -> Result<Example, Error> {
         module: module.to_owned(),
         weight,
         bias: None,
+        role: None,
         site: Some(site.to_owned()),
         grid: serde_json::to_value(&grid)?,
     });
@@ -253,6 +254,7 @@ fn silent_example(silent: &[usize]) -> Result<Example, Error> {
         module: module.clone(),
         weight,
         bias: None,
+        role: None,
         site: Some(site.clone()),
         grid: serde_json::to_value(&grid)?,
     };

@@ -27,7 +27,17 @@ fn model() -> ExampleModel {
 }
 
 fn example(name: &str) -> Example {
-    Example::new(name, Job::Transform(Model::default()), model()).parameter("channels", 1).parameter("scale", 8)
+    let module = |tensor: &str| tensor.trim_end_matches(".weight").to_owned();
+    let pair = Pair {
+        mapping: Mapping::UpToDown,
+        block: "model.layers.0".to_owned(),
+        source: module(UP),
+        readers: vec![module(DOWN)],
+        site: format!("{}.input", module(DOWN)),
+    };
+    Example::new(name, Job::Transform(Model { pairs: vec![pair], ..Model::default() }), model())
+        .parameter("channels", 1)
+        .parameter("scale", 8)
 }
 
 pub(crate) fn by_activations() -> Example {

@@ -48,7 +48,8 @@ struct Outliers(Parameters);
 impl Plugin for Outliers {
     type Parameters = Parameters;
     const NAME: &'static str = "outliers";
-    const SUMMARY: &'static str = "Plants activation outliers in front of down_proj by an exact rescaling";
+    const SUMMARY: &'static str =
+        "Plants activation outliers in front of the last linear of MLPs by an exact rescaling";
     const PAPER: Option<&'static str> = Some("the rescaling of Xiao et al. 2023, arXiv:2211.10438, backwards");
     const GRID_VERSION: u32 = 0;
 
@@ -63,7 +64,8 @@ impl Plugin for Outliers {
     fn needs(&self) -> Needs {
         let absmax = StatisticNeed {
             kind: Statistic::Absmax,
-            sites: vec!["*.mlp.down_proj.input".to_owned()],
+            sites: Vec::new(),
+            pairs: vec![Mapping::UpToDown],
             optional: self.0.select == Select::Auto,
         };
         let statistics = if self.0.select == Select::Weights { Vec::new() } else { vec![absmax] };
@@ -76,30 +78,27 @@ impl Plugin for Outliers {
 }
 
 impl Transform for Outliers {
-    fn transform(&self, _: &Model, host: &Host<'_>) -> Result<Facts, Error> {
-        const UP: &str = ".mlp.up_proj.weight";
-        let names = host.tensor_names()?;
-        let mut blocks: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(UP)).collect();
-        // Names sort as text; the facts are easier to read in the order of the blocks.
-        blocks.sort_by_key(|block| (block.len(), *block));
-        if blocks.is_empty() {
-            return Err(Error::input(format!("the model has no tensor named `*{UP}`")));
-        }
+    fn transform(&self, model: &Model, host: &Host<'_>) -> Result<Facts, Error> {
+        let pairs = model.pairs_of(&[Mapping::UpToDown])?;
         let mut channels = Facts::new();
-        for (done, block) in blocks.iter().enumerate() {
+        for (done, pair) in pairs.iter().enumerate() {
             host.check_cancelled()?;
-            let picked = self.plant(block, host).context(|| format!("rescaling the MLP of `{block}`"))?;
-            channels.insert((*block).to_owned(), picked);
-            host.progress(done as u64 + 1, blocks.len() as u64);
+            let picked = self.plant(pair, host).context(|| format!("rescaling the MLP of `{}`", pair.block))?;
+            let alone = pairs.iter().filter(|other| other.block == pair.block).count() == 1;
+            channels.insert(if alone { &pair.block } else { &pair.source }.clone(), picked);
+            host.progress(done as u64 + 1, pairs.len() as u64);
         }
         Ok(Facts::from_iter([("channels".to_owned(), channels.into()), ("scale".to_owned(), json!(self.0.scale))]))
     }
 }
 
 impl Outliers {
-    /// Rescales one block; returns which channels, and how far they stood out before.
-    fn plant(&self, block: &str, host: &Host<'_>) -> Result<serde_json::Value, Error> {
-        let (up_name, down_name) = (format!("{block}.mlp.up_proj.weight"), format!("{block}.mlp.down_proj.weight"));
+    /// Rescales one MLP; returns which channels, and how far they stood out before.
+    fn plant(&self, pair: &Pair, host: &Host<'_>) -> Result<serde_json::Value, Error> {
+        let [reader] = &pair.readers[..] else {
+            return Err(Error::unsupported(format!("`{}` is read by several linears", pair.source)));
+        };
+        let (up_name, down_name) = (format!("{}.weight", pair.source), format!("{reader}.weight"));
         let (up, down) = (host.tensor(&up_name)?, host.tensor(&down_name)?);
         let ((inner, hidden), (outputs, inputs)) = (up.matrix_shape()?, down.matrix_shape()?);
         if inputs != inner {
@@ -108,7 +107,7 @@ impl Outliers {
         if self.0.channels > inner {
             return Err(Error::parameters(format!("`channels` is {}, but there are {inner}", self.0.channels)));
         }
-        let (scores, by) = self.scores(block, &up, hidden, host)?;
+        let (scores, by) = self.scores(&pair.site, &up, hidden, host)?;
         if scores.len() != inner {
             return Err(Error::input(format!("{} statistics for {inner} channels", scores.len())));
         }
@@ -118,7 +117,7 @@ impl Outliers {
         put_scaled(host, &up_name, &up, rows, self.0.scale)?;
         let columns = picked.iter().flat_map(|channel| (0..outputs).map(move |row| row * inner + channel));
         put_scaled(host, &down_name, &down, columns, 1.0 / self.0.scale)?;
-        let bias = format!("{block}.mlp.up_proj.bias");
+        let bias = format!("{}.bias", pair.source);
         if host.tensor_info(&bias)?.is_some() {
             put_scaled(host, &bias, &host.tensor(&bias)?, picked.iter().copied(), self.0.scale)?;
         }
@@ -129,15 +128,14 @@ impl Outliers {
     /// A score per channel, and what it is.
     fn scores(
         &self,
-        block: &str,
+        site: &str,
         up: &Tensor<'_>,
         hidden: usize,
         host: &Host<'_>,
     ) -> Result<(Vec<f32>, &'static str), Error> {
-        let site = format!("{block}.mlp.down_proj.input");
         let absmax = match self.0.select {
-            Select::Activations => Some(host.required_statistics(&site, Statistic::Absmax)?),
-            Select::Auto => host.statistics(&site, Statistic::Absmax)?,
+            Select::Activations => Some(host.required_statistics(site, Statistic::Absmax)?),
+            Select::Auto => host.statistics(site, Statistic::Absmax)?,
             Select::Weights => None,
         };
         match absmax {

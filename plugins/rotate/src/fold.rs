@@ -16,7 +16,7 @@
 
 use rayon::prelude::*;
 use workbench_api::sdk::Error;
-use workbench_model::config::LinearInfo;
+use workbench_model::arch::{BlockLayout, EMBEDDINGS, FINAL_NORM, LM_HEAD, Role};
 use workbench_model::{ModelConfig, WeightSource};
 use workbench_rotation::Rotation;
 
@@ -98,48 +98,45 @@ impl Values {
 impl Fold<'_> {
     fn run(&mut self) -> Result<(), Error> {
         let total = self.config.num_layers as u64 + 1;
-        let linears = self.config.linears();
-        for (block, linears) in linears.chunks(linears.len() / self.config.num_layers.max(1)).enumerate() {
-            self.sink.progress(block as u64, total)?;
-            self.block(block, linears).map_err(|error| error.context(format!("rotating `model.layers.{block}`")))?;
+        for block in self.config.blocks() {
+            self.sink.progress(block.index as u64, total)?;
+            self.block(&block).map_err(|error| error.context(format!("rotating `{}`", block.name)))?;
         }
         self.sink.progress(total - 1, total)?;
         self.ends()
     }
 
-    fn block(&mut self, block: usize, linears: &[LinearInfo]) -> Result<(), Error> {
-        let attention = self.take_gain(&format!("model.layers.{block}.input_layernorm.weight"))?;
-        let mlp = self.take_gain(&format!("model.layers.{block}.post_attention_layernorm.weight"))?;
-        let values = self.rotations.values.as_ref().map(|values| &values[block]);
-        let down = self.rotations.down.as_ref().map(|down| &down[block]);
-        for linear in linears {
-            let mut weight = self.get(&format!("{}.weight", linear.name))?;
-            let bias = format!("{}.bias", linear.name);
-            let mut bias = if self.config.has_bias(linear.site.kind) { Some(self.get(&bias)?) } else { None };
-            let role = linear.name.rsplit('.').next().unwrap_or_default();
-            let changed = match role {
-                "q_proj" | "k_proj" => self.reads_hidden(&mut weight, attention.as_deref())?,
-                "v_proj" => {
+    fn block(&mut self, block: &BlockLayout) -> Result<(), Error> {
+        let attention = self.take_gain(&format!("{}.weight", block.attention_norm.name))?;
+        let mlp = self.take_gain(&format!("{}.weight", block.mlp_norm.name))?;
+        let values = self.rotations.values.as_ref().map(|values| &values[block.index]);
+        let down = self.rotations.down.as_ref().map(|down| &down[block.index]);
+        for linear in &block.linears {
+            let mut weight = self.get(&linear.weight())?;
+            let mut bias = linear.bias().map(|bias| self.get(&bias)).transpose()?;
+            let changed = match linear.role {
+                Role::Query | Role::Key => self.reads_hidden(&mut weight, attention.as_deref())?,
+                Role::Value => {
                     let rotated = each(values, &mut weight, bias.as_mut(), Values::outputs)?;
                     self.reads_hidden(&mut weight, attention.as_deref())? || rotated
                 }
-                "o_proj" => {
+                Role::Output => {
                     let rotated = each(values, &mut weight, None, Values::inputs)?;
                     self.writes_hidden(&mut weight, bias.as_mut())? || rotated
                 }
-                "gate_proj" => self.reads_hidden(&mut weight, mlp.as_deref())?,
-                "up_proj" => {
+                Role::Gate => self.reads_hidden(&mut weight, mlp.as_deref())?,
+                Role::Up => {
                     let signed = each(down, &mut weight, bias.as_mut(), |values, rotation| {
                         values.output_signs(rotation);
                         Ok(())
                     })?;
                     self.reads_hidden(&mut weight, mlp.as_deref())? || signed
                 }
-                "down_proj" => {
+                Role::Down => {
                     let rotated = each(down, &mut weight, None, Values::inputs)?;
                     self.writes_hidden(&mut weight, bias.as_mut())? || rotated
                 }
-                other => return Err(Error::unsupported(format!("no rule says how `{other}` is rotated"))),
+                Role::Head => return Err(Error::unsupported(format!("no rule says how `{}` is rotated", linear.name))),
             };
             if changed {
                 self.put(weight)?;
@@ -154,11 +151,10 @@ impl Fold<'_> {
         if self.rotations.hidden.is_none() {
             return Ok(());
         }
-        let (embedding, head) = ("model.embed_tokens.weight", "lm_head.weight");
-        self.table(embedding, embedding, None)?;
-        let gain = self.take_gain("model.norm.weight")?;
-        let source = if self.config.tie_word_embeddings { embedding } else { head };
-        self.table(source, head, gain.as_deref())
+        let embedding = self.config.weight_of(EMBEDDINGS);
+        self.table(&embedding, &embedding, None)?;
+        let gain = self.take_gain(&format!("{FINAL_NORM}.weight"))?;
+        self.table(&self.config.weight_of(LM_HEAD), &format!("{LM_HEAD}.weight"), gain.as_deref())
     }
 
     /// Rotates the rows of the largest matrices, of which no whole copy in f64 should exist.

@@ -88,6 +88,7 @@ fn golden_example(golden: &Value, symmetric: bool) -> Result<Example, Error> {
         module: module.clone(),
         weight,
         bias: None,
+        role: None,
         site: None,
         grid: serde_json::to_value(&grid)?,
     });

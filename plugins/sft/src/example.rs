@@ -41,7 +41,7 @@ pub(crate) fn examples() -> Result<Vec<Example>, Error> {
         "tie_word_embeddings": true, "hidden_act": "silu", "attention_bias": false, "torch_dtype": "float32",
     });
     let stream = Stream { name: "train".to_owned(), batches: Some(1) };
-    let job = Job::Train(Model { linears: vec![], inputs: vec!["model".to_owned()], streams: vec![stream] });
+    let job = Job::Train(Model { inputs: vec!["model".to_owned()], streams: vec![stream], ..Model::default() });
     let batch = BTreeMap::from([
         ("input_ids".to_owned(), ExampleTensor::integers(Dtype::U32, &[4], &[0, 1, 2, 3])),
         ("learn".to_owned(), ExampleTensor::integers(Dtype::U8, &[4], &[0, 1, 1, 1])),

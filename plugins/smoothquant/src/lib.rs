@@ -9,7 +9,7 @@ mod tests;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use workbench_api::sdk::rescale::{Heads, Mapping, Rescaling};
+use workbench_api::sdk::rescale::{Heads, Rescaling};
 use workbench_api::sdk::*;
 
 use algorithm::{Rule, column_absmax, smoothing_scales};
@@ -69,8 +69,9 @@ impl Plugin for SmoothQuant {
             ActivationRange::Absmax => &[Statistic::Absmax],
             ActivationRange::Range => &[Statistic::Min, Statistic::Max],
         };
-        let sites: Vec<String> = self.0.mappings.iter().map(|mapping| format!("*.{}", mapping.site())).collect();
-        let need = |kind: &Statistic| StatisticNeed { kind: *kind, sites: sites.clone(), optional: false };
+        let pairs = &self.0.mappings;
+        let need =
+            |kind: &Statistic| StatisticNeed { kind: *kind, sites: Vec::new(), pairs: pairs.clone(), optional: false };
         Needs { statistics: kinds.iter().map(need).collect(), ..Needs::nothing() }
     }
 
@@ -80,20 +81,14 @@ impl Plugin for SmoothQuant {
 }
 
 impl Transform for SmoothQuant {
-    fn transform(&self, _: &Model, host: &Host<'_>) -> Result<Facts, Error> {
-        const FIRST: &str = ".input_layernorm.weight";
-        let names = host.tensor_names()?;
-        let mut blocks: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(FIRST)).collect();
-        // Names sort as text; block 10 comes after block 9.
-        blocks.sort_by_key(|block| (block.len(), *block));
-        if blocks.is_empty() {
-            return Err(Error::input(format!("the model has no tensor named `*{FIRST}`")));
-        }
+    fn transform(&self, model: &Model, host: &Host<'_>) -> Result<Facts, Error> {
+        let pairs = model.pairs_of(&self.0.mappings)?;
         let heads = Heads::from_config(&host.config()?)?;
         let mut facts = Facts::new();
-        for (done, block) in blocks.iter().enumerate() {
+        let blocks: Vec<&[&Pair]> = pairs.chunk_by(|a, b| a.block == b.block).collect();
+        for (done, pairs) in blocks.iter().enumerate() {
             host.check_cancelled()?;
-            facts.insert((*block).to_owned(), self.smooth(block, heads, host)?);
+            facts.insert(pairs[0].block.clone(), self.smooth(pairs, heads, host)?);
             host.progress(done as u64 + 1, blocks.len() as u64);
         }
         let strength = json!(self.0.smoothing_strength);
@@ -103,14 +98,14 @@ impl Transform for SmoothQuant {
 
 impl SmoothQuant {
     /// Rescales one block. All scales come from the weights as they were, so no mapping changes what another one sees.
-    fn smooth(&self, block: &str, heads: Heads, host: &Host<'_>) -> Result<serde_json::Value, Error> {
+    fn smooth(&self, pairs: &[&Pair], heads: Heads, host: &Host<'_>) -> Result<serde_json::Value, Error> {
         let mut rescaling = Rescaling::default();
         let mut facts = Facts::new();
-        for &mapping in &self.0.mappings {
-            let site = format!("{block}.{}", mapping.site());
-            let doing = || format!("smoothing {} of `{block}`", mapping.name());
-            let [activation, absmax] = self.activation(&site, host).context(doing)?;
-            let weight = reader_absmax(mapping, block, activation.len(), host).context(doing)?;
+        for pair in pairs {
+            let (mapping, site) = (pair.mapping, &pair.site);
+            let doing = || format!("smoothing {} of `{}`", mapping.name(), pair.block);
+            let [activation, absmax] = self.activation(site, host).context(doing)?;
+            let weight = reader_absmax(pair, activation.len(), host).context(doing)?;
             let [activation, absmax, weight] = match mapping {
                 // Channels of heads that share values must share their scale: the largest of each decides.
                 Mapping::ValueToOutput => {
@@ -121,7 +116,7 @@ impl SmoothQuant {
             };
             let scales = smoothing_scales(&activation, &weight, self.0.smoothing_strength, self.rule());
             let scales = scales.context(|| format!("at `{site}`")).context(doing)?;
-            rescaling.add(mapping, block, &scales.values, heads)?;
+            rescaling.add(pair, &scales.values, heads)?;
             let (least, most) = scales.values.iter().fold((f64::MAX, 0.0_f64), |(a, b), s| (a.min(*s), b.max(*s)));
             let mut found = Facts::from_iter([("min".to_owned(), json!(least)), ("max".to_owned(), json!(most))]);
             let (silent, constant): (Vec<usize>, Vec<usize>) =
@@ -130,7 +125,7 @@ impl SmoothQuant {
             if !constant.is_empty() {
                 found.insert("constant_channels".to_owned(), json!(constant.len()));
             }
-            facts.insert(mapping.name().to_owned(), found.into());
+            facts.insert(pair.label(pairs), found.into());
         }
         rescaling.put(host)?;
         Ok(facts.into())
@@ -167,10 +162,10 @@ impl SmoothQuant {
 }
 
 /// Largest magnitude per column over the weights that read a mapping's site.
-fn reader_absmax(mapping: Mapping, block: &str, channels: usize, host: &Host<'_>) -> Result<Vec<f64>, Error> {
+fn reader_absmax(pair: &Pair, channels: usize, host: &Host<'_>) -> Result<Vec<f64>, Error> {
     let mut all = Vec::new();
-    for reader in mapping.readers() {
-        let name = format!("{block}.{reader}.weight");
+    for reader in &pair.readers {
+        let name = format!("{reader}.weight");
         let weight = host.tensor(&name)?;
         let (_, columns) = weight.matrix_shape()?;
         if columns != channels {

@@ -61,6 +61,7 @@ impl Plugin for Misbehave {
             module: "a".to_owned(),
             weight: "a.weight".to_owned(),
             bias: None,
+            role: None,
             site: None,
             grid: sign_grid()?,
         };

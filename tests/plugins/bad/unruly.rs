@@ -77,6 +77,7 @@ impl Plugin for Unruly {
             module: "a".to_owned(),
             weight: "a.weight".to_owned(),
             bias: None,
+            role: None,
             site: None,
             grid: sign_grid()?,
         };

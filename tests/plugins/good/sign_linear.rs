@@ -45,6 +45,7 @@ impl Plugin for SignLinear {
             module: "model.layers.0.mlp.down_proj".to_owned(),
             weight: "model.layers.0.mlp.down_proj.weight".to_owned(),
             bias: None,
+            role: None,
             site: Some(site.clone()),
             grid: sign_grid()?,
         });

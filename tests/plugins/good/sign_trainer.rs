@@ -47,12 +47,19 @@ impl Plugin for SignTrainer {
 
     fn examples() -> Result<Vec<Example>, Error> {
         let (module, weight) = ("model.layers.0.mlp.up_proj", "model.layers.0.mlp.up_proj.weight");
-        let linear =
-            Linear { module: module.to_owned(), weight: weight.to_owned(), bias: None, site: None, grid: sign_grid()? };
+        let linear = Linear {
+            module: module.to_owned(),
+            weight: weight.to_owned(),
+            bias: None,
+            role: None,
+            site: None,
+            grid: sign_grid()?,
+        };
         let mut model = ExampleModel::default();
         model.tensors.insert(weight.to_owned(), ExampleTensor::f32(&[2, 2], &[1.0, -3.0, 2.0, 2.0]));
         let streams = vec![Stream { name: "train".to_owned(), batches: Some(2) }];
-        let job = Job::Train(Model { linears: vec![linear], inputs: vec!["model".to_owned()], streams });
+        let job =
+            Job::Train(Model { linears: vec![linear], inputs: vec!["model".to_owned()], streams, ..Model::default() });
         let mut example = Example::new("gradient descent finds the mean magnitude", job, model);
         let batch = |x: [f32; 2]| BTreeMap::from([("x".to_owned(), ExampleTensor::f32(&[1, 2], &x))]);
         example.streams.insert("train".to_owned(), vec![batch([1.0, 0.0]), batch([0.0, 1.0])]);

@@ -57,7 +57,7 @@ pub use crate::abi::{Dtype, Element, Level, NamedTensor, Tensor, TensorInfo};
 pub use crate::accepts::Accepts;
 pub use crate::error::{Context, Error, ErrorKind};
 pub use crate::example::{Example, ExampleCodes, ExampleModel, ExampleTensor, Expected};
-pub use crate::job::{Block, Facts, Job, Linear, Model, Needs, Statistic, StatisticNeed, Stream};
+pub use crate::job::{Block, Facts, Job, Linear, Mapping, Model, Needs, Pair, Role, Statistic, StatisticNeed, Stream};
 pub use host::{Batch, Host, QuantizedLinear};
 pub use plugin::{BlockQuantizer, Plugin, Quantizer, Trainer, Transform};
 pub use silent::{SILENT_CHANNELS, note_silent};

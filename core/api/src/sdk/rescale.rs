@@ -12,73 +12,11 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use crate::job::{Mapping, Pair};
+
 use super::{Context, Error, Host, Tensor};
-
-/// A pair of layers in a decoder block that a rescaling can act between: the source is divided, its readers are multiplied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum Mapping {
-    /// The norm before attention, read by q, k and v.
-    #[serde(rename = "norm->qkv")]
-    NormToQkv,
-    /// Values, read by o through attention, which mixes tokens but not channels.
-    #[serde(rename = "v->o")]
-    ValueToOutput,
-    /// The norm before the MLP, read by gate and up.
-    #[serde(rename = "norm->gate_up")]
-    NormToGateUp,
-    /// up, read by down; the gate between them is a factor per channel.
-    #[serde(rename = "up->down")]
-    UpToDown,
-}
-
-impl Mapping {
-    /// Every mapping, in the order in which a forward pass meets them.
-    pub const ALL: [Self; 4] = [Self::NormToQkv, Self::ValueToOutput, Self::NormToGateUp, Self::UpToDown];
-
-    /// The name that scripts use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NormToQkv => "norm->qkv",
-            Self::ValueToOutput => "v->o",
-            Self::NormToGateUp => "norm->gate_up",
-            Self::UpToDown => "up->down",
-        }
-    }
-
-    /// The module that is divided, without the block's name.
-    pub fn source(self) -> &'static str {
-        match self {
-            Self::NormToQkv => "input_layernorm",
-            Self::ValueToOutput => "self_attn.v_proj",
-            Self::NormToGateUp => "post_attention_layernorm",
-            Self::UpToDown => "mlp.up_proj",
-        }
-    }
-
-    /// The linears that read what is divided, without the block's name.
-    pub fn readers(self) -> &'static [&'static str] {
-        match self {
-            Self::NormToQkv => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-            Self::ValueToOutput => &["self_attn.o_proj"],
-            Self::NormToGateUp => &["mlp.gate_proj", "mlp.up_proj"],
-            Self::UpToDown => &["mlp.down_proj"],
-        }
-    }
-
-    /// The site of the readers' input, without the block's name.
-    pub fn site(self) -> &'static str {
-        match self {
-            Self::NormToQkv => "self_attn.input",
-            Self::ValueToOutput => "self_attn.o_proj.input",
-            Self::NormToGateUp => "mlp.input",
-            Self::UpToDown => "mlp.down_proj.input",
-        }
-    }
-}
 
 /// How the channels of values and of o's input belong together: query head `h` reads KV head `h / (query / key_value)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,23 +105,27 @@ pub struct Rescaling {
 }
 
 impl Rescaling {
-    /// Adds one: the source of `mapping` in `block` (`model.layers.3`) is divided by `scales`, one per channel of the source,
-    /// and its readers are multiplied by them.
+    /// Adds one: the source of a pair is divided by `scales`, one per channel of the source, and its readers are multiplied by
+    /// them.
     ///
     /// # Errors
     /// A scale is not a positive number, or there are not as many as the heads say.
-    pub fn add(&mut self, mapping: Mapping, block: &str, scales: &[f64], heads: Heads) -> Result<(), Error> {
+    pub fn add(&mut self, pair: &Pair, scales: &[f64], heads: Heads) -> Result<(), Error> {
         if let Some(channel) = scales.iter().position(|s| !s.is_finite() || *s <= 0.0) {
             let message = format!("the scale of channel {channel} is {}", scales[channel]);
-            return Err(Error::numeric(message).context(format!("rescaling {} of `{block}`", mapping.name())));
+            return Err(Error::numeric(message).context(format!(
+                "rescaling {} of `{}`",
+                pair.mapping.name(),
+                pair.block
+            )));
         }
-        let columns = if mapping == Mapping::ValueToOutput { heads.spread(scales)? } else { scales.to_vec() };
-        for reader in mapping.readers() {
-            self.of(format!("{block}.{reader}.weight")).columns = Some(columns.clone());
+        let columns = if pair.mapping == Mapping::ValueToOutput { heads.spread(scales)? } else { scales.to_vec() };
+        for reader in &pair.readers {
+            self.of(format!("{reader}.weight")).columns = Some(columns.clone());
         }
         let divided: Vec<f64> = scales.iter().map(|s| 1.0 / s).collect();
-        self.of(format!("{block}.{}.bias", mapping.source())).rows = Some(divided.clone());
-        self.of(format!("{block}.{}.weight", mapping.source())).rows = Some(divided);
+        self.of(format!("{}.bias", pair.source)).rows = Some(divided.clone());
+        self.of(format!("{}.weight", pair.source)).rows = Some(divided);
         Ok(())
     }
 
@@ -274,17 +216,25 @@ mod tests {
     fn a_tensor_in_two_rescalings_gets_both_factors() {
         let mut rescaling = Rescaling::default();
         let heads = heads(1, 1, 2);
-        rescaling.add(Mapping::NormToGateUp, "b", &[2.0, 4.0], heads).unwrap();
-        rescaling.add(Mapping::UpToDown, "b", &[8.0, 0.5, 1.0], heads).unwrap();
-        let up = rescaling.tensors["b.mlp.up_proj.weight"].apply(&[1.0; 6], &[3, 2]).unwrap();
+        let pair = |mapping, source: &str, readers: &[&str]| Pair {
+            mapping,
+            block: "b".to_owned(),
+            source: format!("b.{source}"),
+            readers: readers.iter().map(|reader| format!("b.{reader}")).collect(),
+            site: String::new(),
+        };
+        let norm = pair(Mapping::NormToGateUp, "norm", &["gate", "up"]);
+        rescaling.add(&norm, &[2.0, 4.0], heads).unwrap();
+        rescaling.add(&pair(Mapping::UpToDown, "up", &["down"]), &[8.0, 0.5, 1.0], heads).unwrap();
+        let up = rescaling.tensors["b.up.weight"].apply(&[1.0; 6], &[3, 2]).unwrap();
         assert_eq!(up, [0.25, 0.5, 4.0, 8.0, 2.0, 4.0]);
-        let norm = &rescaling.tensors["b.post_attention_layernorm.weight"];
-        assert_eq!(norm.apply(&[1.0, 1.0], &[2]).unwrap(), [0.5, 0.25]);
-        assert_eq!(rescaling.tensors["b.mlp.up_proj.bias"].apply(&[1.0; 3], &[3]).unwrap(), [0.125, 2.0, 1.0]);
-        assert!(norm.apply(&[1.0; 3], &[3]).is_err());
-        assert!(norm.apply(&[f32::INFINITY, 1.0], &[2]).is_err());
+        let factors = &rescaling.tensors["b.norm.weight"];
+        assert_eq!(factors.apply(&[1.0, 1.0], &[2]).unwrap(), [0.5, 0.25]);
+        assert_eq!(rescaling.tensors["b.up.bias"].apply(&[1.0; 3], &[3]).unwrap(), [0.125, 2.0, 1.0]);
+        assert!(factors.apply(&[1.0; 3], &[3]).is_err());
+        assert!(factors.apply(&[f32::INFINITY, 1.0], &[2]).is_err());
         for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let error = rescaling.add(Mapping::NormToQkv, "b", &[1.0, bad], heads).unwrap_err();
+            let error = rescaling.add(&norm, &[1.0, bad], heads).unwrap_err();
             assert!(error.to_string().contains("the scale of channel 1"), "{error}");
         }
     }

@@ -7,6 +7,7 @@ use super::compressed::{FLOATS, Unclaimed};
 use super::dtype::Dtype;
 use super::safetensors::StoredTensor;
 use super::scales::{Sources, bytes_as_points, float_values, storage_dtype};
+use crate::arch::{kv_scale_name, kv_zero_point_name};
 use crate::{ModelConfig, ModelError};
 
 /// How the keys and values of a block are quantized.
@@ -53,7 +54,7 @@ impl StoredKv {
             Some(grid) => grid.clone(),
             None => Grid::new(args, stored, Conventions::default()).map_err(|error| {
                 let hint = error.hint().unwrap_or_default();
-                ModelError::tensor(unclaimed.folder, scale_name(block, "k"), error.to_string(), hint)
+                ModelError::tensor(unclaimed.folder, kv_scale_name(block, "k"), error.to_string(), hint)
             })?,
         };
         Ok(Self { grid, key, value })
@@ -63,16 +64,6 @@ impl StoredKv {
         let read = |stored: &Option<StoredScale>| stored.as_ref().map(|scale| scale.read(&self.grid)).transpose();
         Ok(KvQuantizer { grid: self.grid.clone(), key: read(&self.key)?, value: read(&self.value)? })
     }
-}
-
-/// The stored name of a block's scale of keys (`k`) or values (`v`).
-pub(crate) fn scale_name(block: usize, part: &str) -> String {
-    format!("model.layers.{block}.self_attn.{part}_scale")
-}
-
-/// The stored name of a block's zero-point.
-pub(crate) fn zero_point_name(block: usize, part: &str) -> String {
-    format!("model.layers.{block}.self_attn.{part}_zero_point")
 }
 
 /// The stored shape of scales, as compressed-tensors broadcasts them over `[heads, tokens, head_dim]`.
@@ -88,9 +79,9 @@ impl StoredScale {
         args: &QuantizationArgs,
         unclaimed: &mut Unclaimed<'_>,
     ) -> Result<Option<Self>, ModelError> {
-        let name = scale_name(block, part);
+        let name = kv_scale_name(block, part);
         let found = unclaimed.take(&name, &FLOATS)?;
-        let zero_point_name = zero_point_name(block, part);
+        let zero_point_name = kv_zero_point_name(block, part);
         let zero_point = unclaimed.take(&zero_point_name, &[Dtype::I8])?;
         let error = |message: String| Err(ModelError::tensor(unclaimed.folder, &name, message, ""));
         let scale = match (found, args.dynamic) {

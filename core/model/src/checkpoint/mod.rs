@@ -41,7 +41,8 @@ pub(crate) use self::transforms::online_rotations;
 pub use self::transforms::transform_config;
 use self::verify::{Input, Layout, Matched};
 pub use self::writer::{CheckpointWriter, Written, WrittenFile};
-use crate::config::{EMBEDDINGS, LM_HEAD, token_id};
+use crate::arch::{EMBEDDINGS, LM_HEAD, block_of};
+use crate::config::token_id;
 use crate::{ModelConfig, ModelError, WeightSource};
 
 /// A model on disk: its configuration and its tensors, mapped into memory.
@@ -321,8 +322,7 @@ impl Checkpoint {
 
     /// The same for all tensors of a decoder block.
     pub fn drop_block_pages(&self, index: usize) {
-        let prefix = format!("model.layers.{index}.");
-        self.drop_pages(self.tensors.keys().map(String::as_str).filter(|name| name.starts_with(&prefix)));
+        self.drop_pages(self.tensors.keys().map(String::as_str).filter(|name| block_of(name) == Some(index)));
     }
 
     fn stored(&self, name: &str) -> Result<&Stored, ModelError> {

@@ -12,8 +12,9 @@ use serde_json::{Map, Value, json};
 use workbench_rotation::Hadamard;
 
 use super::quantization::Target;
+use crate::arch::{LM_HEAD, ModuleName, Role, attention_name};
 use crate::config::OnlineRotations;
-use crate::{ModelConfig, ModelError, SiteKind};
+use crate::{ModelConfig, ModelError};
 
 /// The rotations that a `config.json` asks for. `config` is what is known of the model otherwise.
 pub(crate) fn online_rotations(
@@ -49,9 +50,9 @@ pub(crate) fn online_rotations(
                 }
                 _ => {
                     let message = format!("{place} has the location {}, which is not supported", apply["location"]);
-                    return Err(
-                        group.error(message, "supported are input (of down_proj), q_attn with k_cache, and weights")
-                    );
+                    let down = ModuleName::Down.spelled();
+                    let hint = format!("supported are input (of {down}), q_attn with k_cache, and weights");
+                    return Err(group.error(message, &hint));
                 }
             };
             if slot.0.replace(slot.1).is_some() {
@@ -86,14 +87,16 @@ pub fn transform_config(online: OnlineRotations) -> Value {
         json!({"type": "hadamard", "apply": apply, "randomize": false, "requires_grad": false, "head_dim": size,
             "precision": "torch.float32"})
     };
+    let targets = |module: ModuleName| format!("re:.*{}$", module.spelled());
     let mut groups = Map::new();
     if let Some(size) = online.heads {
-        let targets = "re:.*self_attn$";
-        groups.insert("R3".into(), group(size, [apply(targets, "q_attn", false), apply(targets, "k_cache", false)]));
+        let targets = targets(ModuleName::Attention);
+        groups.insert("R3".into(), group(size, [apply(&targets, "q_attn", false), apply(&targets, "k_cache", false)]));
     }
     if let Some(size) = online.down {
-        let targets = "re:.*down_proj$";
-        groups.insert("R4".into(), group(size, [apply(targets, "input", false), apply(targets, "weight_input", true)]));
+        let targets = targets(ModuleName::Down);
+        groups
+            .insert("R4".into(), group(size, [apply(&targets, "input", false), apply(&targets, "weight_input", true)]));
     }
     json!({ "config_groups": groups })
 }
@@ -119,11 +122,11 @@ impl Group<'_> {
 
     fn down_projections(&self) -> Vec<String> {
         let linears = self.config.linears().into_iter();
-        linears.filter(|linear| linear.site.kind == SiteKind::DownInput).map(|linear| linear.name).collect()
+        linears.filter(|linear| linear.role == Role::Down).map(|linear| linear.name).collect()
     }
 
     fn attentions(&self) -> Vec<String> {
-        (0..self.config.num_layers).map(|layer| format!("model.layers.{layer}.self_attn")).collect()
+        (0..self.config.num_layers).map(attention_name).collect()
     }
 
     /// An error unless the targets of an application are `expected` and no other module.
@@ -137,7 +140,7 @@ impl Group<'_> {
         };
         let (targets, ignore) = (read("targets")?, read("ignore")?);
         let linears = self.config.linears().into_iter().map(|linear| linear.name);
-        let modules = linears.chain(self.attentions()).chain(["lm_head".into()]);
+        let modules = linears.chain(self.attentions()).chain([LM_HEAD.into()]);
         let fits = |among: &[Target], module: &str| among.iter().any(|target| target.fit(module).is_some());
         // `Linear` fits every name, but an attention is none.
         let chosen = |module: &String| fits(&targets, module) && !fits(&ignore, module);
@@ -147,8 +150,11 @@ impl Group<'_> {
             Some(module) => {
                 let (location, verb) = (&apply["location"], if chosen(&module) { "rotates" } else { "leaves out" });
                 let message = format!("{place} at the location {location} {verb} `{module}`, which is not supported");
-                Err(self
-                    .error(message, "supported are the inputs of all `down_proj`, and queries and keys of all blocks"))
+                let down = ModuleName::Down.spelled();
+                Err(self.error(
+                    message,
+                    &format!("supported are the inputs of all `{down}`, and queries and keys of all blocks"),
+                ))
             }
         }
     }

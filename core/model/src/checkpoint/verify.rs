@@ -13,7 +13,7 @@ use super::quantization::QuantizationConfig;
 use super::safetensors::StoredTensor;
 use super::scales::storage_dtype;
 use super::stored::Stored;
-use crate::config::{EMBEDDINGS, LM_HEAD, TensorSpec};
+use crate::arch::{EMBEDDINGS, FREQUENCIES, LM_HEAD, TensorSpec};
 use crate::{ModelConfig, ModelError};
 
 /// What the configuration calls for, in its stored form.
@@ -190,7 +190,7 @@ fn missing_error(config: &ModelConfig, folder: &Path, first: &str, count: usize,
     let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
     let hint = if codes {
         "it is stored as codes, and the quantization_config does not say how".into()
-    } else if first == "lm_head.weight" {
+    } else if first.strip_suffix(".weight") == Some(LM_HEAD) {
         "`tie_word_embeddings` is false, so the head needs its own weight".into()
     } else {
         format!("the configuration describes a {} of {} layers", config.architecture.class_name(), config.num_layers)
@@ -206,11 +206,11 @@ fn refuse_leftovers(
 ) -> Result<(), ModelError> {
     for (name, tensor) in leftovers {
         // Old exports store the rotary frequencies, which follow from the configuration.
-        if name.ends_with(".rotary_emb.inv_freq") {
+        if name.ends_with(FREQUENCIES) {
             continue;
         }
-        if name == "lm_head.weight" && config.tie_word_embeddings {
-            let embedding = tensors.get("model.embed_tokens.weight");
+        if name.strip_suffix(".weight") == Some(LM_HEAD) && config.tie_word_embeddings {
+            let embedding = tensors.get(&config.weight_of(EMBEDDINGS));
             if let Some(Stored::Dense(embedding)) = embedding
                 && embedding.bytes() == tensor.bytes()
             {

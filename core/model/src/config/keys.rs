@@ -10,21 +10,21 @@ use crate::ModelError;
 pub(super) const MAX_SIZE: u64 = 1 << 24;
 
 /// An object of the file. `null` counts as absent.
-pub(super) struct Keys<'a> {
-    pub(super) object: &'a Map<String, Value>,
-    pub(super) file: &'a Path,
+pub(crate) struct Keys<'a> {
+    pub(crate) object: &'a Map<String, Value>,
+    pub(crate) file: &'a Path,
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn error(&self, message: impl Into<String>, hint: impl Into<String>) -> ModelError {
+    pub(crate) fn error(&self, message: impl Into<String>, hint: impl Into<String>) -> ModelError {
         ModelError::config(self.file, message, hint)
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    pub(super) fn size(&self, key: &str) -> Result<usize, ModelError> {
+    pub(crate) fn size(&self, key: &str) -> Result<usize, ModelError> {
         let value = self.get(key).ok_or_else(|| self.error(format!("`{key}` is missing"), ""))?;
         match value.as_u64() {
             Some(size) if (1..=MAX_SIZE).contains(&size) => Ok(size as usize),
@@ -32,11 +32,11 @@ impl<'a> Keys<'a> {
         }
     }
 
-    pub(super) fn size_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
+    pub(crate) fn size_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
         if self.get(key).is_some() { self.size(key) } else { Ok(default) }
     }
 
-    pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
+    pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
         match self.get(key) {
             None => Ok(default),
             Some(Value::Bool(flag)) => Ok(*flag),
@@ -45,7 +45,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A number that is positive, also after it was rounded to single precision, in which models compute.
-    pub(super) fn positive(&self, key: &str) -> Result<Option<f64>, ModelError> {
+    pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>, ModelError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.as_f64() {
             Some(number) if number as f32 > 0.0 && (number as f32).is_finite() => Ok(Some(number)),
@@ -54,7 +54,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Refuses two spellings of one setting that differ.
-    pub(super) fn agree(&self, key: &str, other: &str) -> Result<(), ModelError> {
+    pub(crate) fn agree(&self, key: &str, other: &str) -> Result<(), ModelError> {
         match (self.get(key), self.get(other)) {
             (Some(value), Some(found)) if value != found => {
                 let message = match (value, found) {
@@ -70,7 +70,7 @@ impl<'a> Keys<'a> {
     }
 
     /// One token id, a list of them, or none; each has to have an embedding.
-    pub(super) fn token_ids(&self, key: &str, vocab_size: usize) -> Result<Vec<u32>, ModelError> {
+    pub(crate) fn token_ids(&self, key: &str, vocab_size: usize) -> Result<Vec<u32>, ModelError> {
         let listed = match self.get(key) {
             None => &[],
             Some(Value::Array(ids)) => ids.as_slice(),

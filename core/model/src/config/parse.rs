@@ -46,7 +46,6 @@ impl ModelConfig {
                 "`num_key_value_heads` must divide `num_attention_heads`",
             ));
         }
-        let attention_bias = keys.flag("attention_bias", false)?;
         let (rope_theta, rope_scaling) = keys.rope()?;
         let vocab_size = keys.size("vocab_size")?;
         let mut config = Self {
@@ -63,14 +62,15 @@ impl ModelConfig {
             rope_theta,
             rope_scaling,
             tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
-            qkv_bias: architecture == Architecture::Qwen2 || attention_bias,
-            output_bias: architecture != Architecture::Qwen2 && attention_bias,
-            mlp_bias: architecture == Architecture::Llama && keys.flag("mlp_bias", false)?,
-            qk_norm: architecture == Architecture::Qwen3,
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
             online: OnlineRotations::default(),
             bos_token_id: keys.token_ids("bos_token_id", vocab_size)?.first().copied(),
             eos_token_ids: keys.token_ids("eos_token_id", vocab_size)?,
         };
+        (architecture.family().read)(&keys, &mut config)?;
         config.online = online_rotations(value, &config, file)?;
         Ok(config)
     }
@@ -119,12 +119,11 @@ impl Keys<'_> {
     }
 
     fn head_dim(&self, arch: Architecture, hidden_size: usize, num_heads: usize) -> Result<usize, ModelError> {
-        let head_dim = match (self.get("head_dim"), arch) {
+        let head_dim = match (self.get("head_dim"), arch.family().head_dim) {
             (Some(_), _) => self.size("head_dim")?,
-            // The default of Qwen3's configuration class, independent of the hidden size.
-            (None, Architecture::Qwen3) => 128,
-            (None, _) if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
-            (None, _) => {
+            (None, Some(default)) => default,
+            (None, None) if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
+            (None, None) => {
                 return Err(self.error(
                     format!("`hidden_size` {hidden_size} does not divide into {num_heads} attention heads"),
                     "give `head_dim`, or correct `num_attention_heads`",

@@ -13,6 +13,7 @@ use super::parameters::{Loading, PackedLoading, TensorSource};
 use super::quantizer::ActivationQuantizer;
 use super::rope::Rope;
 use super::taps::Taps;
+use crate::arch::{NormInfo, Role, block_name};
 use crate::{ModelConfig, ModelError, Precision, Site, SiteKind, WeightSource};
 
 /// One decoder layer: attention and SwiGLU, each behind an RMSNorm and added to the hidden states.
@@ -77,37 +78,38 @@ impl Block {
         index: usize,
         rope: &Arc<Rope>,
     ) -> Result<Self, ModelError> {
-        let prefix = format!("model.layers.{index}");
-        let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
-        let (q, kv) = (config.num_heads * dim, config.num_kv_heads * dim);
-        let norm = |name: &str, size| Norm::new(&format!("{prefix}.{name}"), size, config.rms_norm_eps, source);
-        let linear =
-            |name: &str, shape, kind| Linear::new(format!("{prefix}.{name}"), shape, config.has_bias(kind), source);
-        use SiteKind::{AttentionInput, DownInput, MlpInput, OutputInput};
-        let head_norms = match config.qk_norm {
-            true => Some((norm("self_attn.q_norm", dim)?, norm("self_attn.k_norm", dim)?)),
-            false => None,
+        let layout = config.block(index);
+        let norm = |info: &NormInfo| Norm::new(&info.name, info.size, config.rms_norm_eps, source);
+        let linear = |role| {
+            Linear::new(
+                layout.linear(role).ok_or_else(|| refused(format!("`{}` has no {role:?}", layout.name)))?,
+                source,
+            )
+        };
+        let head_norms = match &layout.head_norms {
+            Some([q, k]) => Some((norm(q)?, norm(k)?)),
+            None => None,
         };
         Ok(Self {
             index,
             heads: config.num_heads,
             kv_heads: config.num_kv_heads,
-            head_dim: dim,
+            head_dim: config.head_dim,
             precision: Precision::F32,
             rope: rope.clone(),
             kv_quantizers: [None, None],
             head_rotation: rotation(config.online.heads)?,
             down_rotation: rotation(config.online.down)?,
-            attention_norm: norm("input_layernorm", hidden)?,
+            attention_norm: norm(&layout.attention_norm)?,
             head_norms,
-            q: linear("self_attn.q_proj", (q, hidden), AttentionInput)?,
-            k: linear("self_attn.k_proj", (kv, hidden), AttentionInput)?,
-            v: linear("self_attn.v_proj", (kv, hidden), AttentionInput)?,
-            o: linear("self_attn.o_proj", (hidden, q), OutputInput)?,
-            mlp_norm: norm("post_attention_layernorm", hidden)?,
-            gate: linear("mlp.gate_proj", (inner, hidden), MlpInput)?,
-            up: linear("mlp.up_proj", (inner, hidden), MlpInput)?,
-            down: linear("mlp.down_proj", (hidden, inner), DownInput)?,
+            q: linear(Role::Query)?,
+            k: linear(Role::Key)?,
+            v: linear(Role::Value)?,
+            o: linear(Role::Output)?,
+            mlp_norm: norm(&layout.mlp_norm)?,
+            gate: linear(Role::Gate)?,
+            up: linear(Role::Up)?,
+            down: linear(Role::Down)?,
         })
     }
 
@@ -154,12 +156,12 @@ impl Block {
     }
 
     fn linear_mut(&mut self, module: &str) -> Result<&mut Linear, ModelError> {
-        let prefix = format!("model.layers.{}.", self.index);
+        let prefix = format!("{}.", block_name(self.index));
         let index = self.index;
         self.linears()
             .into_iter()
             .find(|linear| linear.name == module || linear.name.strip_prefix(&prefix) == Some(module))
-            .ok_or_else(|| candle_core::Error::Msg(format!("block {index} has no linear `{module}`")).into())
+            .ok_or_else(|| refused(format!("block {index} has no linear `{module}`")))
     }
 
     /// The block's output for `hidden` `[batch, len, hidden]`.
@@ -296,4 +298,8 @@ fn quantize_heads(quantizer: &Option<Arc<dyn ActivationQuantizer>>, x: Tensor) -
 fn rotation(size: Option<usize>) -> Result<Option<Hadamard>, ModelError> {
     let made = size.map(Hadamard::new).transpose();
     made.map_err(|error| candle_core::Error::Msg(error.to_string()).into())
+}
+
+fn refused(message: String) -> ModelError {
+    candle_core::Error::Msg(message).into()
 }

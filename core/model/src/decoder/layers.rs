@@ -10,7 +10,7 @@ use super::ops::{self, View};
 use super::parameters::{Loading, PackedLoading, TensorSource};
 use super::quantizer::ActivationQuantizer;
 use super::taps::Taps;
-use crate::config::{EMBEDDINGS, LM_HEAD};
+use crate::arch::{EMBEDDINGS, FINAL_NORM, LM_HEAD, LinearInfo};
 use crate::{ModelConfig, ModelError, Precision, Site, WeightSource};
 
 /// How a linear holds its weight `[outputs, inputs]`.
@@ -77,16 +77,11 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    /// The linear `name`, whose weight is `[outputs, inputs]`.
-    pub(super) fn new(
-        name: String,
-        (outputs, inputs): (usize, usize),
-        bias: bool,
-        source: &dyn TensorSource,
-    ) -> Result<Self, ModelError> {
-        let weight = Weight::take(&format!("{name}.weight"), [outputs, inputs], source)?;
-        let bias = if bias { Some(source.tensor(&format!("{name}.bias"), &[outputs])?) } else { None };
-        Ok(Self { name, weight, bias, quantizer: None })
+    /// A linear of a block.
+    pub(super) fn new(info: &LinearInfo, source: &dyn TensorSource) -> Result<Self, ModelError> {
+        let weight = Weight::take(&info.weight(), [info.out_features, info.in_features], source)?;
+        let bias = info.bias().map(|name| source.tensor(&name, &[info.out_features])).transpose()?;
+        Ok(Self { name: info.name.clone(), weight, bias, quantizer: None })
     }
 
     pub(super) fn set_quantizer(&mut self, quantizer: Option<Arc<dyn ActivationQuantizer>>) {
@@ -240,7 +235,7 @@ impl FinalNorm {
     }
 
     fn new(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
-        Norm::new("model.norm", config.hidden_size, config.rms_norm_eps, source).map(Self)
+        Norm::new(FINAL_NORM, config.hidden_size, config.rms_norm_eps, source).map(Self)
     }
 
     /// The input of `lm_head` `[.., hidden]` of the last block's output.

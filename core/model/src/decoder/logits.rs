@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use super::kernels::matmul;
 use super::layers::FinalNorm;
 use super::ops::View;
-use crate::config::LM_HEAD;
+use crate::arch::LM_HEAD;
 use crate::{ModelConfig, ModelError, WeightSource};
 
 /// Rows of `lm_head` that are in memory together, where its source has them one by one.

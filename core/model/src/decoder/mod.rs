@@ -36,6 +36,7 @@ pub use parameters::{Parameters, TensorSource};
 pub use quantizer::{ActivationQuantizer, GridQuantizer};
 pub use taps::Taps;
 
+use crate::arch::{LM_HEAD, block_name, block_of};
 use crate::{ModelConfig, ModelError, WeightSource};
 use parameters::Loading;
 use rope::Rope;
@@ -91,7 +92,7 @@ impl Decoder {
         module: &str,
         quantizer: Option<Arc<dyn ActivationQuantizer>>,
     ) -> Result<(), ModelError> {
-        if module == "lm_head" {
+        if module == LM_HEAD {
             self.head.set_input_quantizer(quantizer);
             return Ok(());
         }
@@ -108,7 +109,7 @@ impl Decoder {
         key: Option<Arc<dyn ActivationQuantizer>>,
         value: Option<Arc<dyn ActivationQuantizer>>,
     ) -> Result<(), ModelError> {
-        self.block_of(&format!("model.layers.{block}"))?.set_kv_quantizers(key, value);
+        self.block_of(&block_name(block))?.set_kv_quantizers(key, value);
         Ok(())
     }
 
@@ -118,9 +119,8 @@ impl Decoder {
     }
 
     fn block_of(&mut self, module: &str) -> Result<&mut Block, ModelError> {
-        let index = module.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
         let count = self.blocks.len();
-        index.and_then(|index| self.blocks.get_mut(index)).ok_or_else(|| {
+        block_of(module).and_then(|index| self.blocks.get_mut(index)).ok_or_else(|| {
             candle_core::Error::Msg(format!("a model of {count} blocks has no linear `{module}`")).into()
         })
     }

@@ -1,11 +1,12 @@
 //! The model in training: folded anew with every step's rotations, its inputs and perhaps its weights quantized.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 use workbench_api::sdk::Error;
-use workbench_model::config::LinearInfo;
+use workbench_model::arch::{LM_HEAD, LinearInfo, Role, block_of};
 use workbench_model::decoder::{
     ActivationQuantizer, Gradients, LossOptions, Parameters, Targets, TensorSource, loss_and_gradients,
 };
@@ -57,7 +58,8 @@ impl<'a> Model<'a> {
         let config = ModelConfig { tie_word_embeddings: false, online: rotations.online, ..original.clone() };
         let parameters =
             Parameters::load(&config, &Untied { source, config: original }, &Device::Cpu).map_err(model_error)?;
-        let tracked = Tracked { parameters: &parameters, weights: grids.weights.is_some() };
+        let first = format!("{}.weight", config.block(0).attention_norm.name);
+        let tracked = Tracked { parameters: &parameters, first, weights: grids.weights.is_some() };
         let mut decoder = Decoder::over(&config, &tracked).map_err(model_error)?;
         let sums = Sums::new(rotations.sizes(), config.num_layers)?;
         quantize_inputs(&mut decoder, &grids, &sums).map_err(model_error)?;
@@ -174,7 +176,7 @@ impl<'a> Model<'a> {
             SiteKind::DownInput => hidden.map_or(Ok(()), columns)?,
             _ => {
                 hidden.map_or(Ok(()), rows)?;
-                if linear.name.ends_with("v_proj") {
+                if linear.role == Role::Value {
                     values.map_or(Ok(()), columns)?;
                 }
             }
@@ -244,6 +246,8 @@ fn quantize_inputs(decoder: &mut Decoder, grids: &Grids, sums: &Sums) -> Result<
 /// Parameters of which only those lead to a gradient that somebody reads.
 struct Tracked<'a> {
     parameters: &'a Parameters,
+    /// The gain of the first norm.
+    first: String,
     /// Whether that holds for the weights of the blocks.
     weights: bool,
 }
@@ -251,9 +255,9 @@ struct Tracked<'a> {
 impl TensorSource for Tracked<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         let tensor = self.parameters.tensor(name, shape)?;
-        let weight = self.weights && name.starts_with("model.layers.") && shape.len() == 2;
+        let weight = self.weights && block_of(name).is_some() && shape.len() == 2;
         // The first norm's gain makes a graph of everything behind it: without a variable there is no backward pass.
-        let first = name == "model.layers.0.input_layernorm.weight";
+        let first = name == self.first;
         // A detached tensor shares its values with the variable.
         Ok(if weight || first { tensor } else { tensor.detach() })
     }
@@ -266,18 +270,21 @@ struct Untied<'a> {
 }
 
 impl Untied<'_> {
-    fn name<'n>(&self, name: &'n str) -> &'n str {
-        if name == "lm_head.weight" && self.config.tie_word_embeddings { "model.embed_tokens.weight" } else { name }
+    fn name<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        match name.strip_suffix(".weight") {
+            Some(LM_HEAD) => self.config.weight_of(LM_HEAD).into(),
+            _ => name.into(),
+        }
     }
 }
 
 impl WeightSource for Untied<'_> {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.source.shape(self.name(name))
+        self.source.shape(&self.name(name))
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        self.source.values(self.name(name))
+        self.source.values(&self.name(name))
     }
 }
 

@@ -11,7 +11,7 @@ use workbench_api::sdk::export::{Export, module};
 use workbench_api::sdk::{Error, Example, ExampleModel, ExampleTensor, Expected, Host, Model, Plugin, Transform};
 use workbench_api::testing::{MemoryHost, Outcome, differences, parameters, run};
 
-use crate::SmoothQuant;
+use crate::{SmoothQuant, example::pairs};
 
 /// A model of two blocks with its channel ranges, and its tensors after llm-compressor's `SmoothQuantModifier`.
 #[derive(Deserialize)]
@@ -64,8 +64,10 @@ fn examples() -> Vec<Example> {
 }
 
 fn against_llm_compressor(golden: Golden) -> Example {
+    let blocks = ["model.layers.0", "model.layers.1"];
+    let job = Model { pairs: blocks.into_iter().flat_map(pairs).collect(), ..Model::default() };
     let model = ExampleModel { config: golden.config, tensors: tensors(golden.tensors) };
-    let mut example = Example::new(&golden.name, Job::Transform(Model::default()), model)
+    let mut example = Example::new(&golden.name, Job::Transform(job), model)
         .parameter("smoothing_strength", golden.smoothing_strength)
         .parameter("activation_range", "range");
     for (site, kinds) in golden.statistics {

@@ -8,7 +8,8 @@ use super::header::Meta;
 use super::metadata::{Keys, token};
 use super::parts::Whole;
 use crate::ModelError;
-use crate::config::Architecture;
+use crate::arch::Architecture;
+use crate::arch::gguf::{HEAD, TABLE, bias_flags};
 
 /// The version of the block formats that llama.cpp writes since May 2023; those before had other scales.
 const QUANTIZATION_VERSION: u64 = 2;
@@ -57,11 +58,11 @@ pub(super) fn config_json(whole: &Whole, file: &Path) -> Result<Value, ModelErro
     set("rope_theta", json!(keys.positive("rope.freq_base")?.unwrap_or(10_000.0)));
     set("rope_scaling", keys.rope_scaling(has(ROPE_FACTORS))?);
     set("hidden_act", json!("silu"));
-    set("attention_bias", json!(architecture != Architecture::Qwen2 && has("blk.0.attn_q.bias")));
-    if architecture == Architecture::Llama {
-        set("mlp_bias", json!(has("blk.0.ffn_up.bias")));
+    set("attention_bias", json!(false));
+    for (key, flag) in bias_flags(architecture, has) {
+        set(key, json!(flag));
     }
-    set("tie_word_embeddings", json!(!has("output.weight")));
+    set("tie_word_embeddings", json!(!has(HEAD)));
     set("bos_token_id", json!(token("bos_token_id")?));
     set("eos_token_id", json!(token("eos_token_id")?));
     set("torch_dtype", json!("float32"));
@@ -70,14 +71,14 @@ pub(super) fn config_json(whole: &Whole, file: &Path) -> Result<Value, ModelErro
 
 /// The rows of the embeddings, which the metadata may repeat.
 fn vocab_size(whole: &Whole, keys: &Keys<'_>) -> Result<usize, ModelError> {
-    let embedding = whole.tensors.get("token_embd.weight");
+    let embedding = whole.tensors.get(TABLE);
     let rows = match embedding.map(|placed| &placed.info.shape[..]) {
         Some([rows, _]) => *rows,
-        _ => return Err(ModelError::tensor(keys.file, "token_embd.weight", "is missing or not a matrix", "")),
+        _ => return Err(ModelError::tensor(keys.file, TABLE, "is missing or not a matrix", "")),
     };
     let stated = keys.size_or("vocab_size", rows as u64)?;
     if stated != rows as u64 {
-        let message = format!("`{}` is {stated}, but `token_embd.weight` has {rows} rows", keys.full("vocab_size"));
+        let message = format!("`{}` is {stated}, but `{TABLE}` has {rows} rows", keys.full("vocab_size"));
         return Err(keys.error(message, "metadata and tensors contradict each other"));
     }
     Ok(rows)

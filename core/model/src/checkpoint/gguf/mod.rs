@@ -23,8 +23,8 @@ use super::dtype::{Dtype, first_non_finite};
 use super::mapped::MappedFile;
 use super::safetensors::StoredTensor;
 use super::stored::Stored;
-use crate::config::Architecture;
-use crate::{ModelConfig, ModelError};
+use crate::arch::gguf::GgufSpec;
+use crate::{ModelConfig, ModelError, arch};
 
 /// A tensor that has to be rewritten to be dense: blocks are dequantized, the rows of q and k put back in order.
 pub(crate) struct GgufTensor {
@@ -32,7 +32,8 @@ pub(crate) struct GgufTensor {
     pub(crate) kind: BlockType,
     pub(crate) shape: Vec<usize>,
     pub(crate) range: std::ops::Range<usize>,
-    /// The heads within which rows are interleaved, for llama's q and k.
+    /// The heads within which rows are interleaved: llama.cpp rotates neighbouring pairs where Hugging Face rotates the halves of
+    /// a head, so for some families its converter interleaves the two halves of every head of q and k.
     interleaved_heads: Option<usize>,
 }
 
@@ -86,8 +87,7 @@ fn match_tensors(
     path: &Path,
 ) -> Result<BTreeMap<String, Stored>, ModelError> {
     let mut tensors = BTreeMap::new();
-    for spec in config.tensors() {
-        let Some(name) = gguf_name(&spec.name) else { continue };
+    for GgufSpec { spec, name, interleaved_heads: heads } in arch::gguf::tensors(config) {
         let Placed { file, info } = placed.remove(&name).ok_or_else(|| {
             let hint = format!("the metadata describes a model of {} layers", config.num_layers);
             ModelError::tensor(path, &name, "is missing", hint)
@@ -96,7 +96,6 @@ fn match_tensors(
             let message = format!("has shape {:?}, the metadata calls for {:?}", info.shape, spec.shape);
             return Err(ModelError::tensor(file.path(), &name, message, "metadata and tensors contradict each other"));
         }
-        let heads = interleaved_heads(config, &spec.name);
         if heads.is_some() && info.shape.len() == 1 && info.kind.elements() > 1 {
             let message = format!("is a bias of type {}, expected F32, F16 or BF16", info.kind.name());
             return Err(ModelError::tensor(file.path(), &name, message, ""));
@@ -125,43 +124,6 @@ fn stored(info: TensorInfo, interleaved_heads: Option<usize>, file: &Arc<MappedF
     match dtype {
         Some(dtype) if interleaved_heads.is_none() => Stored::Dense(StoredTensor { file, dtype, shape, range }),
         _ => Stored::Gguf(GgufTensor { file, kind: info.kind, shape, range, interleaved_heads }),
-    }
-}
-
-/// The GGUF name of a Hugging Face tensor.
-fn gguf_name(name: &str) -> Option<String> {
-    match name {
-        "model.embed_tokens.weight" => return Some("token_embd.weight".into()),
-        "model.norm.weight" => return Some("output_norm.weight".into()),
-        "lm_head.weight" => return Some("output.weight".into()),
-        _ => {}
-    }
-    let (block, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let (module, kind) = rest.rsplit_once('.')?;
-    let module = match module {
-        "input_layernorm" => "attn_norm",
-        "post_attention_layernorm" => "ffn_norm",
-        "self_attn.q_proj" => "attn_q",
-        "self_attn.k_proj" => "attn_k",
-        "self_attn.v_proj" => "attn_v",
-        "self_attn.o_proj" => "attn_output",
-        "self_attn.q_norm" => "attn_q_norm",
-        "self_attn.k_norm" => "attn_k_norm",
-        "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
-        "mlp.down_proj" => "ffn_down",
-        _ => return None,
-    };
-    Some(format!("blk.{block}.{module}.{kind}"))
-}
-
-/// llama.cpp rotates neighbouring pairs where Hugging Face rotates the halves of a head, so for llama files the
-/// converter interleaves the two halves of every head of q and k.
-fn interleaved_heads(config: &ModelConfig, name: &str) -> Option<usize> {
-    match (config.architecture, name) {
-        (Architecture::Llama, name) if name.contains(".q_proj.") => Some(config.num_heads),
-        (Architecture::Llama, name) if name.contains(".k_proj.") => Some(config.num_kv_heads),
-        _ => None,
     }
 }
 

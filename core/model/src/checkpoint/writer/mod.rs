@@ -19,11 +19,10 @@ use self::settings::WrittenLinear;
 use self::shard::PendingTensor;
 pub use self::shard::WrittenFile;
 use super::folder::{COMPANIONS, GRIDS_KEY, INDEX_FILE, noted_grids};
-use super::kv_cache::{scale_name, zero_point_name};
 use super::mapped::MappedFile;
 use super::safetensors::read_header;
 use super::{Checkpoint, Dtype};
-use crate::config::{EMBEDDINGS, LM_HEAD, TensorSpec};
+use crate::arch::{self, EMBEDDINGS, LM_HEAD, TensorSpec, kv_scale_name, kv_zero_point_name};
 use crate::{ModelConfig, ModelError};
 
 /// What was written.
@@ -222,7 +221,7 @@ impl CheckpointWriter {
     /// The cache was not declared as static, or the parameters do not fit its grid.
     pub fn put_kv_scales(&mut self, block: usize, key: &Parameters, value: &Parameters) -> Result<(), ModelError> {
         for (part, parameters) in [("k", key), ("v", value)] {
-            let name = scale_name(block, part);
+            let name = kv_scale_name(block, part);
             let grid = self.kv_grid.as_ref().filter(|grid| settings::has_scale(grid));
             let Some(grid) = grid.filter(|_| block < self.config.num_layers) else {
                 return Err(self.error(&name, "the KV cache of this model was not declared as statically quantized"));
@@ -230,7 +229,7 @@ impl CheckpointWriter {
             let (scale, zero_point) = encode::encode_kv(grid, parameters, self.config.num_kv_heads)
                 .map_err(|message| self.error(&name, message))?;
             self.input_scales.insert(name, scale);
-            self.input_scales.extend(zero_point.map(|tensor| (zero_point_name(block, part), tensor)));
+            self.input_scales.extend(zero_point.map(|tensor| (kv_zero_point_name(block, part), tensor)));
         }
         Ok(())
     }
@@ -310,7 +309,7 @@ impl CheckpointWriter {
             }
         }
         if self.kv_grid.as_ref().is_some_and(settings::has_scale) {
-            let names = (0..self.config.num_layers).map(|block| scale_name(block, "v"));
+            let names = (0..self.config.num_layers).map(|block| kv_scale_name(block, "v"));
             if let Some(name) = names.into_iter().find(|name| !self.input_scales.contains_key(name)) {
                 return Err(self.error(&name, "was not put, but the KV cache is statically quantized"));
             }
@@ -437,8 +436,7 @@ impl CheckpointWriter {
 
 /// The shard that a tensor of the configuration belongs to.
 fn part_of(name: &str) -> Part {
-    let block = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
-    block.map_or(Part::Ends, Part::Block)
+    arch::block_of(name).map_or(Part::Ends, Part::Block)
 }
 
 fn stem(part: Part) -> String {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use workbench_quant::{Dynamic, Format, Grid, QuantizationArgs};
 
+use crate::arch::{EMBEDDINGS, LM_HEAD};
 use crate::checkpoint::transforms::stored_transforms;
 use crate::checkpoint::{Dtype, NOTES_KEY};
-use crate::config::{EMBEDDINGS, LM_HEAD};
 
 /// The release of compressed-tensors whose files these are like.
 const FORMAT_VERSION: &str = "0.19.0";

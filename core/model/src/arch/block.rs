@@ -1,0 +1,251 @@
+//! What a configuration means: the tensors and the linears of each block and of the ends.
+
+use super::names::{ATTENTION, ATTENTION_NORM, DOWN, GATE, K, K_NORM, MLP, MLP_NORM, O, Q, Q_NORM, UP, V};
+use super::{EMBEDDINGS, FINAL_NORM, LM_HEAD, Site, SiteKind, block_name};
+use crate::ModelConfig;
+
+/// What a linear is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Makes queries.
+    Query,
+    /// Makes keys.
+    Key,
+    /// Makes values.
+    Value,
+    /// Ends attention.
+    Output,
+    /// Makes what gates the MLP's inner activation.
+    Gate,
+    /// Makes what is gated.
+    Up,
+    /// Ends the MLP.
+    Down,
+    /// Makes logits.
+    Head,
+}
+
+/// One projection of the decoder: its module name (without `.weight`), shape and the site that it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinearInfo {
+    /// For example `model.layers.3.mlp.down_proj`.
+    pub name: String,
+    pub role: Role,
+    pub out_features: usize,
+    pub in_features: usize,
+    pub site: Site,
+    /// Whether it adds a bias `[out_features]`.
+    pub bias: bool,
+}
+
+/// An RMSNorm of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NormInfo {
+    /// Module name, without `.weight`.
+    pub name: String,
+    pub size: usize,
+    /// Whether it norms hidden states, and not heads.
+    pub of_hidden: bool,
+}
+
+/// One tensor that a model of a given configuration consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Hugging Face name, for example `model.layers.3.mlp.down_proj.weight`.
+    pub name: String,
+    /// Row-major shape; a linear's weight is `[out_features, in_features]`.
+    pub shape: Vec<usize>,
+    /// The axis along which the channels of the hidden states lie, for those that have one.
+    pub hidden_axis: Option<usize>,
+}
+
+/// One decoder block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockLayout {
+    pub index: usize,
+    /// For example `model.layers.3`.
+    pub name: String,
+    /// Before attention.
+    pub attention_norm: NormInfo,
+    /// Before the MLP.
+    pub mlp_norm: NormInfo,
+    /// Of queries and of keys per head.
+    pub head_norms: Option<[NormInfo; 2]>,
+    /// In the order in which the forward pass meets them.
+    pub linears: Vec<LinearInfo>,
+}
+
+impl Role {
+    /// Whether its input is the normed hidden states.
+    pub fn reads_hidden(self) -> bool {
+        matches!(self, Self::Query | Self::Key | Self::Value | Self::Gate | Self::Up | Self::Head)
+    }
+
+    /// Whether its output is added to the hidden states.
+    pub fn writes_hidden(self) -> bool {
+        matches!(self, Self::Output | Self::Down)
+    }
+}
+
+impl LinearInfo {
+    /// The name of its weight, unless that is shared (see [`ModelConfig::weight_of`]).
+    pub fn weight(&self) -> String {
+        format!("{}.weight", self.name)
+    }
+
+    /// The name of its bias, where it has one.
+    pub fn bias(&self) -> Option<String> {
+        self.bias.then(|| format!("{}.bias", self.name))
+    }
+
+    fn tensors(&self) -> impl Iterator<Item = TensorSpec> {
+        let axis = if self.role.reads_hidden() { Some(1) } else { self.role.writes_hidden().then_some(0) };
+        let weight =
+            TensorSpec { name: self.weight(), shape: vec![self.out_features, self.in_features], hidden_axis: axis };
+        let bias = self.bias().map(|name| TensorSpec {
+            name,
+            shape: vec![self.out_features],
+            hidden_axis: axis.filter(|axis| *axis == 0),
+        });
+        [weight].into_iter().chain(bias)
+    }
+}
+
+impl NormInfo {
+    fn tensor(&self) -> TensorSpec {
+        TensorSpec {
+            name: format!("{}.weight", self.name),
+            shape: vec![self.size],
+            hidden_axis: self.of_hidden.then_some(0),
+        }
+    }
+}
+
+impl BlockLayout {
+    /// The first linear of a role.
+    pub fn linear(&self, role: Role) -> Option<&LinearInfo> {
+        self.linears.iter().find(|linear| linear.role == role)
+    }
+
+    /// Every tensor of the block, norms first.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let norms = [&self.attention_norm, &self.mlp_norm].into_iter().chain(self.head_norms.iter().flatten());
+        let norms = norms.map(NormInfo::tensor);
+        norms.chain(self.linears.iter().flat_map(LinearInfo::tensors)).collect()
+    }
+}
+
+impl ModelConfig {
+    /// Every tensor that the decoder needs, in the order embeddings, blocks, final norm, head. With tied embeddings
+    /// there is no `lm_head.weight`.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let matrix = [self.vocab_size, self.hidden_size];
+        let end = |module: &str, shape: &[usize]| TensorSpec {
+            name: format!("{module}.weight"),
+            shape: shape.to_vec(),
+            hidden_axis: Some(shape.len() - 1),
+        };
+        let mut tensors = vec![end(EMBEDDINGS, &matrix)];
+        tensors.extend(self.blocks().flat_map(|block| block.tensors()));
+        tensors.push(end(FINAL_NORM, &matrix[1..]));
+        if !self.tie_word_embeddings {
+            tensors.push(end(LM_HEAD, &matrix));
+        }
+        tensors
+    }
+
+    /// The decoder blocks in order.
+    pub fn blocks(&self) -> impl Iterator<Item = BlockLayout> {
+        (0..self.num_layers).map(|index| self.block(index))
+    }
+
+    /// One decoder block.
+    pub fn block(&self, index: usize) -> BlockLayout {
+        let name = block_name(index);
+        let norm = |part: &str| NormInfo { name: format!("{name}.{part}"), size: self.hidden_size, of_hidden: true };
+        let head_norm =
+            |part: &str| NormInfo { name: format!("{name}.{ATTENTION}.{part}"), size: self.head_dim, of_hidden: false };
+        BlockLayout {
+            index,
+            attention_norm: norm(ATTENTION_NORM),
+            mlp_norm: norm(MLP_NORM),
+            head_norms: self.qk_norm.then(|| [head_norm(Q_NORM), head_norm(K_NORM)]),
+            linears: self.attention_linears(index, &name).into_iter().chain(self.mlp_linears(index, &name)).collect(),
+            name,
+        }
+    }
+
+    fn attention_linears(&self, index: usize, block: &str) -> [LinearInfo; 4] {
+        let (hidden, q, kv) = (self.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
+        [
+            (Role::Query, Q, q, hidden, SiteKind::AttentionInput, self.qkv_bias),
+            (Role::Key, K, kv, hidden, SiteKind::AttentionInput, self.qkv_bias),
+            (Role::Value, V, kv, hidden, SiteKind::AttentionInput, self.qkv_bias),
+            (Role::Output, O, hidden, q, SiteKind::OutputInput, self.output_bias),
+        ]
+        .map(|(role, part, out_features, in_features, kind, bias)| LinearInfo {
+            name: format!("{block}.{ATTENTION}.{part}"),
+            role,
+            out_features,
+            in_features,
+            site: Site::in_block(index, kind),
+            bias,
+        })
+    }
+
+    fn mlp_linears(&self, index: usize, block: &str) -> [LinearInfo; 3] {
+        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
+        [
+            (Role::Gate, GATE, inner, hidden, SiteKind::MlpInput),
+            (Role::Up, UP, inner, hidden, SiteKind::MlpInput),
+            (Role::Down, DOWN, hidden, inner, SiteKind::DownInput),
+        ]
+        .map(|(role, part, out_features, in_features, kind)| LinearInfo {
+            name: format!("{block}.{MLP}.{part}"),
+            role,
+            out_features,
+            in_features,
+            site: Site::in_block(index, kind),
+            bias: self.mlp_bias,
+        })
+    }
+
+    /// `lm_head`, tied or not.
+    pub fn head(&self) -> LinearInfo {
+        LinearInfo {
+            name: LM_HEAD.into(),
+            role: Role::Head,
+            out_features: self.vocab_size,
+            in_features: self.hidden_size,
+            site: Site::head(),
+            bias: false,
+        }
+    }
+
+    /// Name of the weight of a module of this model: that of a tied `lm_head` is the table of the embeddings.
+    pub fn weight_of(&self, module: &str) -> String {
+        let owner = if module == LM_HEAD && self.tie_word_embeddings { EMBEDDINGS } else { module };
+        format!("{owner}.weight")
+    }
+
+    /// The linears of the decoder blocks, in the order in which the forward pass meets them.
+    pub fn linears(&self) -> Vec<LinearInfo> {
+        self.blocks().flat_map(|block| block.linears).collect()
+    }
+
+    /// The sites of a block at which linears read or a cache stores, in the order of the forward pass, with their features; keys
+    /// and values of all heads make a row.
+    pub fn sites(&self, index: usize) -> Vec<(Site, usize)> {
+        let mut sites: Vec<(Site, usize)> = Vec::new();
+        for linear in self.block(index).linears {
+            if sites.last().is_none_or(|(last, _)| *last != linear.site) {
+                sites.push((linear.site, linear.in_features));
+            }
+            if linear.role == Role::Value {
+                let cached = linear.out_features;
+                sites.extend([SiteKind::Key, SiteKind::Value].map(|kind| (Site::in_block(index, kind), cached)));
+            }
+        }
+        sites
+    }
+}
