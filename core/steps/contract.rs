@@ -30,6 +30,7 @@ pub(super) fn role(role: arch::Role) -> Role {
         arch::Role::Up => Role::Up,
         arch::Role::Down => Role::Down,
         arch::Role::Head => Role::Head,
+        arch::Role::Router => Role::Router,
     }
 }
 

@@ -55,6 +55,8 @@ pub enum Role {
     Down,
     /// Makes logits.
     Head,
+    /// Weighs the experts of a mixture; it is never quantized.
+    Router,
 }
 
 /// One linear of the model.

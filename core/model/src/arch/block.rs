@@ -1,8 +1,11 @@
 //! What a configuration means: the tensors and the linears of each block and of the ends.
 
-use super::names::{ATTENTION, ATTENTION_NORM, DOWN, GATE, K, K_NORM, MLP, MLP_NORM, O, Q, Q_NORM, UP, V};
+use super::names::{
+    ATTENTION, ATTENTION_NORM, DOWN, EXPERTS, GATE, K, K_NORM, MLP, MLP_NORM, O, Q, Q_NORM, SINKS, UP, V,
+};
 use super::{EMBEDDINGS, FINAL_NORM, LM_HEAD, Site, SiteKind, block_name};
 use crate::ModelConfig;
+use crate::config::{Experts, Gating};
 
 /// What a linear is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +26,8 @@ pub enum Role {
     Down,
     /// Makes logits.
     Head,
+    /// Weighs the experts; it is never quantized.
+    Router,
 }
 
 /// One projection of the decoder: its module name (without `.weight`), shape and the site that it reads.
@@ -57,10 +62,21 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
     /// The axis along which the channels of the hidden states lie, for those that have one.
     pub hidden_axis: Option<usize>,
+    /// What a model begins with that nobody has trained yet.
+    pub initial: Initial,
+}
+
+/// How a tensor is begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initial {
+    /// Normal deviates around zero.
+    Normal,
+    Zeros,
+    Ones,
 }
 
 /// One decoder block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BlockLayout {
     pub index: usize,
     /// For example `model.layers.3`.
@@ -71,6 +87,14 @@ pub struct BlockLayout {
     pub mlp_norm: NormInfo,
     /// Of queries and of keys per head.
     pub head_norms: Option<[NormInfo; 2]>,
+    /// A score for each query head, where attention has sinks: the name of the tensor `[heads]`, and the heads.
+    pub sinks: Option<(String, usize)>,
+    /// How many keys a query sees at most.
+    pub window: Option<usize>,
+    /// How the gates of the MLP, or of its experts, act.
+    pub gating: Gating,
+    /// The router of a mixture of experts. Its experts' linears are among `linears`, expert by expert.
+    pub router: Option<LinearInfo>,
     /// In the order in which the forward pass meets them.
     pub linears: Vec<LinearInfo>,
 }
@@ -78,7 +102,7 @@ pub struct BlockLayout {
 impl Role {
     /// Whether its input is the normed hidden states.
     pub fn reads_hidden(self) -> bool {
-        matches!(self, Self::Query | Self::Key | Self::Value | Self::Gate | Self::Up | Self::Head)
+        matches!(self, Self::Query | Self::Key | Self::Value | Self::Gate | Self::Up | Self::Head | Self::Router)
     }
 
     /// Whether its output is added to the hidden states.
@@ -100,12 +124,17 @@ impl LinearInfo {
 
     fn tensors(&self) -> impl Iterator<Item = TensorSpec> {
         let axis = if self.role.reads_hidden() { Some(1) } else { self.role.writes_hidden().then_some(0) };
-        let weight =
-            TensorSpec { name: self.weight(), shape: vec![self.out_features, self.in_features], hidden_axis: axis };
+        let weight = TensorSpec {
+            name: self.weight(),
+            shape: vec![self.out_features, self.in_features],
+            hidden_axis: axis,
+            initial: Initial::Normal,
+        };
         let bias = self.bias().map(|name| TensorSpec {
             name,
             shape: vec![self.out_features],
             hidden_axis: axis.filter(|axis| *axis == 0),
+            initial: Initial::Zeros,
         });
         [weight].into_iter().chain(bias)
     }
@@ -117,6 +146,7 @@ impl NormInfo {
             name: format!("{}.weight", self.name),
             shape: vec![self.size],
             hidden_axis: self.of_hidden.then_some(0),
+            initial: Initial::Ones,
         }
     }
 }
@@ -130,8 +160,14 @@ impl BlockLayout {
     /// Every tensor of the block, norms first.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let norms = [&self.attention_norm, &self.mlp_norm].into_iter().chain(self.head_norms.iter().flatten());
-        let norms = norms.map(NormInfo::tensor);
-        norms.chain(self.linears.iter().flat_map(LinearInfo::tensors)).collect()
+        let sinks = self.sinks.iter().map(|(name, heads)| TensorSpec {
+            name: name.clone(),
+            shape: vec![*heads],
+            hidden_axis: None,
+            initial: Initial::Zeros,
+        });
+        let linears = self.linears.iter().chain(&self.router).flat_map(LinearInfo::tensors);
+        norms.map(NormInfo::tensor).chain(sinks).chain(linears).collect()
     }
 }
 
@@ -144,6 +180,7 @@ impl ModelConfig {
             name: format!("{module}.weight"),
             shape: shape.to_vec(),
             hidden_axis: Some(shape.len() - 1),
+            initial: if shape.len() == 2 { Initial::Normal } else { Initial::Ones },
         };
         let mut tensors = vec![end(EMBEDDINGS, &matrix)];
         tensors.extend(self.blocks().flat_map(|block| block.tensors()));
@@ -170,7 +207,19 @@ impl ModelConfig {
             attention_norm: norm(ATTENTION_NORM),
             mlp_norm: norm(MLP_NORM),
             head_norms: self.qk_norm.then(|| [head_norm(Q_NORM), head_norm(K_NORM)]),
-            linears: self.attention_linears(index, &name).into_iter().chain(self.mlp_linears(index, &name)).collect(),
+            sinks: self.attention_sinks.then(|| (format!("{name}.{ATTENTION}.{SINKS}"), self.num_heads)),
+            window: self.sliding_window(index),
+            gating: self.experts_of(index).map_or(Gating::Silu, |experts| experts.gating),
+            router: self.experts_of(index).map(|experts| self.router(index, &name, experts)),
+            linears: match self.experts_of(index) {
+                None => {
+                    self.attention_linears(index, &name).into_iter().chain(self.mlp_linears(index, &name)).collect()
+                }
+                Some(experts) => {
+                    let each = (0..experts.count).flat_map(|expert| self.expert_linears(index, &name, experts, expert));
+                    self.attention_linears(index, &name).into_iter().chain(each).collect()
+                }
+            },
             name,
         }
     }
@@ -210,6 +259,34 @@ impl ModelConfig {
         })
     }
 
+    fn expert_linears(&self, index: usize, block: &str, experts: &Experts, expert: usize) -> [LinearInfo; 3] {
+        let (hidden, inner) = (self.hidden_size, experts.intermediate_size);
+        [
+            (Role::Gate, GATE, inner, hidden, SiteKind::MlpInput),
+            (Role::Up, UP, inner, hidden, SiteKind::MlpInput),
+            (Role::Down, DOWN, hidden, inner, SiteKind::DownInput),
+        ]
+        .map(|(role, part, out_features, in_features, kind)| LinearInfo {
+            name: format!("{block}.{MLP}.{EXPERTS}.{expert}.{part}"),
+            role,
+            out_features,
+            in_features,
+            site: Site::in_expert(index, expert, kind),
+            bias: experts.bias,
+        })
+    }
+
+    fn router(&self, index: usize, block: &str, experts: &Experts) -> LinearInfo {
+        LinearInfo {
+            name: format!("{block}.{MLP}.{}", self.architecture.family().router),
+            role: Role::Router,
+            out_features: experts.count,
+            in_features: self.hidden_size,
+            site: Site::in_block(index, SiteKind::MlpInput),
+            bias: experts.bias,
+        }
+    }
+
     /// `lm_head`, tied or not.
     pub fn head(&self) -> LinearInfo {
         LinearInfo {
@@ -237,7 +314,9 @@ impl ModelConfig {
     /// and values of all heads make a row.
     pub fn sites(&self, index: usize) -> Vec<(Site, usize)> {
         let mut sites: Vec<(Site, usize)> = Vec::new();
-        for linear in self.block(index).linears {
+        let BlockLayout { linears, router, .. } = self.block(index);
+        let (attention, mlp) = linears.split_at(linears.iter().take_while(|linear| linear.site.is_attention()).count());
+        for linear in attention.iter().chain(&router).chain(mlp) {
             if sites.last().is_none_or(|(last, _)| *last != linear.site) {
                 sites.push((linear.site, linear.in_features));
             }

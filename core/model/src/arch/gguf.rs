@@ -3,6 +3,11 @@
 use super::{Architecture, BlockLayout, EMBEDDINGS, FINAL_NORM, LM_HEAD, Role, TensorSpec};
 use crate::ModelConfig;
 
+/// The families whose files are read: those without experts.
+pub(crate) fn architectures() -> impl Iterator<Item = Architecture> {
+    Architecture::ALL.into_iter().filter(|architecture| architecture.family().router.is_empty())
+}
+
 /// The table of the embeddings.
 pub(crate) const TABLE: &str = "token_embd.weight";
 
@@ -54,7 +59,7 @@ fn part(role: Role) -> Option<&'static str> {
         Role::Gate => "ffn_gate",
         Role::Up => "ffn_up",
         Role::Down => "ffn_down",
-        Role::Head => return None,
+        Role::Head | Role::Router => return None,
     })
 }
 

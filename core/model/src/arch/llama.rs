@@ -12,6 +12,10 @@ pub(super) const FAMILY: Family = Family {
         config.mlp_bias = keys.flag("mlp_bias", false)?;
         Ok(())
     },
+    rms_norm_eps: 1e-6,
+    has_windows: false,
+    router: "",
+    stacking: None,
     // llama.cpp rotates neighbouring pairs where Hugging Face rotates the halves of a head.
     gguf_interleaves: true,
     bias_keys: &[("attention_bias", Role::Query), ("mlp_bias", Role::Up)],

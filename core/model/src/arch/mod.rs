@@ -6,23 +6,26 @@
 //! consists of known parts is one more file here and a line in [`Architecture`].
 
 mod block;
+pub(crate) mod experts;
 mod family;
 pub(crate) mod gguf;
+mod gpt_oss;
 mod llama;
 mod names;
 mod pairs;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 pub mod recipes;
 mod site;
 
-pub use self::block::{BlockLayout, LinearInfo, NormInfo, Role, TensorSpec};
+pub use self::block::{BlockLayout, Initial, LinearInfo, NormInfo, Role, TensorSpec};
 pub(crate) use self::family::Family;
 pub use self::names::{
     EMBEDDINGS, EXAMPLE_SELECTOR, FINAL_NORM, FUSED_STACKS, LM_HEAD, ModuleName, attention_name, block_name, block_of,
     input_site,
 };
-pub(crate) use self::names::{FREQUENCIES, kv_scale_name, kv_zero_point_name};
+pub(crate) use self::names::{FREQUENCIES, kv_scale_name, kv_zero_point_name, uncoded_modules};
 pub use self::pairs::{Pair, PairKind};
 pub use self::site::{Site, SiteKind};
 
@@ -35,17 +38,23 @@ pub enum Architecture {
     Qwen2,
     /// Qwen3: RMSNorm on queries and keys per head.
     Qwen3,
+    /// Qwen3-MoE: the same with experts.
+    Qwen3Moe,
+    /// gpt-oss: sinks, sliding windows, experts with biases.
+    GptOss,
 }
 
 impl Architecture {
     /// Every family, in the order in which messages list them.
-    pub const ALL: [Self; 3] = [Self::Llama, Self::Qwen2, Self::Qwen3];
+    pub const ALL: [Self; 5] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Qwen3Moe, Self::GptOss];
 
     pub(crate) fn family(self) -> &'static Family {
         match self {
             Self::Llama => &llama::FAMILY,
             Self::Qwen2 => &qwen2::FAMILY,
             Self::Qwen3 => &qwen3::FAMILY,
+            Self::Qwen3Moe => &qwen3_moe::FAMILY,
+            Self::GptOss => &gpt_oss::FAMILY,
         }
     }
 

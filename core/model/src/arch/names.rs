@@ -1,5 +1,7 @@
 //! Names of modules, as checkpoints of all these families spell them.
 
+use crate::ModelConfig;
+
 /// The module that turns tokens into hidden states: a table `[vocabulary, hidden]` whose rows are looked up.
 pub const EMBEDDINGS: &str = "model.embed_tokens";
 
@@ -23,6 +25,8 @@ const BLOCKS: &str = "model.layers.";
 
 pub(super) const ATTENTION: &str = "self_attn";
 pub(super) const MLP: &str = "mlp";
+pub(super) const EXPERTS: &str = "experts";
+pub(super) const SINKS: &str = "sinks";
 pub(super) const ATTENTION_NORM: &str = "input_layernorm";
 pub(super) const MLP_NORM: &str = "post_attention_layernorm";
 pub(super) const Q_NORM: &str = "q_norm";
@@ -70,6 +74,12 @@ pub fn block_of(name: &str) -> Option<usize> {
 /// The name of the attention of a block, which is no linear and can be meant by a rotation.
 pub fn attention_name(index: usize) -> String {
     format!("{BLOCKS}{index}.{ATTENTION}")
+}
+
+/// The modules that stay as they are where the experts of a model are MXFP4 codes, as `modules_to_not_convert` lists them.
+pub(crate) fn uncoded_modules(config: &ModelConfig) -> [String; 4] {
+    let router = config.architecture.family().router;
+    [format!("{BLOCKS}*.{ATTENTION}"), format!("{BLOCKS}*.{MLP}.{router}"), EMBEDDINGS.into(), LM_HEAD.into()]
 }
 
 /// The name of the site that a module alone reads.

@@ -1,6 +1,7 @@
 //! Pairs of layers between which a scale can move: what one is divided by, the others are multiplied by.
 
 use super::{BlockLayout, LinearInfo, Role, Site};
+use crate::config::Gating;
 
 /// The kinds of pairs in a decoder block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,10 +62,21 @@ impl BlockLayout {
         for value in named(Role::Value) {
             pairs.extend(pair(PairKind::ValueToOutput, &value.name, &|linear| linear.role == Role::Output));
         }
-        let gated = |linear: &&LinearInfo| matches!(linear.role, Role::Gate | Role::Up);
-        pairs.extend(pair(PairKind::NormToGateUp, &self.mlp_norm.name, &gated));
-        for up in named(Role::Up) {
-            pairs.extend(pair(PairKind::UpToDown, &up.name, &|linear| linear.role == Role::Down));
+        // A router reads what the experts read.
+        let gated = self.linears.iter().filter(|linear| matches!(linear.role, Role::Gate | Role::Up));
+        let readers: Vec<&LinearInfo> = gated.chain(&self.router).collect();
+        pairs.extend(readers.last().map(|last| Pair {
+            kind: PairKind::NormToGateUp,
+            block: self.index,
+            source: self.mlp_norm.name.clone(),
+            // Of all tokens, also where each expert sees its own.
+            site: last.site,
+            readers: readers.iter().map(|linear| linear.name.clone()).collect(),
+        }));
+        // Only what is linear in up can be scaled through the gate.
+        for up in named(Role::Up).filter(|_| self.gating == Gating::Silu) {
+            let own = |linear: &&LinearInfo| linear.role == Role::Down && linear.site.expert == up.site.expert;
+            pairs.extend(pair(PairKind::UpToDown, &up.name, &own));
         }
         pairs
     }

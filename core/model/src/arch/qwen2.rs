@@ -12,6 +12,10 @@ pub(super) const FAMILY: Family = Family {
         config.qkv_bias = true;
         Ok(())
     },
+    rms_norm_eps: 1e-6,
+    has_windows: false,
+    router: "",
+    stacking: None,
     gguf_interleaves: false,
     bias_keys: &[],
 };

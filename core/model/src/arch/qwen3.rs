@@ -13,6 +13,10 @@ pub(super) const FAMILY: Family = Family {
         config.qk_norm = true;
         Ok(())
     },
+    rms_norm_eps: 1e-6,
+    has_windows: false,
+    router: "",
+    stacking: None,
     gguf_interleaves: false,
     bias_keys: &[("attention_bias", Role::Query)],
 };

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::names::{ATTENTION, DOWN, EXPERTS, LM_HEAD, MLP, O, block_name};
+
 /// What an activation is the input of. Linears that read the same activation share a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SiteKind {
@@ -9,7 +11,7 @@ pub enum SiteKind {
     AttentionInput,
     /// Input of `o_proj`.
     OutputInput,
-    /// Input of `gate_proj` and `up_proj`.
+    /// Input of `gate_proj` and `up_proj`, or of a router; for an expert, the tokens that are routed to it.
     MlpInput,
     /// Input of `down_proj`.
     DownInput,
@@ -21,6 +23,8 @@ pub enum SiteKind {
     Key,
     /// Values, as a KV cache stores them.
     Value,
+    /// Logits of a router, `[batch, len, experts]`.
+    Routing,
 }
 
 /// A site of one block, or of the head (`block` is `None`).
@@ -28,6 +32,8 @@ pub enum SiteKind {
 pub struct Site {
     /// Index of the decoder block.
     pub block: Option<usize>,
+    /// Which expert of the block, for the sites of one.
+    pub expert: Option<usize>,
     /// Which activation of it.
     pub kind: SiteKind,
 }
@@ -35,31 +41,45 @@ pub struct Site {
 impl Site {
     /// The site of the given kind in a decoder block.
     pub fn in_block(block: usize, kind: SiteKind) -> Self {
-        Self { block: Some(block), kind }
+        Self { block: Some(block), expert: None, kind }
+    }
+
+    /// The site of the given kind in an expert of a decoder block.
+    pub fn in_expert(block: usize, expert: usize, kind: SiteKind) -> Self {
+        Self { expert: Some(expert), ..Self::in_block(block, kind) }
+    }
+
+    /// Whether it lies in attention.
+    pub fn is_attention(self) -> bool {
+        use SiteKind::{AttentionInput, Key, OutputInput, Query, Value};
+        matches!(self.kind, AttentionInput | OutputInput | Query | Key | Value)
     }
 
     /// The input of `lm_head`.
     pub fn head() -> Self {
-        Self { block: None, kind: SiteKind::HeadInput }
+        Self { block: None, expert: None, kind: SiteKind::HeadInput }
     }
 }
 
 impl fmt::Display for Site {
     /// The dotted name of the site, for example `model.layers.3.mlp.down_proj.input`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tail = match self.kind {
-            SiteKind::AttentionInput => "self_attn.input",
-            SiteKind::OutputInput => "self_attn.o_proj.input",
-            SiteKind::MlpInput => "mlp.input",
-            SiteKind::DownInput => "mlp.down_proj.input",
-            SiteKind::HeadInput => "lm_head.input",
-            SiteKind::Query => "self_attn.query",
-            SiteKind::Key => "self_attn.key",
-            SiteKind::Value => "self_attn.value",
+        let Some(block) = self.block else { return write!(f, "{LM_HEAD}.input") };
+        write!(f, "{}.", block_name(block))?;
+        let mlp = |f: &mut fmt::Formatter<'_>, tail: &str| match self.expert {
+            None => write!(f, "{MLP}.{tail}"),
+            Some(expert) => write!(f, "{MLP}.{EXPERTS}.{expert}.{tail}"),
         };
-        match self.block {
-            Some(block) => write!(f, "model.layers.{block}.{tail}"),
-            None => f.write_str(tail),
+        match self.kind {
+            SiteKind::AttentionInput => write!(f, "{ATTENTION}.input"),
+            SiteKind::OutputInput => write!(f, "{ATTENTION}.{O}.input"),
+            SiteKind::MlpInput => mlp(f, "input"),
+            SiteKind::DownInput => mlp(f, &format!("{DOWN}.input")),
+            SiteKind::HeadInput => f.write_str("input"),
+            SiteKind::Query => write!(f, "{ATTENTION}.query"),
+            SiteKind::Key => write!(f, "{ATTENTION}.key"),
+            SiteKind::Value => write!(f, "{ATTENTION}.value"),
+            SiteKind::Routing => write!(f, "{MLP}.routing"),
         }
     }
 }

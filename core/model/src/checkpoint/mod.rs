@@ -13,6 +13,7 @@ mod mapped;
 mod quantization;
 mod safetensors;
 mod scales;
+mod stacked;
 mod stored;
 mod transforms;
 mod verify;
@@ -36,6 +37,7 @@ use self::mapped::MappedFile;
 pub use self::mapped::regular_file;
 pub(crate) use self::mapped::{read_json, read_small};
 pub use self::quantization::QuantizationConfig;
+use self::quantization::has_coded_experts;
 use self::stored::Stored;
 pub(crate) use self::transforms::online_rotations;
 pub use self::transforms::transform_config;
@@ -131,7 +133,11 @@ impl Checkpoint {
         if let Some(generation) = read_json(&generation_file)? {
             add_generation_eos(&mut config, &generation, &generation_file)?;
         }
-        let quantization = QuantizationConfig::from_config(&config_json, &config_file)?;
+        let coded_experts = has_coded_experts(&config, &config_json);
+        let quantization = match coded_experts {
+            true => None,
+            false => QuantizationConfig::from_config(&config_json, &config_file)?,
+        };
         let weights = folder::open_weights(path)?;
         let kv_grid = noted_kv_grid(&config_json, &config_file)?;
         let layout = Layout {
@@ -141,6 +147,7 @@ impl Checkpoint {
             weight_grids: &weights.grids,
             input_grids: &noted_input_grids(&config_json, &config_file)?,
             kv_grid: kv_grid.as_ref(),
+            coded_experts,
         };
         let Matched { tensors, inputs, kv_cache } = layout.match_tensors(weights.tensors)?;
         let mut documents = vec![config_file];
@@ -244,8 +251,11 @@ impl Checkpoint {
     /// # Errors
     /// There is no such linear, or its scales are damaged.
     pub fn quantized_linear(&self, module: &str) -> Result<Option<QuantizedLinear>, ModelError> {
-        let Stored::Compressed(stored) = self.stored(&format!("{module}.weight"))? else { return Ok(None) };
-        let mut linear = stored.read()?;
+        let mut linear = match self.stored(&format!("{module}.weight"))? {
+            Stored::Compressed(stored) => stored.read()?,
+            Stored::StackedCodes(stored) => stored.read()?,
+            _ => return Ok(None),
+        };
         let bias = format!("{module}.bias");
         if self.tensors.contains_key(&bias) {
             linear.bias = Some(self.values(&bias)?);

@@ -6,8 +6,8 @@ use regex::Regex;
 use serde_json::Value;
 use workbench_quant::{Format, QuantizationArgs, Scheme, kv_cache_args};
 
-use crate::ModelError;
-use crate::config::EMBEDDINGS;
+use crate::arch::EMBEDDINGS;
+use crate::{ModelConfig, ModelError};
 
 /// The layouts that are read and written.
 pub(crate) const SUPPORTED: &str = "pack-quantized, int-quantized, float-quantized, nvfp4-pack-quantized, \
@@ -19,6 +19,12 @@ pub struct QuantizationConfig {
     ignore: Vec<Target>,
     kv_cache: Option<QuantizationArgs>,
     json: Value,
+}
+
+/// Whether a configuration says that the experts are MXFP4 codes as OpenAI published gpt-oss: `quant_method` `mxfp4`.
+pub(crate) fn has_coded_experts(config: &ModelConfig, config_json: &Value) -> bool {
+    let stacked = config.experts.is_some() && config.architecture.family().stacking.is_some();
+    stacked && config_json["quantization_config"]["quant_method"] == "mxfp4"
 }
 
 /// One scheme with its targets.

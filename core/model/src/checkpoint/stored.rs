@@ -10,6 +10,7 @@ use super::compressed::CompressedLinear;
 use super::dtype::{Dtype, find_non_finite, first_non_finite, widen};
 use super::gguf::GgufTensor;
 use super::safetensors::StoredTensor;
+use super::stacked::{StackedCodes, StackedTensor};
 use crate::{
     ModelError,
     source::{no_row, pick},
@@ -23,6 +24,10 @@ pub(crate) enum Stored {
     Gguf(GgufTensor),
     /// As codes and scales.
     Compressed(Box<CompressedLinear>),
+    /// In a tensor of all experts.
+    Stacked(StackedTensor),
+    /// As codes and scales in tensors of all experts.
+    StackedCodes(Box<StackedCodes>),
 }
 
 impl Stored {
@@ -31,7 +36,8 @@ impl Stored {
         match self {
             Self::Dense(tensor) => tensor.dtype,
             Self::Gguf(tensor) => tensor.dense_dtype(),
-            Self::Compressed(_) => Dtype::F32,
+            Self::Compressed(_) | Self::StackedCodes(_) => Dtype::F32,
+            Self::Stacked(tensor) => tensor.tensor.dtype,
         }
     }
 
@@ -40,6 +46,8 @@ impl Stored {
             Self::Dense(tensor) => &tensor.shape,
             Self::Gguf(tensor) => &tensor.shape,
             Self::Compressed(linear) => linear.shape(),
+            Self::Stacked(tensor) => &tensor.shape,
+            Self::StackedCodes(linear) => &linear.shape,
         }
     }
 
@@ -49,6 +57,8 @@ impl Stored {
             Self::Dense(tensor) => tensor.range.len(),
             Self::Gguf(tensor) => tensor.range.len(),
             Self::Compressed(linear) => linear.parts().map(|part| part.range.len()).sum(),
+            Self::Stacked(tensor) => tensor.size(),
+            Self::StackedCodes(linear) => linear.size(),
         }
     }
 
@@ -57,6 +67,8 @@ impl Stored {
             Self::Dense(tensor) => tensor.file.drop_pages(tensor.range.clone()),
             Self::Gguf(tensor) => tensor.file.drop_pages(tensor.range.clone()),
             Self::Compressed(linear) => linear.parts().for_each(|part| part.file.drop_pages(part.range.clone())),
+            Self::Stacked(tensor) => tensor.drop_pages(),
+            Self::StackedCodes(linear) => linear.drop_pages(),
         }
     }
 
@@ -65,7 +77,10 @@ impl Stored {
         let bytes = match self {
             Self::Dense(tensor) => Cow::Borrowed(tensor.bytes()),
             Self::Gguf(tensor) => Cow::Owned(tensor.dense_bytes().map_err(|bad| self.not_finite(name, bad))?),
-            Self::Compressed(_) => Cow::Owned(self.values(name)?.into_iter().flat_map(f32::to_le_bytes).collect()),
+            Self::Stacked(tensor) => Cow::Owned(tensor.dense_bytes()),
+            Self::Compressed(_) | Self::StackedCodes(_) => {
+                Cow::Owned(self.values(name)?.into_iter().flat_map(f32::to_le_bytes).collect())
+            }
         };
         Ok(RawTensor { dtype: self.dtype(), shape: self.shape(), bytes })
     }
@@ -81,13 +96,16 @@ impl Stored {
                 }
             }
             Self::Gguf(tensor) => tensor.values().map_err(|bad| self.not_finite(name, bad)),
-            Self::Compressed(linear) => {
-                let values = linear.values()?;
-                match first_non_finite(&values) {
-                    None => Ok(values),
-                    Some(index) => Err(self.not_finite(name, (index, values[index]))),
-                }
-            }
+            Self::Stacked(tensor) => tensor.values().map_err(|bad| self.not_finite(name, bad)),
+            Self::Compressed(linear) => self.finite(name, linear.values()?),
+            Self::StackedCodes(linear) => self.finite(name, linear.values()?),
+        }
+    }
+
+    fn finite(&self, name: &str, values: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+        match first_non_finite(&values) {
+            None => Ok(values),
+            Some(index) => Err(self.not_finite(name, (index, values[index]))),
         }
     }
 
@@ -116,7 +134,7 @@ impl Stored {
                 None => Ok(()),
                 Some(bad) => Err(self.not_finite(name, bad)),
             },
-            Self::Gguf(_) | Self::Compressed(_) => self.values(name).map(drop),
+            _ => self.values(name).map(drop),
         }
     }
 
@@ -125,6 +143,8 @@ impl Stored {
             Self::Dense(tensor) => tensor.file.path(),
             Self::Gguf(tensor) => tensor.file.path(),
             Self::Compressed(linear) => linear.weight.file.path(),
+            Self::Stacked(tensor) => tensor.tensor.file.path(),
+            Self::StackedCodes(linear) => linear.blocks.file.path(),
         }
     }
 

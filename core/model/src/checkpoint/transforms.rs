@@ -38,6 +38,11 @@ pub(crate) fn online_rotations(
                 Some("weight_input" | "weight_output") => continue,
                 Some("input") => {
                     group.applies_to(apply, &place, &group.down_projections())?;
+                    if config.experts.is_some() {
+                        let message =
+                            format!("{place} rotates the inner activations of experts, which is not supported");
+                        return Err(group.error(message, "leave R4 out for a mixture of experts"));
+                    }
                     (&mut online.down, size(config.intermediate_size)?)
                 }
                 Some("q_attn") => {

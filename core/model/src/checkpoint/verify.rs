@@ -12,6 +12,7 @@ use super::kv_cache::StoredKv;
 use super::quantization::QuantizationConfig;
 use super::safetensors::StoredTensor;
 use super::scales::storage_dtype;
+use super::stacked::Stacks;
 use super::stored::Stored;
 use crate::arch::{EMBEDDINGS, FREQUENCIES, LM_HEAD, TensorSpec};
 use crate::{ModelConfig, ModelError};
@@ -38,6 +39,8 @@ pub(crate) struct Layout<'a> {
     pub(crate) weight_grids: &'a BTreeMap<String, Grid>,
     pub(crate) input_grids: &'a BTreeMap<String, Grid>,
     pub(crate) kv_grid: Option<&'a Grid>,
+    /// Whether weights of experts are MXFP4 codes, stacked.
+    pub(crate) coded_experts: bool,
 }
 
 impl Layout<'_> {
@@ -47,6 +50,7 @@ impl Layout<'_> {
         let mut matched = Matched { tensors: BTreeMap::new(), inputs: BTreeMap::new(), kv_cache: Vec::new() };
         let mut unclaimed = Unclaimed { tensors: &mut stored, folder: self.folder };
         let mut missing = Vec::new();
+        let mut stacks = Stacks::new(self.config, self.folder, self.coded_experts);
         for spec in self.config.tensors() {
             if let Some(linear) = self.quantized(&spec, &mut unclaimed, &mut matched.inputs)? {
                 matched.tensors.insert(spec.name, Stored::Compressed(Box::new(linear)));
@@ -57,7 +61,10 @@ impl Layout<'_> {
                     check_dense(&spec.name, &spec.shape, &tensor)?;
                     matched.tensors.insert(spec.name, Stored::Dense(tensor));
                 }
-                None => missing.push(spec.name),
+                None => match stacks.claim(&spec, &mut unclaimed)? {
+                    Some(stored) => drop(matched.tensors.insert(spec.name, stored)),
+                    None => missing.push(spec.name),
+                },
             }
         }
         if let Some(args) = self.quantization.and_then(QuantizationConfig::kv_cache) {
@@ -69,6 +76,7 @@ impl Layout<'_> {
                 stored.contains_key(&format!("{first}_packed")) || stored.contains_key(&format!("{first}_scale"));
             return Err(missing_error(self.config, self.folder, first, missing.len(), codes));
         }
+        stacks.finish()?;
         refuse_leftovers(self.config, &matched.tensors, &stored)?;
         Ok(matched)
     }

@@ -69,6 +69,25 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A list of whole numbers below a limit, or none.
+    pub(crate) fn indices(&self, key: &str, limit: usize) -> Result<Vec<usize>, ModelError> {
+        let wrong =
+            |value: &Value| self.error(format!("`{key}` is {value}, expected a list of numbers below {limit}"), "");
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let items = value.as_array().ok_or_else(|| wrong(value))?;
+        let index = |item: &Value| item.as_u64().map(|index| index as usize).filter(|index| *index < limit);
+        items.iter().map(|item| index(item).ok_or_else(|| wrong(value))).collect()
+    }
+
+    /// How many of `count` experts a token passes.
+    pub(crate) fn experts_per_token(&self, count: usize) -> Result<usize, ModelError> {
+        let key = "num_experts_per_tok";
+        match self.size(key)? {
+            taken if taken <= count => Ok(taken),
+            taken => Err(self.error(format!("`{key}` is {taken}, but there are {count} experts"), "")),
+        }
+    }
+
     /// One token id, a list of them, or none; each has to have an embedding.
     pub(crate) fn token_ids(&self, key: &str, vocab_size: usize) -> Result<Vec<u32>, ModelError> {
         let listed = match self.get(key) {

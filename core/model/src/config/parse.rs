@@ -7,13 +7,11 @@ use serde_json::Value;
 use super::keys::Keys;
 use super::{Architecture, ModelConfig, OnlineRotations};
 use crate::ModelError;
+use crate::arch::Family;
 use crate::checkpoint::online_rotations;
 
 /// No real model comes near this.
 const MAX_LAYERS: usize = 4096;
-
-/// The epsilon that transformers assumes where a file names none.
-const DEFAULT_EPSILON: f64 = 1e-6;
 
 impl ModelConfig {
     /// Reads the parsed `config.json`; `file` is only for messages.
@@ -31,7 +29,7 @@ impl ModelConfig {
         };
         let keys = Keys { object, file };
         let architecture = keys.architecture()?;
-        keys.refuse_unsupported()?;
+        keys.refuse_unsupported(architecture.family())?;
 
         let hidden_size = keys.size("hidden_size")?;
         let num_heads = keys.size("num_attention_heads")?;
@@ -58,7 +56,7 @@ impl ModelConfig {
             num_kv_heads,
             head_dim: keys.head_dim(architecture, hidden_size, num_heads)?,
             max_positions: keys.size("max_position_embeddings")?,
-            rms_norm_eps: keys.positive("rms_norm_eps")?.unwrap_or(DEFAULT_EPSILON),
+            rms_norm_eps: keys.positive("rms_norm_eps")?.unwrap_or(architecture.family().rms_norm_eps),
             rope_theta,
             rope_scaling,
             tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
@@ -66,6 +64,9 @@ impl ModelConfig {
             output_bias: false,
             mlp_bias: false,
             qk_norm: false,
+            sliding_windows: Vec::new(),
+            attention_sinks: false,
+            experts: None,
             online: OnlineRotations::default(),
             bos_token_id: keys.token_ids("bos_token_id", vocab_size)?.first().copied(),
             eos_token_ids: keys.token_ids("eos_token_id", vocab_size)?,
@@ -137,14 +138,15 @@ impl Keys<'_> {
     }
 
     /// Refuses what would change the function without the decoder knowing.
-    fn refuse_unsupported(&self) -> Result<(), ModelError> {
+    fn refuse_unsupported(&self, family: &Family) -> Result<(), ModelError> {
         if let Some(act) = self.get("hidden_act").filter(|act| !matches!(act.as_str(), Some("silu" | "swish"))) {
             return Err(self.error(format!("`hidden_act` is {act}; only \"silu\" is supported"), ""));
         }
         if self.flag("use_sliding_window", false)? {
             return Err(self.error("`use_sliding_window` is true; sliding-window attention is not supported", ""));
         }
-        if let Some(kinds) = self.get("layer_types").and_then(Value::as_array)
+        if !family.has_windows
+            && let Some(kinds) = self.get("layer_types").and_then(Value::as_array)
             && let Some(kind) = kinds.iter().find(|kind| kind.as_str() != Some("full_attention"))
         {
             return Err(self.error(format!("`layer_types` holds {kind}; only \"full_attention\" is supported"), ""));

@@ -6,8 +6,8 @@
 
 use serde_json::Value;
 
-use super::RopeScaling;
 use super::keys::{Keys, MAX_SIZE};
+use super::{RopeScaling, Yarn};
 use crate::ModelError;
 
 /// The base that transformers assumes where a file names none.
@@ -84,11 +84,15 @@ impl Keys<'_> {
         let (scaling, own): (_, &[&str]) = match kind {
             "default" => (RopeScaling::None, &[]),
             "linear" => (RopeScaling::Linear { factor: required("factor")? }, &["factor"]),
+            "yarn" => (
+                self.yarn(name, &keys, &required)?,
+                &["factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"],
+            ),
             "llama3" => (self.llama3(name, &keys, &required)?, &["factor", "low_freq_factor", "high_freq_factor"]),
             other => {
                 return Err(self.error(
                     format!("`{name}` is of the unknown type \"{other}\""),
-                    "known are default, linear and llama3",
+                    "known are default, linear, llama3 and yarn",
                 ));
             }
         };
@@ -133,6 +137,51 @@ impl Keys<'_> {
                 "the smooth blend between both needs a range",
             ));
         }
+        Ok(RopeScaling::Llama3 {
+            factor: required("factor")?,
+            low_freq_factor: low,
+            high_freq_factor: high,
+            original_max_positions: self.original_length(name, keys, required)?,
+        })
+    }
+
+    /// YaRN, with the defaults that transformers gives.
+    fn yarn(
+        &self,
+        name: &str,
+        keys: &Keys<'_>,
+        required: &dyn Fn(&str) -> Result<f64, ModelError>,
+    ) -> Result<RopeScaling, ModelError> {
+        let factor = required("factor")?;
+        let (fast, slow) = (keys.positive("beta_fast")?.unwrap_or(32.0), keys.positive("beta_slow")?.unwrap_or(1.0));
+        if fast <= slow {
+            return Err(self.error(format!("`beta_fast` {fast} is not above `beta_slow` {slow}"), ""));
+        }
+        // Equation 22 of the paper, and its form with two scales.
+        let of = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+        let scales = (keys.positive("mscale")?, keys.positive("mscale_all_dim")?);
+        let attention_factor = match (keys.positive("attention_factor")?, scales) {
+            (Some(stated), _) => stated,
+            (None, (Some(scale), Some(all))) => of(scale) / of(all),
+            (None, _) => of(1.0),
+        };
+        Ok(RopeScaling::Yarn(Yarn {
+            factor,
+            beta_fast: fast,
+            beta_slow: slow,
+            original_max_positions: self.original_length(name, keys, required)?,
+            attention_factor,
+            truncate: keys.flag("truncate", true)?,
+        }))
+    }
+
+    /// The length that a scaling stretches.
+    fn original_length(
+        &self,
+        name: &str,
+        keys: &Keys<'_>,
+        required: &dyn Fn(&str) -> Result<f64, ModelError>,
+    ) -> Result<usize, ModelError> {
         // Some files give this length beside the object, where transformers prefers it.
         let key = "original_max_position_embeddings";
         let original = match (self.positive(key)?, keys.positive(key)?) {
@@ -146,11 +195,6 @@ impl Keys<'_> {
         if original.fract() != 0.0 || original > MAX_SIZE as f64 {
             return Err(self.error(format!("`{key}` is {original}, not a length"), ""));
         }
-        Ok(RopeScaling::Llama3 {
-            factor: required("factor")?,
-            low_freq_factor: low,
-            high_freq_factor: high,
-            original_max_positions: original as usize,
-        })
+        Ok(original as usize)
     }
 }

@@ -8,6 +8,7 @@ use workbench_rotation::Hadamard;
 use super::Context;
 use super::cache::LayerCache;
 use super::layers::{Linear, Norm};
+use super::mlp::{Mlp, refused};
 use super::ops::{self, Attention};
 use super::parameters::{Loading, PackedLoading, TensorSource};
 use super::quantizer::ActivationQuantizer;
@@ -16,7 +17,7 @@ use super::taps::Taps;
 use crate::arch::{NormInfo, Role, block_name};
 use crate::{ModelConfig, ModelError, Precision, Site, SiteKind, WeightSource};
 
-/// One decoder layer: attention and SwiGLU, each behind an RMSNorm and added to the hidden states.
+/// One decoder layer: attention and an MLP or a mixture of experts, each behind an RMSNorm and added to the hidden states.
 pub struct Block {
     index: usize,
     heads: usize,
@@ -27,8 +28,6 @@ pub struct Block {
     rope: Arc<Rope>,
     /// Of queries and keys, after RoPE.
     head_rotation: Option<Hadamard>,
-    /// Of the input of `down_proj`.
-    down_rotation: Option<Hadamard>,
     attention_norm: Norm,
     /// On keys and on values, before they are cached.
     kv_quantizers: [Option<Arc<dyn ActivationQuantizer>>; 2],
@@ -38,10 +37,12 @@ pub struct Block {
     k: Linear,
     v: Linear,
     o: Linear,
+    /// How many keys a query sees at most.
+    window: Option<usize>,
+    /// A score for each query head that takes a share of the attention.
+    sinks: Option<Tensor>,
     mlp_norm: Norm,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    mlp: Mlp,
 }
 
 impl Block {
@@ -99,7 +100,6 @@ impl Block {
             rope: rope.clone(),
             kv_quantizers: [None, None],
             head_rotation: rotation(config.online.heads)?,
-            down_rotation: rotation(config.online.down)?,
             attention_norm: norm(&layout.attention_norm)?,
             head_norms,
             q: linear(Role::Query)?,
@@ -107,9 +107,9 @@ impl Block {
             v: linear(Role::Value)?,
             o: linear(Role::Output)?,
             mlp_norm: norm(&layout.mlp_norm)?,
-            gate: linear(Role::Gate)?,
-            up: linear(Role::Up)?,
-            down: linear(Role::Down)?,
+            window: layout.window,
+            sinks: layout.sinks.as_ref().map(|(name, heads)| source.tensor(name, &[*heads])).transpose()?,
+            mlp: Mlp::new(config, &layout, rotation(config.online.down)?, source)?,
         })
     }
 
@@ -134,6 +134,13 @@ impl Block {
         self.kv_quantizers = [key, value];
     }
 
+    /// Lets the taps see all tokens at the sites of each expert, also those that are routed elsewhere, or ends that. The output stays.
+    pub fn show_all_to_experts(&mut self, all: bool) {
+        if let Mlp::Sparse(mixture) = &mut self.mlp {
+            mixture.show_all(all);
+        }
+    }
+
     /// Replaces the weight of a linear.
     pub fn set_weight(&mut self, module: &str, weight: Tensor) -> Result<(), ModelError> {
         self.linear_mut(module)?.set_weight(weight)
@@ -146,13 +153,16 @@ impl Block {
 
     /// Frees the weights of all linears but `down_proj`, for a caller with [`mlp_inner`](Self::mlp_inner) of all tokens.
     pub fn let_go_of_all_but_down(&mut self) {
-        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up]
-            .into_iter()
-            .for_each(Linear::let_go);
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o].into_iter().for_each(Linear::let_go);
+        if let Mlp::Dense(mlp) = &mut self.mlp {
+            [&mut mlp.gate, &mut mlp.up].into_iter().for_each(Linear::let_go);
+        }
     }
 
-    fn linears(&mut self) -> [&mut Linear; 7] {
-        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        let mut linears = vec![&mut self.q, &mut self.k, &mut self.v, &mut self.o];
+        linears.extend(self.mlp.linears());
+        linears
     }
 
     fn linear_mut(&mut self, module: &str) -> Result<&mut Linear, ModelError> {
@@ -178,9 +188,7 @@ impl Block {
     pub fn mlp(&self, hidden: &Tensor, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
         let x = self.mlp_input(hidden)?;
         taps.observe(self.site(SiteKind::MlpInput), &x)?;
-        let inner = self.mlp_inner(&x)?;
-        taps.observe(self.site(SiteKind::DownInput), &inner)?;
-        self.down.forward(&inner)
+        self.mlp.forward(&x, self.index, taps)
     }
 
     pub(super) fn run(
@@ -239,17 +247,12 @@ impl Block {
 
     /// The input `[batch, len, intermediate]` of `down_proj`, of [`mlp_input`](Self::mlp_input).
     pub fn mlp_inner(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let [gate, up] = Linear::forward_together([&self.gate, &self.up], x)?;
-        let inner = ops::silu_times(&gate, &up)?;
-        match &self.down_rotation {
-            Some(rotation) => Ok(ops::hadamard(&inner, rotation)?),
-            None => Ok(inner),
-        }
+        self.mlp.dense()?.inner(x)
     }
 
     /// The block's output, of the hidden states after attention and [`mlp_inner`](Self::mlp_inner).
     pub fn mlp_output(&self, hidden: &Tensor, inner: &Tensor) -> Result<Tensor, ModelError> {
-        self.down.forward_onto(hidden, inner)
+        self.mlp.dense()?.down.forward_onto(hidden, inner)
     }
 
     fn mix_with(
@@ -283,7 +286,9 @@ impl Block {
             None => (k, v),
         };
         let (scale, precision) = (1.0 / (self.head_dim as f32).sqrt(), self.precision);
-        Ok(ops::attention(&q, &k, &v, Attention { context: context.clone(), scale, precision })?.flatten_from(2)?)
+        let (window, sinks) = (self.window, self.sinks.clone());
+        let attention = Attention { context: context.clone(), scale, window, sinks, precision };
+        Ok(ops::attention(&q, &k, &v, attention)?.flatten_from(2)?)
     }
 }
 
@@ -298,8 +303,4 @@ fn quantize_heads(quantizer: &Option<Arc<dyn ActivationQuantizer>>, x: Tensor) -
 fn rotation(size: Option<usize>) -> Result<Option<Hadamard>, ModelError> {
     let made = size.map(Hadamard::new).transpose();
     made.map_err(|error| candle_core::Error::Msg(error.to_string()).into())
-}
-
-fn refused(message: String) -> ModelError {
-    candle_core::Error::Msg(message).into()
 }

@@ -7,12 +7,14 @@
 mod block;
 mod cache;
 mod context;
+mod experts;
 mod gradient;
 pub(crate) mod kernels;
 mod layers;
 mod logits;
 mod loss;
 mod memory;
+mod mlp;
 pub(crate) mod ops;
 mod parameters;
 mod quantizer;

@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::ops::View;
+use crate::arch::{Initial, TensorSpec};
 use crate::{ModelConfig, ModelError, Precision, WeightSource, matmul};
 
 /// Tensors by name.
@@ -91,33 +92,33 @@ impl Parameters {
     /// Copies all weights that the architecture needs into variables.
     pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> Result<Self, ModelError> {
         let loading = Loading { source, device };
-        Self::collect(config, |name, shape| loading.tensor(name, shape))
+        Self::collect(config, |spec| loading.tensor(&spec.name, &spec.shape))
     }
 
     /// Fresh weights: normal with standard deviation `deviation` for matrices (as the models of this family were begun
-    /// with; .02 is the usual value), ones for norms, zeros for biases. Each tensor draws from a stream of its own, so
+    /// with; .02 is the usual value), ones for norms, zeros for biases and sinks. Each tensor draws from a stream of its own, so
     /// that its values depend on the seed and its place in the model alone.
     pub fn random(config: &ModelConfig, deviation: f64, seed: u64, device: &Device) -> Result<Self, ModelError> {
         let mut stream = 0;
-        Self::collect(config, |name, shape| {
+        Self::collect(config, |spec| {
             stream += 1;
-            let count = shape.iter().product();
-            let values = match shape.len() {
-                2 => normal(count, deviation, seed, stream),
-                _ if name.ends_with(".bias") => vec![0.0; count],
-                _ => vec![1.0; count],
+            let count = spec.shape.iter().product();
+            let values = match spec.initial {
+                Initial::Normal => normal(count, deviation, seed, stream),
+                Initial::Zeros => vec![0.0; count],
+                Initial::Ones => vec![1.0; count],
             };
-            Ok(Tensor::from_vec(values, shape, device)?)
+            Ok(Tensor::from_vec(values, spec.shape.as_slice(), device)?)
         })
     }
 
     fn collect(
         config: &ModelConfig,
-        mut make: impl FnMut(&str, &[usize]) -> Result<Tensor, ModelError>,
+        mut make: impl FnMut(&TensorSpec) -> Result<Tensor, ModelError>,
     ) -> Result<Self, ModelError> {
         let mut vars = BTreeMap::new();
         for spec in config.tensors() {
-            let tensor = make(&spec.name, &spec.shape)?;
+            let tensor = make(&spec)?;
             vars.insert(spec.name, Var::from_tensor(&tensor)?);
         }
         Ok(Self { vars })

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::ModelConfig;
-use crate::config::RopeScaling;
+use crate::config::{RopeScaling, Yarn};
 
 /// Cosines and sines of `position * frequency_i`: rows of `half` values, one per position.
 pub(crate) struct Angles {
@@ -15,6 +15,8 @@ pub(crate) struct Angles {
 /// The angles of a model, computed as far as positions have been asked for.
 pub(super) struct Rope {
     frequencies: Vec<f32>,
+    /// Of cosines and sines, which carry it into queries and keys.
+    factor: f32,
     angles: Mutex<Arc<Angles>>,
 }
 
@@ -22,7 +24,11 @@ impl Rope {
     pub(super) fn new(config: &ModelConfig) -> Self {
         let frequencies = frequencies(config.rope_theta, config.head_dim, config.rope_scaling);
         let half = frequencies.len();
-        Self { frequencies, angles: Mutex::new(Arc::new(Angles { half, cos: Vec::new(), sin: Vec::new() })) }
+        let factor = match config.rope_scaling {
+            RopeScaling::Yarn(yarn) => yarn.attention_factor as f32,
+            _ => 1.0,
+        };
+        Self { frequencies, factor, angles: Mutex::new(Arc::new(Angles { half, cos: Vec::new(), sin: Vec::new() })) }
     }
 
     /// A table that covers at least the positions `0..positions`.
@@ -36,8 +42,8 @@ impl Rope {
             let at = |row: usize| self.frequencies.iter().map(move |frequency| f64::from(row as f32 * frequency));
             *angles = Arc::new(Angles {
                 half,
-                cos: (0..rows).flat_map(at).map(|angle| angle.cos() as f32).collect(),
-                sin: (0..rows).flat_map(at).map(|angle| angle.sin() as f32).collect(),
+                cos: (0..rows).flat_map(at).map(|angle| angle.cos() as f32 * self.factor).collect(),
+                sin: (0..rows).flat_map(at).map(|angle| angle.sin() as f32 * self.factor).collect(),
             });
         }
         angles.clone()
@@ -51,7 +57,12 @@ impl Rope {
 fn frequencies(theta: f64, dim: usize, scaling: RopeScaling) -> Vec<f32> {
     let plain = (0..dim / 2).map(|i| (1.0 / theta.powf(2.0 * i as f64 / dim as f64)) as f32);
     plain
-        .map(|frequency| match scaling {
+        .enumerate()
+        .map(|(index, frequency)| match scaling {
+            RopeScaling::Yarn(yarn) => {
+                let (kept, frequency) = (1.0 - yarn_ramp(yarn, theta, dim, index), f64::from(frequency));
+                (frequency / yarn.factor * (1.0 - kept) + frequency * kept) as f32
+            }
             RopeScaling::None => frequency,
             RopeScaling::Linear { factor } => (f64::from(frequency) / factor) as f32,
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
@@ -64,6 +75,18 @@ fn frequencies(theta: f64, dim: usize, scaling: RopeScaling) -> Vec<f32> {
             }
         })
         .collect()
+}
+
+/// How far dimension `index` lies between those that are kept (0) and those that are stretched (1).
+fn yarn_ramp(yarn: Yarn, theta: f64, dim: usize, index: usize) -> f64 {
+    let original = yarn.original_max_positions as f64;
+    // The dimension whose frequency turns so many times over the original length.
+    let turning = |times: f64| dim as f64 * (original / (times * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln());
+    let (low, high) = (turning(yarn.beta_fast), turning(yarn.beta_slow));
+    let (low, high) = if yarn.truncate { (low.floor(), high.ceil()) } else { (low, high) };
+    let (low, high) = (low.max(0.0), high.min(dim as f64 - 1.0));
+    let width = if low == high { 0.001 } else { high - low };
+    ((index as f64 - low) / width).clamp(0.0, 1.0)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The decoder once more, in f64, one number at a time.
 
 use workbench_model::ModelConfig;
-use workbench_model::config::RopeScaling;
+use workbench_model::config::{Experts, Gating, RopeScaling, Routing};
 use workbench_rotation::Hadamard;
 
 use crate::support::Weights;
@@ -15,22 +15,63 @@ pub(crate) fn logits(config: &ModelConfig, weights: &Weights, ids: &[u32]) -> Ro
     for block in 0..config.num_layers {
         let prefix = format!("model.layers.{block}");
         let x = norm(&hidden, &vector(weights, &format!("{prefix}.input_layernorm.weight")), config.rms_norm_eps);
-        add(&mut hidden, &attention(config, weights, &prefix, &x));
+        add(&mut hidden, &attention(config, weights, block, &x));
         let after = vector(weights, &format!("{prefix}.post_attention_layernorm.weight"));
         let x = norm(&hidden, &after, config.rms_norm_eps);
-        let gate = linear(weights, &format!("{prefix}.mlp.gate_proj"), &x);
-        let mut inner = linear(weights, &format!("{prefix}.mlp.up_proj"), &x);
-        for (inner, gate) in inner.iter_mut().flatten().zip(gate.iter().flatten()) {
-            *inner *= gate / (1.0 + (-gate).exp());
-        }
-        hadamard(config.online.down, &mut inner);
-        add(&mut hidden, &linear(weights, &format!("{prefix}.mlp.down_proj"), &inner));
+        let added = match config.experts_of(block) {
+            None => mlp(config, Gating::Silu, weights, &format!("{prefix}.mlp"), &x),
+            Some(experts) => {
+                x.iter().map(|row| mixture(config, experts, weights, &format!("{prefix}.mlp"), row)).collect()
+            }
+        };
+        add(&mut hidden, &added);
     }
     let x = norm(&hidden, &vector(weights, "model.norm.weight"), config.rms_norm_eps);
     linear(weights, if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" }, &x)
 }
 
-fn attention(config: &ModelConfig, weights: &Weights, prefix: &str, x: &Rows) -> Rows {
+fn mlp(config: &ModelConfig, gating: Gating, weights: &Weights, prefix: &str, x: &Rows) -> Rows {
+    let gate = linear(weights, &format!("{prefix}.gate_proj"), x);
+    let mut inner = linear(weights, &format!("{prefix}.up_proj"), x);
+    for (inner, gate) in inner.iter_mut().flatten().zip(gate.iter().flatten()) {
+        *inner = match gating {
+            Gating::Silu => *inner * gate / (1.0 + (-gate).exp()),
+            Gating::Clamped { alpha, limit } => {
+                let (alpha, limit) = (f64::from(alpha), f64::from(limit));
+                let (gate, up) = (gate.min(limit), inner.clamp(-limit, limit));
+                gate / (1.0 + (-alpha * gate).exp()) * (up + 1.0)
+            }
+        };
+    }
+    hadamard(config.online.down, &mut inner);
+    linear(weights, &format!("{prefix}.down_proj"), &inner)
+}
+
+/// What the experts of one token make of it.
+fn mixture(config: &ModelConfig, experts: &Experts, weights: &Weights, prefix: &str, row: &[f64]) -> Vec<f64> {
+    let router = if experts.bias { "router" } else { "gate" };
+    let logits = linear(weights, &format!("{prefix}.{router}"), &vec![row.to_vec()]).remove(0);
+    let mut taken: Vec<usize> = (0..experts.count).collect();
+    taken.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+    taken.truncate(experts.per_token);
+    let sum = |among: &[usize]| among.iter().map(|expert| logits[*expert].exp()).sum::<f64>();
+    let all: Vec<usize> = (0..experts.count).collect();
+    let total = match experts.routing {
+        Routing::SoftmaxTopK { renormalize: false } => sum(&all),
+        Routing::SoftmaxTopK { renormalize: true } | Routing::TopKSoftmax => sum(&taken),
+    };
+    let mut added = vec![0.0; row.len()];
+    for expert in taken {
+        let name = format!("{prefix}.experts.{expert}");
+        let made = mlp(config, experts.gating, weights, &name, &vec![row.to_vec()]).remove(0);
+        added.iter_mut().zip(made).for_each(|(sum, made)| *sum += logits[expert].exp() / total * made);
+    }
+    added
+}
+
+fn attention(config: &ModelConfig, weights: &Weights, block: usize, x: &Rows) -> Rows {
+    let prefix = &format!("model.layers.{block}");
+    let sinks = config.attention_sinks.then(|| vector(weights, &format!("{prefix}.self_attn.sinks")));
     let project = |name: &str, heads: usize, normed: bool| -> Vec<Rows> {
         let y = linear(weights, &format!("{prefix}.self_attn.{name}_proj"), x);
         let per_head = |head: usize| -> Rows {
@@ -58,9 +99,11 @@ fn attention(config: &ModelConfig, weights: &Weights, prefix: &str, x: &Rows) ->
         let kv = head / (config.num_heads / config.num_kv_heads);
         for (position, query) in q.iter().enumerate() {
             let score = |key: &Vec<f64>| dot(query, key) / (config.head_dim as f64).sqrt();
-            let weights: Vec<f64> = k[kv][..=position].iter().map(|key| score(key).exp()).collect();
-            let total: f64 = weights.iter().sum();
-            for (weight, value) in weights.iter().zip(&v[kv]) {
+            let first = config.sliding_window(block).map_or(0, |window| (position + 1).saturating_sub(window));
+            let weights: Vec<f64> = k[kv][first..=position].iter().map(|key| score(key).exp()).collect();
+            let sink = sinks.as_ref().map_or(0.0, |sinks| sinks[head].exp());
+            let total: f64 = weights.iter().sum::<f64>() + sink;
+            for (weight, value) in weights.iter().zip(&v[kv][first..]) {
                 for (i, value) in value.iter().enumerate() {
                     mixed[position][head * config.head_dim + i] += weight / total * value;
                 }
@@ -75,7 +118,11 @@ fn rotate(config: &ModelConfig, head: &mut Rows) {
     for (position, row) in head.iter_mut().enumerate() {
         for i in 0..half {
             let angle = position as f64 * frequency(config, i);
-            let (a, b) = (row[i], row[i + half]);
+            let scale = match config.rope_scaling {
+                RopeScaling::Yarn(yarn) => yarn.attention_factor,
+                _ => 1.0,
+            };
+            let (a, b) = (row[i] * scale, row[i + half] * scale);
             row[i] = a * angle.cos() - b * angle.sin();
             row[i + half] = b * angle.cos() + a * angle.sin();
         }
@@ -100,6 +147,16 @@ fn frequency(config: &ModelConfig, i: usize) -> f64 {
     match config.rope_scaling {
         RopeScaling::None => plain,
         RopeScaling::Linear { factor } => plain / factor,
+        RopeScaling::Yarn(yarn) => {
+            // The dimension at which a frequency turns so many times over the original length.
+            let dimension = |turns: f64| {
+                let length = yarn.original_max_positions as f64 / (turns * std::f64::consts::TAU);
+                config.head_dim as f64 / 2.0 * length.ln() / config.rope_theta.ln()
+            };
+            let (low, high) = (dimension(yarn.beta_fast).max(0.0), dimension(yarn.beta_slow));
+            let stretched = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+            plain * (1.0 - stretched) + plain / yarn.factor * stretched
+        }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
             let wavelength = std::f64::consts::TAU / plain;
             let context = original_max_positions as f64;

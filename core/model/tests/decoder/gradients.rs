@@ -1,4 +1,5 @@
 use candle_core::{Device, Tensor};
+use workbench_model::config::Gating;
 use workbench_model::decoder::{Gradients, LossOptions, Parameters, Targets, loss_and_gradients};
 use workbench_model::{Context, Decoder, ModelConfig, WeightSource};
 
@@ -57,6 +58,9 @@ fn every_parameter_has_a_gradient_that_matches_finite_differences() {
         assert!((loss / batch.exact_loss(&config, &weights) - 1.0).abs() < 1e-6);
         let names: Vec<String> = weights.0.keys().cloned().collect();
         assert_eq!(names, parameters.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>());
+        // Across the edge of a clamp there is no slope: the step has to be too short to meet one.
+        let clamped = config.experts.as_ref().is_some_and(|experts| experts.gating != Gating::Silu);
+        let step = if clamped { 1e-5 } else { 1e-3 };
         for name in names {
             let gradient = flat(gradients.get(&name).unwrap_or_else(|| panic!("no gradient for {name}")));
             // The element with the largest gradient, and one more. The scalar decoder is in f64, so a small step is exact.
@@ -67,7 +71,7 @@ fn every_parameter_has_a_gradient_that_matches_finite_differences() {
                     weights.0.get_mut(&name).unwrap().1[index] = value;
                     batch.exact_loss(&config, &weights)
                 };
-                let (up, down) = (original + 1e-3, original - 1e-3);
+                let (up, down) = (original + step, original - step);
                 let slope = (at(up) - at(down)) / f64::from(up - down);
                 at(original);
                 let scale = f64::from(gradient[most].abs());
@@ -134,7 +138,7 @@ fn random_weights_depend_on_the_seed_alone() {
     let config = variations().pop().unwrap();
     let make = |seed| Parameters::random(&config, 0.02, seed, &Device::Cpu).unwrap();
     let (a, b, c) = (make(1), make(1), make(2));
-    let values = |p: &Parameters| p.values("model.layers.1.mlp.up_proj.weight").unwrap();
+    let values = |p: &Parameters| p.values("model.layers.1.self_attn.q_proj.weight").unwrap();
     assert_eq!(values(&a), values(&b));
     assert_ne!(values(&a), values(&c));
     let all: Vec<f32> = a.values("model.embed_tokens.weight").unwrap();

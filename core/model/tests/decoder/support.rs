@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use workbench_model::config::{Architecture, OnlineRotations, RopeScaling};
+use workbench_model::config::{Architecture, Experts, Gating, OnlineRotations, RopeScaling, Routing, Yarn};
 use workbench_model::{ModelConfig, ModelError, WeightSource};
 
 /// Weights in memory.
@@ -59,11 +59,20 @@ impl Weights {
         for linear in config.linears() {
             let spread = 2.0 / (linear.in_features as f32).sqrt();
             put(format!("{}.weight", linear.name), vec![linear.out_features, linear.in_features], 0.0, spread);
-            let attention = linear.name.contains("self_attn") && !linear.name.ends_with("o_proj");
-            let mlp = linear.name.contains(".mlp.");
-            let output = linear.name.ends_with("o_proj");
-            if attention && config.qkv_bias || mlp && config.mlp_bias || output && config.output_bias {
+            if linear.bias {
                 put(format!("{}.bias", linear.name), vec![linear.out_features], 0.0, 0.5);
+            }
+        }
+        for block in config.blocks() {
+            if let Some(router) = block.router {
+                // Far enough apart that a small step of a weight sends no token elsewhere.
+                put(router.weight(), vec![router.out_features, hidden], 0.0, 2.0);
+                if let Some(bias) = router.bias() {
+                    put(bias, vec![router.out_features], 0.0, 0.5);
+                }
+            }
+            if let Some((name, heads)) = block.sinks {
+                put(name, vec![heads], 0.0, 1.5);
             }
         }
         for block in 0..config.num_layers {
@@ -100,6 +109,9 @@ pub(crate) fn tiny(architecture: Architecture) -> ModelConfig {
         output_bias: false,
         mlp_bias: false,
         qk_norm: architecture == Architecture::Qwen3,
+        sliding_windows: Vec::new(),
+        attention_sinks: false,
+        experts: None,
         online: OnlineRotations::default(),
         bos_token_id: None,
         eos_token_ids: vec![],
@@ -122,7 +134,61 @@ pub(crate) fn variations() -> Vec<ModelConfig> {
         ModelConfig { online: OnlineRotations { heads: Some(8), down: Some(44) }, ..tiny(Architecture::Qwen3) },
         ModelConfig { online: OnlineRotations { heads: Some(2), down: Some(4) }, ..tiny(Architecture::Qwen2) },
         ModelConfig { tie_word_embeddings: false, ..tiny(Architecture::Qwen3) },
+        mixture(true),
+        mixture(false),
+        gpt_oss(),
     ]
+}
+
+/// A mixture of experts that keeps Qwen3's attention; its first block is dense.
+pub(crate) fn mixture(renormalize: bool) -> ModelConfig {
+    let experts = Experts {
+        count: 5,
+        per_token: 2,
+        intermediate_size: 12,
+        routing: Routing::SoftmaxTopK { renormalize },
+        gating: Gating::Silu,
+        bias: false,
+        dense_blocks: vec![0],
+    };
+    ModelConfig {
+        architecture: Architecture::Qwen3Moe,
+        experts: Some(experts),
+        head_dim: 8,
+        ..tiny(Architecture::Qwen3)
+    }
+}
+
+/// A gpt-oss with a limit low enough to clamp something.
+pub(crate) fn gpt_oss() -> ModelConfig {
+    let experts = Experts {
+        count: 4,
+        per_token: 2,
+        intermediate_size: 12,
+        routing: Routing::TopKSoftmax,
+        gating: Gating::Clamped { alpha: 1.702, limit: 1.0 },
+        bias: true,
+        dense_blocks: Vec::new(),
+    };
+    let yarn = Yarn {
+        factor: 8.0,
+        beta_fast: 2.0,
+        beta_slow: 1.0,
+        original_max_positions: 32,
+        attention_factor: 1.2,
+        truncate: false,
+    };
+    ModelConfig {
+        architecture: Architecture::GptOss,
+        tie_word_embeddings: false,
+        qkv_bias: true,
+        output_bias: true,
+        rope_scaling: RopeScaling::Yarn(yarn),
+        sliding_windows: vec![Some(4), None],
+        attention_sinks: true,
+        experts: Some(experts),
+        ..tiny(Architecture::Llama)
+    }
 }
 
 pub(crate) fn random_ids(config: &ModelConfig, len: usize, seed: u64) -> Vec<u32> {

@@ -11,6 +11,7 @@ mod common;
 mod compressed;
 mod config;
 mod ends;
+mod experts;
 mod folders;
 mod gguf_files;
 mod gguf_layout;

@@ -9,7 +9,7 @@ use super::metadata::{Keys, token};
 use super::parts::Whole;
 use crate::ModelError;
 use crate::arch::Architecture;
-use crate::arch::gguf::{HEAD, TABLE, bias_flags};
+use crate::arch::gguf::{HEAD, TABLE, architectures, bias_flags};
 
 /// The version of the block formats that llama.cpp writes since May 2023; those before had other scales.
 const QUANTIZATION_VERSION: u64 = 2;
@@ -17,13 +17,13 @@ const QUANTIZATION_VERSION: u64 = 2;
 /// Builds the configuration; `ModelConfig::from_json` then checks it like any other.
 pub(super) fn config_json(whole: &Whole, file: &Path) -> Result<Value, ModelError> {
     let name = whole.metadata.get("general.architecture").and_then(Meta::as_str);
-    let known = Architecture::ALL.map(Architecture::model_type).join(", ");
-    let Some(architecture) = Architecture::ALL.into_iter().find(|known| Some(known.model_type()) == name) else {
+    let known = || architectures().map(Architecture::model_type).collect::<Vec<_>>().join(", ");
+    let Some(architecture) = architectures().find(|known| Some(known.model_type()) == name) else {
         let message = format!(
             "`general.architecture` is {}",
             name.map_or("missing".into(), |name| format!("the unknown `{name}`"))
         );
-        return Err(ModelError::config(file, message, format!("known are {known}")));
+        return Err(ModelError::config(file, message, format!("known are {}", known())));
     };
     let keys = Keys { metadata: &whole.metadata, architecture, file };
     keys.refuse_unknown()?;

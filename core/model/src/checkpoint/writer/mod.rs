@@ -5,6 +5,7 @@
 //! tensors give the same bytes and therefore the same names: two models that share a block share its file.
 
 mod encode;
+mod experts;
 mod settings;
 mod shard;
 
@@ -54,6 +55,8 @@ pub struct CheckpointWriter {
     input_scales: BTreeMap<String, PendingTensor>,
     kv_grid: Option<Grid>,
     quantized: BTreeMap<String, WrittenLinear>,
+    /// Whether the experts are MXFP4 codes in stacks.
+    coded_experts: bool,
     /// Stored tensor name to shard.
     weight_map: BTreeMap<String, String>,
     total_size: u64,
@@ -94,6 +97,7 @@ impl CheckpointWriter {
             input_scales: BTreeMap::new(),
             kv_grid: None,
             quantized: BTreeMap::new(),
+            coded_experts: false,
             weight_map: BTreeMap::new(),
             total_size: 0,
             files: Vec::new(),
@@ -133,7 +137,10 @@ impl CheckpointWriter {
         let grids = noted_grids(file.path(), &header)?;
         let covered = |spec: &String| {
             let module = spec.strip_suffix(".weight").unwrap_or(spec);
-            header.tensors.contains_key(spec) || grids.contains_key(module)
+            let stack = || experts::stack_name(&self.config, block, spec, self.coded_experts);
+            header.tensors.contains_key(spec)
+                || grids.contains_key(module)
+                || stack().is_some_and(|stack| header.tensors.contains_key(&stack))
         };
         if !self.missing.get(&part).is_some_and(|specs| specs.iter().all(covered)) {
             return Ok(false);
@@ -206,6 +213,19 @@ impl CheckpointWriter {
         };
         let parts = encode::encode_input(grid, parameters).map_err(|message| self.error(&name, message))?;
         self.input_scales.extend(parts.into_iter().map(|(suffix, tensor)| (format!("{module}.{suffix}"), tensor)));
+        Ok(())
+    }
+
+    /// Declares that the linears of all experts, and nothing else, will be put as MXFP4 codes: they are then stored in stacks, as
+    /// OpenAI published gpt-oss, which its loaders read. Call it before anything is put or taken over.
+    ///
+    /// # Errors
+    /// The family's folders hold no stacks of codes.
+    pub fn code_experts(&mut self) -> Result<(), ModelError> {
+        if !experts::are_stacked(&self.config) {
+            return Err(self.error("experts", "are not stored in stacks of codes by this family"));
+        }
+        self.coded_experts = true;
         Ok(())
     }
 
@@ -319,13 +339,21 @@ impl CheckpointWriter {
             self.write("model-input-scales", &scales)?;
         }
         let index = json!({"metadata": {"total_size": self.total_size}, "weight_map": self.weight_map});
-        let config = settings::config_json(
-            &self.config_json,
-            self.dtype,
-            &self.modules(),
-            &self.quantized,
-            self.kv_grid.as_ref(),
-        );
+        let mut config = match self.coded_experts {
+            // What is said of them is said of all at once.
+            true => settings::config_json(&self.config_json, self.dtype, &[], &BTreeMap::new(), self.kv_grid.as_ref()),
+            false => settings::config_json(
+                &self.config_json,
+                self.dtype,
+                &self.modules(),
+                &self.quantized,
+                self.kv_grid.as_ref(),
+            ),
+        };
+        if self.coded_experts {
+            config["quantization_config"] =
+                json!({ "quant_method": "mxfp4", "modules_to_not_convert": arch::uncoded_modules(&self.config) });
+        }
         for (name, content) in [(INDEX_FILE, index), ("config.json", config)] {
             let text = serde_json::to_string_pretty(&content).unwrap_or_default() + "\n";
             self.files.push(shard::write_file(&self.folder, name, text.as_bytes())?);
@@ -412,7 +440,14 @@ impl CheckpointWriter {
             return Ok(());
         }
         self.missing.remove(&part);
-        let tensors = self.pending.remove(&part).unwrap_or_default();
+        let mut tensors = self.pending.remove(&part).unwrap_or_default();
+        if let Part::Block(block) = part {
+            tensors = match self.coded_experts {
+                true => experts::stack_codes(&self.config, block, tensors)
+                    .map_err(|(name, message)| self.error(&name, message))?,
+                false => experts::stack(&self.config, block, tensors),
+            };
+        }
         self.write(&stem(part), &tensors)
     }
 

@@ -1,4 +1,5 @@
-//! SwiGLU's gating: y = silu(gate) * up, with silu(x) = x / (1 + e^-x).
+//! SwiGLU's gating: y = silu(gate) * up, with silu(x) = x / (1 + e^-x); and the clamped one of gpt-oss,
+//! y = g / (1 + e^(-alpha g)) * (u + 1) with g = min(gate, limit) and u = up held between -limit and limit.
 
 use rayon::prelude::*;
 
@@ -23,6 +24,52 @@ vectorized! {
             d_up[i] = g[i] * gate[i] * s;
         }
     }
+}
+
+vectorized! {
+    fn clamped_chunk(gate: &[f32], up: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
+        for ((y, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            let (g, u) = (gate.min(limit), up.max(-limit).min(limit));
+            *y = g / (1.0 + exp(-alpha * g)) * (u + 1.0);
+        }
+    }
+}
+
+vectorized! {
+    /// Nothing flows back to what was clamped.
+    fn clamped_backward_chunk(
+        gate: &[f32],
+        up: &[f32],
+        g: &[f32],
+        alpha: f32,
+        limit: f32,
+        d_gate: &mut [f32],
+        d_up: &mut [f32],
+    ) {
+        for i in 0..g.len() {
+            let (x, u) = (gate[i].min(limit), up[i].max(-limit).min(limit));
+            let s = 1.0 / (1.0 + exp(-alpha * x));
+            let by_gate = g[i] * (u + 1.0) * (s + alpha * x * s * (1.0 - s));
+            let by_up = g[i] * x * s;
+            d_gate[i] = if gate[i] <= limit { by_gate } else { 0.0 };
+            d_up[i] = if up[i].abs() <= limit { by_up } else { 0.0 };
+        }
+    }
+}
+
+/// The clamped gating.
+pub(crate) fn clamped(gate: &[f32], up: &[f32], [alpha, limit]: [f32; 2]) -> Vec<f32> {
+    by_pieces(gate.len(), PARALLEL, |piece, out| {
+        let range = piece * PARALLEL..piece * PARALLEL + out.len();
+        clamped_chunk(&gate[range.clone()], &up[range], alpha, limit, out);
+    })
+}
+
+/// Its gradients by gate and up, given `g`, the gradient by the output.
+pub(crate) fn clamped_backward(gate: &[f32], up: &[f32], g: &[f32], [alpha, limit]: [f32; 2]) -> (Vec<f32>, Vec<f32>) {
+    let (mut d_gate, mut d_up) = (vec![0.0; g.len()], vec![0.0; g.len()]);
+    clamped_backward_chunk(gate, up, g, alpha, limit, &mut d_gate, &mut d_up);
+    (d_gate, d_up)
 }
 
 /// See the module.

@@ -25,6 +25,14 @@ pub(super) fn silu_times(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()?.mul(up)
 }
 
+pub(super) fn clamped_silu_times(gate: &Tensor, up: &Tensor, [alpha, limit]: [f32; 2]) -> Result<Tensor> {
+    let limit = f64::from(limit);
+    let gate = gate.minimum(limit)?;
+    let up = up.maximum(-limit)?.minimum(limit)?;
+    let gated = (&gate * candle_nn::ops::sigmoid(&(&gate * f64::from(alpha))?)?)?;
+    gated.mul(&(up + 1.0)?)
+}
+
 pub(super) fn hadamard(x: &Tensor, hadamard: &Hadamard) -> Result<Tensor> {
     let n = hadamard.size();
     let root = 1.0 / (n as f64).sqrt();
@@ -74,12 +82,22 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, attention: &Attentio
     for (past, length) in context.past().iter().zip(context.lens()) {
         for query in 0..len {
             real.push(if query < *length { 1f32 } else { 0.0 });
-            mask.extend((0..capacity).map(|key| if key <= past + query { 0.0 } else { f32::NEG_INFINITY }));
+            let first = (past + query + 1).saturating_sub(attention.window.unwrap_or(usize::MAX));
+            let seen = first..=past + query;
+            mask.extend((0..capacity).map(|key| if seen.contains(&key) { 0.0 } else { f32::NEG_INFINITY }));
         }
     }
     let mask = Tensor::from_vec(mask, (batch, 1, len, capacity), q.device())?;
     let real = Tensor::from_vec(real, (batch, len, 1, 1), q.device())?;
-    let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
+    let scores = scores.broadcast_add(&mask)?;
+    let weights = match &attention.sinks {
+        None => candle_nn::ops::softmax(&scores, D::Minus1)?,
+        Some(sinks) => {
+            let sinks = sinks.reshape((1, heads, 1, 1))?.broadcast_as((batch, heads, len, 1))?;
+            let all = candle_nn::ops::softmax(&Tensor::cat(&[scores, sinks.contiguous()?], D::Minus1)?, D::Minus1)?;
+            all.narrow(D::Minus1, 0, capacity)?.contiguous()?
+        }
+    };
     weights.matmul(&repeat(v)?)?.transpose(1, 2)?.contiguous()?.broadcast_mul(&real)
 }
 

@@ -21,7 +21,7 @@ use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, StorageRef,
 pub(super) use attention::{Attention, attention};
 pub(super) use cross_entropy::cross_entropy;
 pub(super) use embedding::embedding;
-pub(super) use gating::silu_times;
+pub(super) use gating::{clamped_silu_times, silu_times};
 pub(super) use hadamard::hadamard;
 pub(super) use linear::{linear, linear_packed, packed};
 pub(super) use norm::rms_norm;

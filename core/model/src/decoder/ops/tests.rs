@@ -88,6 +88,21 @@ fn silu_times_equals_its_composed_twin() {
 }
 
 #[test]
+fn clamped_silu_times_equals_its_composed_twin() {
+    let mut rng = ChaCha8Rng::seed_from_u64(12);
+    for shape in [[1, 3], [70, 1000]] {
+        let (gate, up) = (random(&mut rng, &shape), random(&mut rng, &shape));
+        // Some of each lie beyond the limit.
+        let numbers = [1.702, 1.1];
+        compare(
+            &[&gate, &up],
+            || clamped_silu_times(&gate, &up, numbers),
+            || composed::clamped_silu_times(&gate, &up, numbers),
+        );
+    }
+}
+
+#[test]
 fn rotation_equals_its_composed_twin() {
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     let half = 6;
@@ -120,12 +135,18 @@ fn attention_equals_its_composed_twin() {
         let q = random(&mut rng, &[batch, len, heads, dim]);
         let k = random(&mut rng, &[batch, capacity, kv_heads, dim]);
         let v = random(&mut rng, &[batch, capacity, kv_heads, dim]);
-        let what = Attention {
-            context: Context::continued(&past, len, Some(&lens)),
-            scale: 0.4,
-            precision: crate::Precision::F32,
-        };
-        compare(&[&q, &k, &v], || attention(&q, &k, &v, what.clone()), || composed::attention(&q, &k, &v, &what));
+        let sinks = random(&mut rng, &[heads]);
+        for (window, sink) in [(None, false), (Some(3), false), (None, true), (Some(70), true), (Some(1), true)] {
+            let what = Attention {
+                context: Context::continued(&past, len, Some(&lens)),
+                scale: 0.4,
+                window,
+                sinks: sink.then(|| sinks.as_tensor().clone()),
+                precision: crate::Precision::F32,
+            };
+            let vars: &[&Var] = if sink { &[&q, &k, &v, &sinks] } else { &[&q, &k, &v] };
+            compare(vars, || attention(&q, &k, &v, what.clone()), || composed::attention(&q, &k, &v, &what));
+        }
     }
 }
 

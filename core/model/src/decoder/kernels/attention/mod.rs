@@ -32,6 +32,10 @@ pub(crate) struct Problem<'a> {
     pub(crate) kv_heads: usize,
     pub(crate) dim: usize,
     pub(crate) scale: f32,
+    /// How many keys a query sees at most, its own the last; `usize::MAX` where it sees all.
+    pub(crate) window: usize,
+    /// For each query head a score that takes its share of the probability and mixes nothing in (attention sinks).
+    pub(crate) sinks: Option<&'a [f32]>,
 }
 
 /// The queries `first..last` of one head of one sequence, and the keys `0..keys` that they see.
@@ -57,6 +61,21 @@ impl Problem<'_> {
         self.heads / self.kv_heads
     }
 
+    /// Softmax of the scores of one head of a chunk, times `scale`; the share of the sink of each row where there are sinks.
+    fn softmax(&self, scores: &mut [f32], chunk: &Chunk, head: usize, scale: f32) -> Vec<f32> {
+        match self.sinks {
+            None => {
+                causal_softmax(scores, chunk.keys, chunk.visible, self.window, scale);
+                Vec::new()
+            }
+            Some(sinks) => {
+                let mut shares = vec![0.0; chunk.rows];
+                sink_softmax(scores, chunk.keys, chunk.visible, self.window, scale, sinks[head], &mut shares);
+                shares
+            }
+        }
+    }
+
     fn chunk(&self, sequence: usize, head: usize, first: usize) -> Chunk {
         let rows = QUERIES.min(self.lens[sequence] - first);
         let visible = self.past[sequence] + first + 1;
@@ -74,18 +93,21 @@ impl Problem<'_> {
         assert_eq!(q.len(), batch * self.len * self.row());
         assert_eq!(k.len(), batch * self.capacity * self.kv_row());
         assert_eq!(v.len(), k.len());
-        assert!(self.lens.len() == batch && self.heads.is_multiple_of(self.kv_heads));
+        assert!(self.lens.len() == batch && self.heads.is_multiple_of(self.kv_heads) && self.window > 0);
+        assert!(self.sinks.is_none_or(|sinks| sinks.len() == self.heads));
         let fits = |(past, len): (&usize, &usize)| *len <= self.len && past + len <= self.capacity;
         assert!(self.past.iter().zip(self.lens).all(fits));
     }
 }
 
 vectorized! {
-    /// Softmax over the first `visible + row` scores of each row times `scale`, zero beyond.
-    fn causal_softmax(scores: &mut [f32], keys: usize, visible: usize, scale: f32) {
+    /// Softmax over the last `window` of the first `visible + row` scores of each row times `scale`, zero elsewhere.
+    fn causal_softmax(scores: &mut [f32], keys: usize, visible: usize, window: usize, scale: f32) {
         for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
             let (seen, masked) = scores.split_at_mut(visible + row);
             masked.fill(0.0);
+            let (past, seen) = seen.split_at_mut((visible + row).saturating_sub(window));
+            past.fill(0.0);
             let most = max(seen);
             for score in seen.iter_mut() {
                 *score = exp((*score - most) * scale);
@@ -99,11 +121,51 @@ vectorized! {
 }
 
 vectorized! {
-    /// The softmax's backward pass in place: dS = P (dP - sum(P dP)).
-    fn causal_softmax_backward(p: &[f32], dp: &mut [f32], keys: usize, visible: usize) {
+    /// The same with one more score, `sink`, in each row, whose probability goes to `shares`.
+    fn sink_softmax(
+        scores: &mut [f32],
+        keys: usize,
+        visible: usize,
+        window: usize,
+        scale: f32,
+        sink: f32,
+        shares: &mut [f32],
+    ) {
+        for ((row, scores), share) in scores.chunks_exact_mut(keys).enumerate().zip(shares) {
+            let (seen, masked) = scores.split_at_mut(visible + row);
+            masked.fill(0.0);
+            let (past, seen) = seen.split_at_mut((visible + row).saturating_sub(window));
+            past.fill(0.0);
+            let most = (max(seen) * scale).max(sink);
+            for score in seen.iter_mut() {
+                *score = exp(*score * scale - most);
+            }
+            let sink = exp(sink - most);
+            let inverse = 1.0 / (sum(seen.len(), |i| seen[i]) + sink);
+            for score in seen.iter_mut() {
+                *score *= inverse;
+            }
+            *share = sink * inverse;
+        }
+    }
+}
+
+vectorized! {
+    /// The softmax's backward pass in place: dS = P (dP - sum(P dP)). What a sink would get goes to `by_sink`, row by row.
+    fn causal_softmax_backward(
+        p: &[f32],
+        dp: &mut [f32],
+        keys: usize,
+        visible: usize,
+        shares: &[f32],
+        by_sink: &mut f32,
+    ) {
         for (row, (p, dp)) in p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
             let seen = visible + row;
             let dot = sum(seen, |i| p[i] * dp[i]);
+            if let Some(share) = shares.get(row) {
+                *by_sink -= share * dot;
+            }
             for i in 0..seen {
                 dp[i] = p[i] * (dp[i] - dot);
             }
@@ -172,8 +234,8 @@ fn each_chunk(q: &[f32], problem: Problem<'_>, products: &impl Products) -> Vec<
                 to.copy_from_slice(&q[from..from + dim]);
             }
             products.score((sequence, kv_head), &chunk, heads, scores);
-            for scores in scores.chunks_exact_mut(chunk.rows * chunk.keys) {
-                causal_softmax(scores, chunk.keys, chunk.visible, products.scale());
+            for (index, scores) in scores.chunks_exact_mut(chunk.rows * chunk.keys).enumerate() {
+                problem.softmax(scores, &chunk, kv_head * group + index, products.scale());
             }
             products.mix((sequence, kv_head), &chunk, scores, heads);
             for (row, from) in heads.chunks_exact(dim).enumerate() {
@@ -230,7 +292,13 @@ impl Products for Exact<'_> {
 /// # Safety
 /// The chunk must lie inside of `q` and `k`, and `scores` hold `rows * keys` elements.
 #[allow(unsafe_code)]
-unsafe fn probabilities(q: &[f32], k: &[f32], problem: &Problem<'_>, chunk: &Chunk, scores: &mut [f32]) {
+unsafe fn probabilities(
+    q: &[f32],
+    k: &[f32],
+    problem: &Problem<'_>,
+    (chunk, head): (&Chunk, usize),
+    scores: &mut [f32],
+) -> Vec<f32> {
     // SAFETY: the caller vouches for the ranges.
     unsafe {
         product(
@@ -244,39 +312,54 @@ unsafe fn probabilities(q: &[f32], k: &[f32], problem: &Problem<'_>, chunk: &Chu
             Parallelism::None,
         );
     }
-    causal_softmax(scores, chunk.keys, chunk.visible, 1.0);
+    problem.softmax(scores, chunk, head, 1.0)
 }
 
-/// The gradients by queries, keys and values, given `g`, the gradient by the output.
+/// The gradients by queries, keys and values, and by the sinks where there are any, given `g`, the gradient by the output.
 pub(crate) fn backward(
     q: &[f32],
     k: &[f32],
     v: &[f32],
     g: &[f32],
     problem: Problem<'_>,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+) -> (Vec<f32>, Vec<f32>, Vec<f32>, Vec<f32>) {
     problem.check(q, k, v);
     assert_eq!(g.len(), q.len());
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    // By sequence and query head.
+    let mut by_sink = vec![0.0; if problem.sinks.is_some() { problem.past.len() * problem.heads } else { 0 }];
     let to = (Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr()));
+    let sinks = Shared(by_sink.as_mut_ptr());
     let tasks = problem.past.len() * problem.kv_heads;
     // A task owns the keys and values of one kv head, so that nothing is added up across threads.
     (0..tasks).into_par_iter().for_each(|task| {
         let (sequence, kv_head) = (task / problem.kv_heads, task % problem.kv_heads);
         for head in kv_head * problem.group()..(kv_head + 1) * problem.group() {
+            let mut of_head = 0.0;
             for first in (0..problem.lens[sequence]).step_by(QUERIES) {
                 let chunk = problem.chunk(sequence, head, first);
                 with_scratch(chunk.rows * chunk.keys, chunk.rows * chunk.keys, |p, dp| {
                     // SAFETY: as in `forward`; tasks differ in sequence or kv head, so their rows are disjoint.
                     #[allow(unsafe_code)]
                     unsafe {
-                        backward_chunk((q, k, v, g), &problem, &chunk, (p, dp), to);
+                        backward_chunk((q, k, v, g), &problem, (&chunk, head), (p, dp), to, &mut of_head);
                     }
                 });
             }
+            if problem.sinks.is_some() {
+                // SAFETY: there is an element for each sequence and head, and each belongs to one task.
+                #[allow(unsafe_code)]
+                unsafe {
+                    *sinks.get().add(sequence * problem.heads + head) = of_head;
+                }
+            }
         }
     });
-    (dq, dk, dv)
+    let mut d_sinks = vec![0.0; by_sink.len() / problem.past.len().max(1)];
+    for heads in by_sink.chunks_exact(problem.heads) {
+        d_sinks.iter_mut().zip(heads).for_each(|(sum, g)| *sum += g);
+    }
+    (dq, dk, dv, d_sinks)
 }
 
 /// # Safety
@@ -286,9 +369,10 @@ pub(crate) fn backward(
 unsafe fn backward_chunk(
     (q, k, v, g): (&[f32], &[f32], &[f32], &[f32]),
     problem: &Problem<'_>,
-    chunk: &Chunk,
+    (chunk, head): (&Chunk, usize),
     (p, dp): (&mut [f32], &mut [f32]),
     (dq, dk, dv): (Shared, Shared, Shared),
+    by_sink: &mut f32,
 ) {
     let (rows, keys, dim) = (chunk.rows, chunk.keys, problem.dim);
     let (row, kv_row) = (problem.row(), problem.kv_row());
@@ -299,7 +383,7 @@ unsafe fn backward_chunk(
         let key = Operand::new(k.as_ptr().add(chunk.key_start), kv_row);
         let value = Operand::new(v.as_ptr().add(chunk.key_start), kv_row);
         let none = Parallelism::None;
-        probabilities(q, k, problem, chunk, p);
+        let shares = probabilities(q, k, problem, (chunk, head), p);
         // dV += P^T g, dP = g V^T
         let scores = Operand::new(p.as_ptr(), keys);
         product(
@@ -313,7 +397,7 @@ unsafe fn backward_chunk(
             none,
         );
         product((rows, keys, dim), dp.as_mut_ptr(), keys, upstream, value.transposed(), 1.0, false, none);
-        causal_softmax_backward(p, dp, keys, chunk.visible);
+        causal_softmax_backward(p, dp, keys, chunk.visible, &shares, by_sink);
         // dQ = scale dS K, dK += scale dS^T Q
         let gradient = Operand::new(dp.as_ptr(), keys);
         let scale = problem.scale;

@@ -51,7 +51,18 @@ fn attention_of_rounded_factors_is_the_sum_of_its_products() {
         (vec![10], 1, vec![1], 16, 8, 4),
     ];
     for (past, len, lens, capacity, heads, kv_heads) in cases {
-        let problem = Problem { past: &past, lens: &lens, len, capacity, heads, kv_heads, dim: DIM, scale: 0.4 };
+        let problem = Problem {
+            past: &past,
+            lens: &lens,
+            len,
+            capacity,
+            heads,
+            kv_heads,
+            dim: DIM,
+            scale: 0.4,
+            window: usize::MAX,
+            sinks: None,
+        };
         let q = values(past.len() * len * heads * DIM, 1);
         let [k, v] = [2, 3].map(|seed| values(past.len() * capacity * kv_heads * DIM, seed));
         let expected = expected(&q, &k, &v, &problem);
@@ -66,8 +77,18 @@ fn attention_of_rounded_factors_is_the_sum_of_its_products() {
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     let (past, lens) = ([0, 0], [130, 77]);
-    let problem =
-        Problem { past: &past, lens: &lens, len: 130, capacity: 130, heads: 4, kv_heads: 2, dim: DIM, scale: 0.4 };
+    let problem = Problem {
+        past: &past,
+        lens: &lens,
+        len: 130,
+        capacity: 130,
+        heads: 4,
+        kv_heads: 2,
+        dim: DIM,
+        scale: 0.4,
+        window: usize::MAX,
+        sinks: None,
+    };
     let q = values(2 * 130 * 4 * DIM, 1);
     let [k, v] = [2, 3].map(|seed| values(2 * 130 * 2 * DIM, seed));
     let with = |threads: usize| {
