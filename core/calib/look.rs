@@ -90,6 +90,19 @@ impl Look {
         Ok(())
     }
 
+    /// Whether no token has passed.
+    pub fn is_empty(&self) -> bool {
+        self.statistics.count() == 0
+    }
+
+    /// Ends the look; `None` at the site of an expert that no token was routed to.
+    ///
+    /// # Errors
+    /// No token passed any other site; a value was not finite.
+    pub fn finish_routed(self) -> Result<Option<Seen>> {
+        if self.site.expert.is_some() && self.is_empty() { Ok(None) } else { self.finish().map(Some) }
+    }
+
     /// Ends the look.
     ///
     /// # Errors

@@ -54,6 +54,8 @@ pub struct Pass {
     cached: usize,
     hidden_size: usize,
     config: ModelConfig,
+    /// Whether every expert sees every token.
+    all_experts: bool,
     room: Room,
 }
 
@@ -123,8 +125,14 @@ impl Pass {
             cached,
             hidden_size,
             config: config.clone(),
+            all_experts: false,
             room,
         })
+    }
+
+    /// Lets every expert see every token, not only those that are routed to it.
+    pub fn show_all_to_experts(&mut self, all: bool) {
+        self.all_experts = all;
     }
 
     /// Batches of sequences.
@@ -178,7 +186,9 @@ impl Pass {
     /// # Errors
     /// A malformed checkpoint.
     pub fn block(&self, config: &ModelConfig, source: &dyn WeightSource, index: usize) -> Result<Block> {
-        Ok(Block::load_packed(config, source, index, self.room.compute_dtype)?)
+        let mut block = Block::load_packed(config, source, index, self.room.compute_dtype)?;
+        block.show_all_to_experts(self.all_experts);
+        Ok(block)
     }
 
     /// Loads a block of a checkpoint, whose pages are not needed while all tokens pass.
@@ -224,12 +234,44 @@ impl Pass {
             Piece { width: self.attention, make: mix, made: Block::let_go_of_mixing, end: project },
         )?;
         narrow(self, work, block, SiteKind::MlpInput)?;
+        if self.config.experts_of(index).is_some() {
+            return self.experts(index, block, work);
+        }
         self.piece(
             site(SiteKind::DownInput),
             block,
             work,
             Piece { width: self.inner, make: inner, made: Block::let_go_of_all_but_down, end: down },
         )
+    }
+
+    /// Passes the experts of a block. All tokens are routed again for each kind of site: kept apart, what an expert sees would take
+    /// as much memory as the weights of all.
+    fn experts(&mut self, index: usize, block: &mut Block, work: &mut dyn SiteWork) -> Result<()> {
+        for kind in [SiteKind::MlpInput, SiteKind::DownInput] {
+            let sites = self.config.sites(index).into_iter();
+            let sites: Vec<_> = sites.filter(|(site, _)| site.kind == kind && site.expert.is_some()).collect();
+            let mut looks = BTreeMap::new();
+            for (site, width) in &sites {
+                looks.extend(self.look(work, *site, *width)?.map(|look| (*site, look)));
+            }
+            if !looks.is_empty() {
+                for i in 0..self.len() {
+                    let hidden = self.hidden.get(i)?;
+                    watch(&mut looks, |tap| block.mlp(&hidden, tap))?;
+                }
+            }
+            for (site, _) in sites {
+                let seen = looks.remove(&site).map(Look::finish_routed).transpose()?.flatten();
+                work.reached(site, seen, Some(block))?;
+            }
+        }
+        for i in 0..self.len() {
+            let hidden = self.hidden.get(i)?;
+            let added = block.mlp(&hidden, &mut ())?;
+            self.hidden.set(i, &(hidden + added).map_err(ModelError::from)?)?;
+        }
+        Ok(())
     }
 
     /// Lets the work see keys and values, before attention mixes them.
@@ -317,7 +359,8 @@ impl Pass {
                 self.hidden.set(i, &next)?;
             }
         }
-        looks.into_iter().map(|(site, look)| Ok((site, look.finish()?))).collect()
+        let seen = looks.into_iter().map(|(site, look)| Ok(look.finish_routed()?.map(|seen| (site, seen))));
+        seen.filter_map(Result::transpose).collect()
     }
 
     /// Passes a block without looking at anything.

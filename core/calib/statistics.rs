@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use workbench_api::job::Statistic;
 use workbench_model::{
-    Checkpoint, Site,
+    Checkpoint, ModelConfig, Site,
     decoder::Block,
     statistics::{SiteStatistics, Wants},
 };
@@ -49,9 +49,18 @@ pub fn statistics(
     pass.head(checkpoint, &mut gatherer)?;
     let found = gatherer.found;
     match wanted.keys().find(|site| !found.contains_key(*site)) {
+        Some(missing) if of_expert(config, missing) => {
+            Err(Error::refused(format!("no calibration token was routed to the expert of `{missing}`"))
+                .hint("calibrate with more tokens"))
+        }
         Some(missing) => Err(Error::refused(format!("the model has no site `{missing}`"))),
         None => Ok(found),
     }
+}
+
+/// Whether a site of that name lies in an expert.
+fn of_expert(config: &ModelConfig, name: &str) -> bool {
+    config.linears().iter().any(|linear| linear.site.expert.is_some() && linear.site.to_string() == name)
 }
 
 struct Gatherer<'a> {

@@ -64,11 +64,12 @@ impl Artifact {
     }
 
     /// The folder of a model whose finished blocks an interrupted run may have left. `inputs` are the grids of quantized
-    /// inputs by module; `untie` gives a model with tied embeddings a head of its own.
+    /// inputs by module; `untie` gives a model with tied embeddings a head of its own;
+    /// `coded_experts` says that the linears of all experts become MXFP4 codes, and nothing else.
     pub(super) fn resume(
         source: &Checkpoint,
         inputs: &BTreeMap<&str, &Grid>,
-        untie: bool,
+        (untie, coded_experts): (bool, bool),
         resume: &mut Resume,
     ) -> Result<Self> {
         let mut config = source.config_json().clone();
@@ -76,7 +77,10 @@ impl Artifact {
             config["tie_word_embeddings"] = false.into();
         }
         let create = |folder: &Path| -> Result<Self> {
-            let writer = CheckpointWriter::create(folder, &config)?;
+            let mut writer = CheckpointWriter::create(folder, &config)?;
+            if coded_experts {
+                writer.code_experts()?;
+            }
             Ok(Self { untie, ..Self::over(writer, folder.to_owned()) })
         };
         let folder = resume.model_folder();

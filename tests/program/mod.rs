@@ -8,6 +8,7 @@ mod changed;
 mod damage;
 mod demo_training;
 mod ends;
+mod experts;
 mod full_disk;
 mod good_plugins;
 mod interrupt;

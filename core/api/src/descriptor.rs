@@ -84,6 +84,9 @@ pub struct Descriptor {
     /// Which schemes it takes, if it is a quantizer. Older plugins say nothing here, and older hosts read over it.
     #[serde(default)]
     pub accepts: Accepts,
+    /// Whether it takes models with mixtures of experts; who quantizes single linears does anyway.
+    #[serde(default)]
+    pub takes_experts: bool,
     /// Inputs with known outputs, which `workbench plugins check` runs.
     pub examples: Vec<Example>,
 }

@@ -12,7 +12,9 @@ mod tokens;
 mod tests;
 
 pub use evaluate::{Evaluate, Items, Protocol, TextOptions, TextTask};
-pub use models::{CalibrationDtype, Group, GroupScheme, KvCache, Order, Quantize, Train, Transform, WeightDtype};
+pub use models::{
+    CalibrationDtype, Group, GroupScheme, KvCache, MIN_EXPERT_TOKENS, Order, Quantize, Train, Transform, WeightDtype,
+};
 pub use tokens::{Toggle, TokenOptions};
 
 use serde::{Serialize, de::DeserializeOwned};

@@ -84,12 +84,22 @@ pub struct Quantize {
     /// Of the factors of matrix products, whose sums are f32; the model's if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compute_dtype: Option<CalibrationDtype>,
+    /// Whether each expert of a mixture sees every token of the calibration data. Set together with `min_expert_tokens` alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub calibrate_all_experts: bool,
+    /// Tokens below which an expert's linears are rounded to nearest, in a mixture that is calibrated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_expert_tokens: Option<usize>,
     /// How the calibration data become tokens, where anything reads them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<TokenOptions>,
     /// The plugin's own.
     pub parameters: Value,
 }
+
+/// Tokens below which an expert's linears are rounded to nearest unless a script says otherwise: what fewer say about the inputs of a
+/// linear fits them and not the next ones.
+pub const MIN_EXPERT_TOKENS: usize = 64;
 
 /// Modules with one scheme.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -78,6 +78,7 @@ fn plugin() -> Descriptor {
         defaults: serde_json::to_value(Parameters::default()).unwrap(),
         needs: Default::default(),
         accepts: Default::default(),
+        takes_experts: false,
         examples: Vec::new(),
     }
 }

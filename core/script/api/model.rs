@@ -13,6 +13,7 @@ use workbench_model::{
     config::{EMBEDDINGS, LM_HEAD},
     regular_file,
 };
+use workbench_quant::Dynamic as Timing;
 
 use super::{
     Called, Host, estimates,
@@ -197,6 +198,15 @@ pub(super) fn apply(
         return Err(Error::usage(format!("cannot {kind} `{}`: its weights are codes already", model.signature.name))
             .hint("start from the model before its quantization"));
     }
+    let each_linear = plugin.descriptor.scope == Scope::Linear;
+    if model.signature.config.experts.is_some() && !each_linear && !plugin.descriptor.takes_experts {
+        return Err(Error::usage(format!(
+            "`{method}` does not take mixtures of experts, and `{}` is one",
+            model.signature.name
+        ))
+        .at(method)
+        .hint("quantizers that take linears one by one do"));
+    }
     let call = match kind {
         NodeKind::Transform => "`transform`",
         NodeKind::Train => "`train`",
@@ -297,8 +307,20 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, buil
         observe,
         hidden_states,
         compute_dtype,
+        calibrate_all_experts,
+        min_expert_tokens,
         calibration: data,
     } = options.take()?;
+    let mixture = model.signature.config.experts.is_some();
+    let of_experts = [
+        ("calibrate_all_experts", calibrate_all_experts.is_some()),
+        ("min_expert_tokens", min_expert_tokens.is_some()),
+    ];
+    if let Some((option, _)) = of_experts.into_iter().find(|(_, given)| *given && !mixture) {
+        return Err(Error::usage(format!("`{}` has no experts", model.signature.name))
+            .at(option)
+            .hint("leave the option out"));
+    }
     let targets = targets.map(|Texts(targets)| targets);
     let assigned = groups::read(
         &mut options,
@@ -319,9 +341,14 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, buil
         observe: None,
         hidden_states: None,
         compute_dtype: None,
+        calibrate_all_experts: false,
+        min_expert_tokens: None,
         calibration: None,
         parameters,
     };
+    if calibrate_all_experts != Some(true) {
+        refuse_static_experts(&model.signature.config, &params.groups)?;
+    }
     let observes = !descriptor.needs.statistics.is_empty() || !descriptor.needs.streams.is_empty();
     let mut source = None;
     // Data that nobody reads must not make a key of its own.
@@ -341,6 +368,8 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, buil
             observe: Some(observe),
             hidden_states,
             compute_dtype,
+            calibrate_all_experts: calibrate_all_experts.unwrap_or_default(),
+            min_expert_tokens: mixture.then(|| min_expert_tokens.unwrap_or(params::MIN_EXPERT_TOKENS)),
             calibration: Some(tokens),
             ..params
         };
@@ -348,6 +377,21 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, buil
     let made = Made::new(Params::Quantize(params), source);
     let warnings = assigned.warnings.into_iter().chain(notes).collect();
     Ok(Made { label: assigned.label, note: assigned.note, warnings, ..made })
+}
+
+/// Refuses static scales for inputs of experts that might see no token.
+fn refuse_static_experts(config: &ModelConfig, groups: &[params::Group]) -> Result<()> {
+    let fixed = |group: &&params::Group| {
+        group.scheme.args.input_activations.as_ref().is_some_and(|args| args.dynamic != Timing::Yes)
+    };
+    let experts = || config.linears().into_iter().filter(|linear| linear.site.expert.is_some());
+    let module = groups.iter().filter(fixed).flat_map(|group| &group.modules);
+    let Some(module) = module.into_iter().find(|module| experts().any(|linear| linear.name == **module)) else {
+        return Ok(());
+    };
+    Err(Error::usage(format!("`{module}` has static activation scales, and the router may send its expert no token"))
+        .at("scheme")
+        .hint("calibrate_all_experts: true, or choose dynamic activations"))
 }
 
 /// Refuses schemes that the plugin says it does not take, where it is the plugin that rounds: the embeddings are the host's, and so is

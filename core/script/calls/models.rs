@@ -62,6 +62,12 @@ pub(in crate::script) struct Quantize {
     pub hidden_states: Option<CalibrationDtype>,
     /// Of the factors of calibration's matrix products, whose sums are float32; the model's dtype if not given.
     pub compute_dtype: Option<CalibrationDtype>,
+    /// In a mixture of experts: let each expert's linears observe every token, not only those that are routed to it. What the model
+    /// computes stays the router's.
+    pub calibrate_all_experts: Option<bool>,
+    /// In a mixture of experts: the linears of an expert that fewer tokens of the calibration data reach are rounded to nearest, and
+    /// named; 64 if not given.
+    pub min_expert_tokens: Option<usize>,
     /// Data for static input scales and for methods that observe activations; 128 sequences where it has no `.tokens(…)`.
     pub calibration: Option<Dataset>,
 }

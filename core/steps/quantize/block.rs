@@ -33,6 +33,7 @@ pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &
     let config = walk.checkpoint.config();
     let (mut full, mut quantized) = begin(walk, &room, &made, resume)?;
     let held = walk.reporter.hold()?;
+    quantized.show_all_to_experts(walk.all_experts);
     for index in resume.blocks()..config.num_layers {
         let original = full.load(walk.checkpoint, index)?;
         let job = job(&made, index, full.len())?;

@@ -6,12 +6,12 @@ use candle_core::{Device, Tensor};
 use serde_json::{Map, Value, json};
 use workbench_api::job::Job as Work;
 use workbench_model::{
-    Checkpoint, ModelError, Site, SiteKind,
+    Checkpoint, ModelConfig, ModelError, Site, SiteKind,
     config::EMBEDDINGS,
     decoder::{ActivationQuantizer, Block, GridQuantizer},
     statistics::Wants,
 };
-use workbench_quant::{Dynamic, Grid, Parameters};
+use workbench_quant::{Dynamic, Grid, Parameters, preset};
 
 use super::progress::{INPUTS, KEYS_AND_VALUES, Progress, parsed, silent_sites};
 use super::{
@@ -21,6 +21,7 @@ use super::{
         services::{Codes, Plugin, Services},
     },
     Resume, RoundedEnds, Target, linear,
+    rounded::Rounded,
 };
 use crate::{
     calib::{self, InputScale, Look, Seen, SiteWork},
@@ -39,6 +40,8 @@ pub(super) struct Made<'a> {
     pub ends: RoundedEnds,
     wants: BTreeMap<Site, Wants>,
     data_is_due: bool,
+    /// Tokens below which an expert's linears are rounded to nearest.
+    min_expert_tokens: usize,
     cache: Option<KvCache>,
     artifact: Artifact,
     progress: Progress,
@@ -71,8 +74,10 @@ impl<'a> Made<'a> {
             services.reporter.log("warn", message);
             resume.start_over()?;
         }
+        let coded_experts =
+            ends.quantized.is_empty() && cache.is_none() && are_coded_experts(&all, checkpoint.config());
         let inputs = all.iter().filter_map(|t| Some((t.info.name.as_str(), t.inputs.as_ref()?))).collect();
-        let mut artifact = Artifact::resume(checkpoint, &inputs, ends.unties, resume)?;
+        let mut artifact = Artifact::resume(checkpoint, &inputs, (ends.unties, coded_experts), resume)?;
         if let Some(cache) = &cache {
             artifact.put_kv_cache(cache.grid());
         }
@@ -81,8 +86,20 @@ impl<'a> Made<'a> {
             targets.entry(target.info.site).or_default().push(target);
         }
         let progress = resume.progress().clone();
-        let mut made =
-            Self { plugin, services, checkpoint, targets, ends, wants, data_is_due, cache, artifact, progress };
+        let min_expert_tokens = 0;
+        let mut made = Self {
+            plugin,
+            services,
+            checkpoint,
+            targets,
+            ends,
+            wants,
+            data_is_due,
+            min_expert_tokens,
+            cache,
+            artifact,
+            progress,
+        };
         for (module, stored) in made.progress.scales.clone() {
             made.artifact.put_input_scale(&module, &Parameters::from(&stored))?;
         }
@@ -90,6 +107,11 @@ impl<'a> Made<'a> {
             made.artifact.put_kv_scales(*block, &key.into(), &value.into())?;
         }
         Ok(made)
+    }
+
+    /// Lets the plugin have linears of experts that so many tokens reach.
+    pub(super) fn require_tokens(&mut self, min_expert_tokens: usize) {
+        self.min_expert_tokens = min_expert_tokens;
     }
 
     /// Whether anything has to be observed. Statistics that a plugin can do without are gathered where there is another
@@ -140,6 +162,8 @@ impl<'a> Made<'a> {
         seen: Option<Seen>,
         mut block: Option<&mut Block>,
     ) -> Result<()> {
+        let tokens = seen.as_ref().map_or(0, |seen| seen.statistics.count());
+        let too_few = site.expert.is_some() && self.observes_for_plugin(site) && tokens < self.min_expert_tokens as u64;
         let scales = match seen {
             Some(Seen { statistics, input_scales }) => {
                 self.services.statistics = BTreeMap::from([(site.to_string(), statistics)]);
@@ -155,6 +179,10 @@ impl<'a> Made<'a> {
             if self.rounded_here(target)? {
                 continue;
             }
+            if too_few {
+                self.round_to_nearest(target, block.as_deref_mut())?;
+                continue;
+            }
             let report = self.plugin.run(&Work::Linear(linear(target, self.checkpoint)?), &self.services)?;
             let codes = self.services.output().codes.remove(&target.info.name);
             self.take(target, codes, block.as_deref_mut())?;
@@ -164,6 +192,23 @@ impl<'a> Made<'a> {
         self.services.statistics.clear();
         self.set_inputs(site, &targets, &scales, block)?;
         self.targets.insert(site, targets);
+        Ok(())
+    }
+
+    /// Whether the plugin looks at a site.
+    fn observes_for_plugin(&self, site: Site) -> bool {
+        self.wants.get(&site).is_some_and(|wants| *wants != Wants::default())
+    }
+
+    /// Rounds a linear of an expert that too few tokens reached for the plugin to go by them, and notes it.
+    fn round_to_nearest(&mut self, target: &Target, block: Option<&mut Block>) -> Result<()> {
+        let name = &target.info.name;
+        let weight = self.checkpoint.config().weight_of(name);
+        let rounded = Rounded::new(self.checkpoint, weight.clone(), &target.weights)?;
+        self.take(target, Some(rounded.codes(self.checkpoint)?), block)?;
+        self.checkpoint.drop_pages([weight.as_str()]);
+        let reason = format!("fewer than {} calibration tokens reached their expert", self.min_expert_tokens);
+        self.report(name, &json!({ "rounded_to_nearest": reason }));
         Ok(())
     }
 
@@ -311,4 +356,14 @@ impl SiteWork for Made<'_> {
             _ => self.quantize_site(site, seen, block),
         }
     }
+}
+
+/// Whether these targets are the linears of all experts of a family that publishes them as MXFP4 codes, and become such codes.
+fn are_coded_experts(targets: &[Target], config: &ModelConfig) -> bool {
+    let wanted = preset("MXFP4A16").and_then(|scheme| scheme.weights);
+    let coded = |target: &Target| {
+        target.info.site.expert.is_some() && target.inputs.is_none() && wanted.as_ref() == Some(target.weights.args())
+    };
+    let experts = config.linears().into_iter().filter(|linear| linear.site.expert.is_some()).count();
+    config.publishes_coded_experts() && experts == targets.len() && targets.iter().all(coded)
 }

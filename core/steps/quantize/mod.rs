@@ -67,6 +67,8 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         observe,
         hidden_states,
         compute_dtype,
+        calibrate_all_experts,
+        min_expert_tokens,
         calibration: tokens,
         parameters,
     } = job.typed()?;
@@ -96,7 +98,8 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         let stored = scales_of(&given.args, storage(&checkpoint, &keys));
         KvCache::new(given, stored, checkpoint.config())
     });
-    let made = Made::new(&checkpoint, plugin, services, (targets, ends), cache.transpose()?, &mut resume)?;
+    let mut made = Made::new(&checkpoint, plugin, services, (targets, ends), cache.transpose()?, &mut resume)?;
+    made.require_tokens(min_expert_tokens.unwrap_or_default().max(1));
     let passes = made.observes()? || made.plugin.scope() == Scope::Block;
     let made = match (&sequences, passes) {
         (None, true) => {
@@ -112,7 +115,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
             let observed =
                 json!({ "order": order, "hidden_states": hidden_states, "compute_dtype": compute, "kernel": kernel });
             facts.insert("observed".into(), observed);
-            let walk = Walk { checkpoint: &checkpoint, sequences, order, reporter };
+            let walk = Walk { checkpoint: &checkpoint, sequences, order, all_experts: calibrate_all_experts, reporter };
             walk.run(room, made, &mut resume)?
         }
         (_, false) => without_data(&checkpoint, made, &mut resume, reporter)?,
@@ -161,6 +164,8 @@ struct Walk<'a> {
     checkpoint: &'a Checkpoint,
     sequences: &'a [Vec<u32>],
     order: Order,
+    /// Whether every expert sees every token.
+    all_experts: bool,
     reporter: &'a NodeReporter,
 }
 
@@ -179,6 +184,7 @@ impl Walk<'_> {
             }
         };
         let held = self.reporter.hold()?;
+        pass.show_all_to_experts(self.all_experts);
         for index in resume.blocks()..config.num_layers {
             let mut block = pass.load(self.checkpoint, index)?;
             match self.order {

@@ -58,6 +58,12 @@ impl Rotations {
         let mut down = None;
         if parameters.has(Place::R4) {
             vacant(Place::R4, online.down)?;
+            if config.experts.is_some() {
+                return Err(Error::unsupported(
+                    "R4 rotates the inner activations of one MLP, and this model is a mixture of experts",
+                )
+                .with_hint("leave R4 out of `rotations`"));
+            }
             let size = blocked(Place::R4, config.intermediate_size)?;
             let one = |block: u64| match parameters.kind {
                 Kind::Hadamard => Rotation::hadamard(size),

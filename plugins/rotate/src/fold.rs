@@ -111,7 +111,7 @@ impl Fold<'_> {
         let mlp = self.take_gain(&format!("{}.weight", block.mlp_norm.name))?;
         let values = self.rotations.values.as_ref().map(|values| &values[block.index]);
         let down = self.rotations.down.as_ref().map(|down| &down[block.index]);
-        for linear in &block.linears {
+        for linear in block.linears.iter().chain(&block.router) {
             let mut weight = self.get(&linear.weight())?;
             let mut bias = linear.bias().map(|bias| self.get(&bias)).transpose()?;
             let changed = match linear.role {
@@ -124,7 +124,7 @@ impl Fold<'_> {
                     let rotated = each(values, &mut weight, None, Values::inputs)?;
                     self.writes_hidden(&mut weight, bias.as_mut())? || rotated
                 }
-                Role::Gate => self.reads_hidden(&mut weight, mlp.as_deref())?,
+                Role::Gate | Role::Router => self.reads_hidden(&mut weight, mlp.as_deref())?,
                 Role::Up => {
                     let signed = each(down, &mut weight, bias.as_mut(), |values, rotation| {
                         values.output_signs(rotation);

@@ -41,6 +41,7 @@ impl Plugin for Rotate {
     const PAPER: Option<&'static str> =
         Some("Ashkboos et al. 2024, QuaRot, arXiv:2404.00456; Liu et al. 2024, SpinQuant, arXiv:2405.16406");
     const GRID_VERSION: u32 = workbench_quant::GRID_VERSION;
+    const TAKES_EXPERTS: bool = true;
 
     fn new(parameters: Parameters) -> Result<Self, Error> {
         let mut places = parameters.rotations.clone();
@@ -88,6 +89,12 @@ impl Rotate {
         let mut rotations = Rotations::draw(&self.0, &config)?;
         let mut facts = Facts::new();
         if let Some(learn) = &self.0.learn {
+            if config.experts.is_some() {
+                return Err(Error::unsupported(
+                    "rotations of a mixture of experts cannot be learned: a step leaves experts without a gradient",
+                )
+                .with_hint("leave `learn` out"));
+            }
             facts.insert("learned".to_owned(), self.learn(learn, &config, &mut rotations, host)?);
         }
         fold(&HostWeights(host), &config, &rotations, &mut HostSink(host))?;

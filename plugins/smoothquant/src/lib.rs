@@ -56,6 +56,7 @@ impl Plugin for SmoothQuant {
     const SUMMARY: &'static str = "Moves activation outliers into the weights by an exact rescaling";
     const PAPER: Option<&'static str> = Some("Xiao et al. 2023, arXiv:2211.10438");
     const GRID_VERSION: u32 = 0;
+    const TAKES_EXPERTS: bool = true;
 
     fn new(mut parameters: Parameters) -> Result<Self, Error> {
         // A mapping named twice is meant once, and the order in which they are named changes nothing.

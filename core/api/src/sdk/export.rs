@@ -49,6 +49,7 @@ extern "C" fn descriptor<E: Export>() -> RResult<RString, PluginError> {
             defaults: serde_json::to_value(&defaults)?,
             needs: E::Plugin::new(defaults).map(|plugin| plugin.needs()).unwrap_or_default(),
             accepts: E::Plugin::accepts(),
+            takes_experts: E::Plugin::TAKES_EXPERTS,
             examples: E::Plugin::examples().context(|| "building the examples".to_owned())?,
         };
         Ok(serde_json::to_string(&descriptor)?.into())

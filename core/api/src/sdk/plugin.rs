@@ -33,6 +33,10 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// version refuses the plugin; from a plugin that says 0 it takes no codes.
     const GRID_VERSION: u32;
 
+    /// Whether it takes models with mixtures of experts, whose blocks have many pairs of layers of a kind and a router among the readers.
+    /// Who quantizes linears one by one takes them anyway: to it an expert's linear is one like any.
+    const TAKES_EXPERTS: bool = false;
+
     /// The plugin with its parameters.
     ///
     /// # Errors
