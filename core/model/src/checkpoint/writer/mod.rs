@@ -23,7 +23,7 @@ use super::folder::{COMPANIONS, GRIDS_KEY, INDEX_FILE, noted_grids};
 use super::mapped::MappedFile;
 use super::safetensors::read_header;
 use super::{Checkpoint, Dtype};
-use crate::arch::{self, EMBEDDINGS, LM_HEAD, TensorSpec, kv_scale_name, kv_zero_point_name};
+use crate::arch::{self, BlockLayout, EMBEDDINGS, LM_HEAD, TensorSpec, kv_scale_name, kv_zero_point_name};
 use crate::{ModelConfig, ModelError};
 
 /// What was written.
@@ -392,9 +392,10 @@ impl CheckpointWriter {
         ModelError::tensor(&self.folder, tensor, message, "")
     }
 
-    /// The linears of the model, in order.
+    /// The linears of the model, in order; routers too, which are linears for everybody else.
     fn modules(&self) -> Vec<String> {
-        let mut modules = self.config.linears().into_iter().map(|linear| linear.name).collect::<Vec<_>>();
+        let of_block = |block: BlockLayout| block.linears.into_iter().chain(block.router).map(|linear| linear.name);
+        let mut modules = self.config.blocks().flat_map(of_block).collect::<Vec<_>>();
         if !self.config.tie_word_embeddings {
             modules.push(LM_HEAD.into());
         }
