@@ -202,7 +202,8 @@ mod tests {
             let mut done = 0;
             for some in sequences.chunks(batch) {
                 self.next(some.len())?;
-                let of = |id: &u32| TokenScore { log_probability: -f64::from(*id).sqrt(), likeliest: id % 3 == 0 };
+                let of =
+                    |id: &u32| TokenScore { log_probability: -f64::from(*id).sqrt(), likeliest: id.is_multiple_of(3) };
                 found(some.iter().map(|s| s.ids[s.scored..].iter().map(of).collect()).collect())?;
                 done += some.len() as u64;
                 progress.progress(done, sequences.len() as u64, "passes");

@@ -179,9 +179,9 @@ fn every_option_of_a_text_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let rows = folder.path().join("rows.jsonl");
     let lines = (3..9).map(|n| format!("{{\"text\": \"w{n} w{n} w4\", \"other\": \"w{} w5 w6\"}}\n", n + 9));
-    std::fs::write(&rows, lines.collect::<String>()).unwrap();
+    fs::write(&rows, lines.collect::<String>()).unwrap();
     let story = folder.path().join("story.txt");
-    std::fs::write(&story, "w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14").unwrap();
+    fs::write(&story, "w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14").unwrap();
     let tokenizer = crate::data::tests::words(&[0], &[], Some("<a>"));
     let read = |path: &Path, options: &TextOptions| {
         let found = windows(&DataSource::File(path.to_owned()), options, &tokenizer).unwrap();

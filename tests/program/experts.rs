@@ -9,7 +9,7 @@ use super::{
 };
 
 /// A Qwen3-MoE whose first block is dense, and a gpt-oss.
-fn models(project: &Project) {
+pub(super) fn models(project: &Project) {
     let qwen = json!({
         "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2,
         "moe_intermediate_size": 32, "norm_topk_prob": true, "mlp_only_layers": [0], "decoder_sparse_step": 1,

@@ -85,6 +85,14 @@ const ARGUMENTS: [&str; 6] = ["run", "stopped.rhai", "--jobs", "1", "--threads",
 /// Stops a run with one Ctrl-C at an event, and returns what was said. The node at work says that it was interrupted, and
 /// nothing else is begun.
 fn stopped_at(project: &Project, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+    let events = stopped_or_done(project, wanted);
+    let ends = ends(&events);
+    assert!(ends.contains(&"interrupted"), "{ends:?}");
+    events
+}
+
+/// The same, where the node may be done before the signal has reached it: on a machine with much to do, events are read late.
+fn stopped_or_done(project: &Project, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
     let mut run = Followed::start(project, &ARGUMENTS);
     run.until(wanted);
     let since = Instant::now();
@@ -92,12 +100,11 @@ fn stopped_at(project: &Project, wanted: impl Fn(&Value) -> bool) -> Vec<Value> 
     let (code, events) = run.end();
     assert!(since.elapsed() < Duration::from_secs(30), "it took {:?} to stop", since.elapsed());
     assert_eq!(code, Some(5), "{events:#?}");
-    assert!(events.iter().any(|e| e["event"] == "interrupting" && e["running"] == 1));
+    assert!(events.iter().any(|e| e["event"] == "interrupting"));
     assert_eq!(events.last().unwrap()["kind"], "interrupted");
     let ends = ends(&events);
-    let interrupted = ends.iter().position(|end| *end == "interrupted").unwrap_or_else(|| panic!("{ends:?}"));
-    assert!(ends[..interrupted].iter().all(|end| *end == "done"), "{ends:?}");
-    assert!(ends[interrupted + 1..].iter().all(|end| *end == "cancelled"), "{ends:?}");
+    let order: Vec<&str> = ["done", "interrupted", "cancelled"].into_iter().filter(|end| ends.contains(end)).collect();
+    assert!(ends.chunk_by(|a, b| a == b).map(|some| some[0]).eq(order), "{ends:?}");
     project.assert_no_process_stays();
     events
 }
@@ -147,6 +154,7 @@ fn a_quantization_stops_behind_a_block_and_continues_to_the_same_bytes() {
     let w4 = r#"#{ weights: #{ num_bits: 4, type: "int", symmetric: true, strategy: "channel" } }"#;
     let w4a8 = r#"#{ weights: #{ num_bits: 4, type: "int", symmetric: true, strategy: "channel" },
         input_activations: #{ num_bits: 8, type: "int", symmetric: true, strategy: "tensor", dynamic: false } }"#;
+    let mut stopped = 0;
     for (method, scheme, data) in
         [("gptq", w4a8, ", calibration: data"), ("sign_block", w4, ", calibration: data"), ("rtn", w4, "")]
     {
@@ -171,7 +179,10 @@ table.write();
         let (mut before, mut stops) = (0, 0);
         while stops < 3 {
             let behind = |e: &Value| e["said"]["unit"] == "blocks" && e["said"]["done"].as_u64() > Some(before);
-            let events = stopped_at(&project, behind);
+            let events = stopped_or_done(&project, behind);
+            if !ends(&events).contains(&"interrupted") {
+                break;
+            }
             let done = events.iter().filter(|e| e["said"]["unit"] == "blocks").map(|e| e["said"]["done"].as_u64());
             let kept = blocks(&project).unwrap();
             assert!(Some(kept) >= done.max().unwrap(), "{method}: {kept} blocks were kept");
@@ -181,11 +192,13 @@ table.write();
                 break;
             }
         }
+        stopped += stops;
         let (found, events) = undisturbed(&project);
         let again = events.iter().find(|e| e["said"]["unit"] == "blocks").map(|e| e["said"]["done"].as_u64().unwrap());
         assert!(again.is_none_or(|first| first > before), "{method}: block {again:?} was made again");
         assert!(found == expected, "{method}: other bytes after {stops} stops");
     }
+    assert!(stopped > 0, "every run was done before the signal reached it");
 }
 
 #[test]

@@ -43,7 +43,7 @@ model(\"tiny\").quantize(\"gptq\", #{{ scheme: \"W8A16\", group_size: 16, calibr
         project.write("names.rhai", &text);
         let outcome = project.run(&["plan", "names.rhai", "--json"]).exits(0);
         let told = format!("`tokens`: `{name}` is called `num_calibration_samples` here");
-        assert_eq!((outcome.out.clone() + &outcome.err).contains(&told), note, "{}\n{}", outcome.out, outcome.err);
+        assert_eq!(format!("{}{}", outcome.out, outcome.err).contains(&told), note, "{}\n{}", outcome.out, outcome.err);
         outcome.json()["nodes"][0]["key"].as_str().unwrap().to_owned()
     };
     let own = planned("num_calibration_samples", false);

@@ -40,6 +40,18 @@ const OPTIONS: &[(&str, &str, &str, &str)] = {
         ("transform", "dtype", "calibration: calib", r#"calibration: calib, dtype: "bfloat16""#),
         ("transform", "calibration", "calibration: calib", "calibration: other"),
         ("quantize", "scheme", GROUPS, r#"scheme: "W8A16", group_size: 16, calibration: calib"#),
+        (
+            "quantize",
+            "calibrate_all_experts",
+            GROUPS,
+            "scheme: \"W4A16\", group_size: 16, calibration: calib, calibrate_all_experts: true",
+        ),
+        (
+            "quantize",
+            "min_expert_tokens",
+            GROUPS,
+            "scheme: \"W4A16\", group_size: 16, calibration: calib, min_expert_tokens: 3",
+        ),
         ("quantize", "num_bits", GROUPS, r#"scheme: "W4A16", group_size: 16, calibration: calib, num_bits: 3"#),
         (
             "quantize",
@@ -202,6 +214,7 @@ fn the_page_says_what_the_program_reads() {
 #[test]
 fn every_option_is_part_of_the_meaning() {
     let project = project();
+    super::experts::models(&project);
     let reference = project.run(&["script", "reference", "--json"]).exits(0).json();
     let named: BTreeSet<(String, String)> = reference["calls"]
         .as_array()
@@ -218,12 +231,14 @@ fn every_option_is_part_of_the_meaning() {
     assert!(untried.is_empty() && unknown.is_empty(), "without a case: {untried:?}; not in the reference: {unknown:?}");
 
     let mut script =
-        "let base = model(\"tiny\");\nlet data = dataset(\"text.txt\");\nlet other = dataset(\"other.txt\");\n\
+        "let base = model(\"tiny\");\nlet mixture = model(\"qwen\");\nlet data = dataset(\"text.txt\");\nlet other = dataset(\"other.txt\");\n\
         let calib = data.tokens(#{ num_calibration_samples: 4, max_seq_length: 16 });\nlet table = report(\"t\");\n"
             .to_owned();
     let mut lines = Vec::new();
-    for (index, (call, _, without, with)) in OPTIONS.iter().enumerate() {
+    for (index, (call, option, without, with)) in OPTIONS.iter().enumerate() {
         let line = CALLS.iter().find(|(name, _)| name == call).unwrap().1;
+        let of_experts = option.contains("expert");
+        let line = if of_experts { line.replace("base.", "mixture.") } else { line.to_owned() };
         for (side, options) in [("a", without), ("b", with)] {
             script.push_str(&line.replace("OPTIONS", options).replace("ID", &format!("{side}{index}")));
             script.push('\n');

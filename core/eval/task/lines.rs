@@ -43,8 +43,11 @@ pub(super) fn read_lines(path: &Path, names: &[&str], others: &[&str]) -> Result
     Ok(lines)
 }
 
+/// Items with the lines, or rows, on which they stand.
+type Rows = Vec<(usize, Map<String, Value>)>;
+
 /// An object a line, blank lines passed over, with the number of the line.
-fn json_rows(path: &Path) -> Result<Vec<(usize, Map<String, Value>)>, TaskError> {
+fn json_rows(path: &Path) -> Result<Rows, TaskError> {
     let source = read_text(path)?;
     let mut rows = Vec::new();
     for (index, line) in Lines::of(source.as_bytes()).enumerate() {
@@ -66,7 +69,7 @@ fn json_rows(path: &Path) -> Result<Vec<(usize, Map<String, Value>)>, TaskError>
 }
 
 /// Rows with their numbers.
-fn parquet_rows(path: &Path, names: &[&str], others: &[&str]) -> Result<Vec<(usize, Map<String, Value>)>, TaskError> {
+fn parquet_rows(path: &Path, names: &[&str], others: &[&str]) -> Result<Rows, TaskError> {
     let fault = |line, error: Error| TaskError {
         hint: error.hints.first().cloned(),
         ..TaskError::new(path, line, error.to_string())

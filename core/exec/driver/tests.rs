@@ -52,7 +52,9 @@ impl Executor for Held {
         let mut news: Vec<Update> = said.collect();
         let over: Vec<Key> = if self.ends { self.running.keys().cloned().collect() } else { stopped };
         news.extend(over.iter().chain(&self.cancelled).map(|key| update(key, News::Ended(Some("over".into())))));
-        over.iter().chain(&self.cancelled).for_each(|key| drop(self.running.remove(key)));
+        for key in over.iter().chain(&self.cancelled) {
+            self.running.remove(key);
+        }
         news
     }
 

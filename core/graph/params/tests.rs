@@ -29,6 +29,8 @@ fn quantize() -> Quantize {
         observe: Some(Order::Block),
         hidden_states: Some(CalibrationDtype::Float32),
         compute_dtype: Some(CalibrationDtype::Bfloat16),
+        calibrate_all_experts: true,
+        min_expert_tokens: Some(7),
         calibration: Some(tokens()),
         parameters: json!({ "x": 0.7 }),
     }

@@ -59,6 +59,9 @@ struct Found {
     silent: Vec<usize>,
 }
 
+/// A pair of layers with what its readers see.
+type ObservedPair<'a> = (&'a Pair, Observed);
+
 /// What the batches looked like at the pairs of half a block.
 type Seen<'a> = RefCell<Vec<(&'a Pair, Observed)>>;
 
@@ -153,7 +156,7 @@ impl<'a, 'h> Search<'a, 'h> {
         name: &str,
         block: &Block,
         states: &[Values],
-    ) -> Result<(Vec<Values>, Vec<(&'a Pair, Observed)>), Error> {
+    ) -> Result<(Vec<Values>, Vec<ObservedPair<'a>>), Error> {
         let here = |pair: &&&Pair| pair.block == name && part.mappings().contains(&pair.mapping);
         let of_part = self.pairs.iter().filter(here);
         let seen: Seen<'a> =

@@ -1,7 +1,7 @@
 //! What the families of decoders look like: the one place where modules and tensors have names.
 //!
 //! A family is a file that says what it is called and how its configuration is read; what a configuration then means is laid out
-//! in [`block`]: for each block its tensors, its linears with the site that each reads, the pairs between which a scale can move.
+//! in `block`: for each block its tensors, its linears with the site that each reads, the pairs between which a scale can move.
 //! The decoder, calibration, the writer, GGUF, selectors and, through their jobs, plugins go by that layout, so that a family that
 //! consists of known parts is one more file here and a line in [`Architecture`].
 
