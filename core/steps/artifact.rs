@@ -177,7 +177,7 @@ impl Artifact {
         Ok(())
     }
 
-    /// Finishes the folder, opens it again, compares every tensor with what was put, and leaves it where the result
+    /// Finishes the folder, opens it again, compares every weight, code and scale of a KV cache with what was put, and leaves it where the result
     /// belongs. Shards that were taken over were compared with the digests in their names.
     ///
     /// # Errors

@@ -131,3 +131,21 @@ fn keys_and_values_can_be_quantized_with_or_without_weights() {
     let missing = project.run(&["run", "missing.rhai"]).exits(2);
     assert!(missing.err.contains("static activation scales, which need calibration data"), "{}", missing.err);
 }
+
+/// Scales of a float32 model are stored in float32, and whoever opens the folder multiplies in float32.
+#[test]
+fn arithmetic_that_no_reader_of_the_folder_does_is_said() {
+    let project = Project::new();
+    for (compute, told) in [("bf16", true), ("f32", false)] {
+        let options = format!(r#"scheme: "W4A16", group_size: 16, conventions: #{{ compute: "{compute}" }}"#);
+        project.write("compute.rhai", &script(&options));
+        let outcome = project.run(&["run", "compute.rhai"]).exits(0);
+        let words = outcome.out.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            words.contains("evaluates weights as bfloat16 arithmetic dequantizes them"),
+            told,
+            "{}",
+            outcome.out
+        );
+    }
+}

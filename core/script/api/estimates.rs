@@ -1,4 +1,6 @@
-//! What nodes are expected to take, for plans: estimates from above, no limits.
+//! What nodes are expected to take, for plans: estimates, no limits. Those of evaluations follow what is read and scored; a node that
+//! makes a model is taken for its weights in f32, and neither the activations of a training batch nor those of a calibration set are in
+//! that yet.
 
 use std::path::Path;
 

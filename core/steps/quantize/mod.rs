@@ -18,7 +18,7 @@ use workbench_model::{
     decoder::keep_pages,
     matmul::Kernel,
 };
-use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, StorageDtype};
+use workbench_quant::{Compute, Conventions, Dynamic, Grid, QuantizationArgs, StorageDtype};
 
 pub(super) use self::resume::Resume;
 use self::resume::When;
@@ -89,7 +89,8 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         facts.insert("ends".into(), json!({ "quantized": ends.quantized, "untied": ends.unties }));
     }
     facts.insert("grids".into(), grids(&targets, ends.embeddings.as_ref().map(Rounded::grid)));
-    let warnings: Vec<String> = warnings(&groups).into_iter().chain(ends.remarks.iter().cloned()).collect();
+    let warnings: Vec<String> =
+        warnings(&groups, &checkpoint).into_iter().chain(ends.remarks.iter().cloned()).collect();
 
     let mut resume = Resume::open(scratch)?;
     let cache = kv_cache.as_ref().map(|given| {
@@ -299,9 +300,19 @@ fn linear(target: &Target, checkpoint: &Checkpoint) -> Result<Linear> {
 }
 
 /// What the loaders of others will not like about this choice of schemes.
-fn warnings(groups: &[Group]) -> Vec<String> {
+fn warnings(groups: &[Group], checkpoint: &Checkpoint) -> Vec<String> {
     let schemes = groups.iter().flat_map(|group| group.modules.iter().map(|m| (m.as_str(), &group.scheme)));
-    fused::splits(&schemes.collect())
+    let mut warnings = fused::splits(&schemes.collect());
+    let stored_in_bf16 = |module: &String| storage(checkpoint, &format!("{module}.weight")) == StorageDtype::Bf16;
+    let rounds_in_bf16 = |group: &&Group| group.scheme.conventions.compute == Compute::Bf16;
+    if groups.iter().filter(rounds_in_bf16).any(|group| !group.modules.iter().all(stored_in_bf16)) {
+        warnings.push(
+            "`compute: \"bf16\"` evaluates weights as bfloat16 arithmetic dequantizes them, and this model's are not stored in bfloat16: \
+             what opens the folder computes in its own dtype, with other last bits"
+                .to_owned(),
+        );
+    }
+    warnings
 }
 
 /// Every grid in use with the number of layers on it.
