@@ -17,6 +17,10 @@ const PARTS: &[(&str, &[&str])] = &[
     (
         "services",
         &[
+            // Which modules a scheme is for, and which of them share a scale.
+            "core/graph/ends.rs",
+            "core/graph/fused.rs",
+            "core/graph/selector.rs",
             "core/steps/artifact.rs",
             "core/steps/contract.rs",
             "core/steps/recipe.rs",
@@ -26,7 +30,8 @@ const PARTS: &[(&str, &[&str])] = &[
     ),
     ("quantize", &["core/steps/quantize", "core/steps/global_scales.rs", "core/steps/kv_cache.rs"]),
     ("transform", &["core/steps/transform.rs", "core/steps/equivalence.rs", "core/steps/equivalence"]),
-    ("train", &["core/steps/train.rs"]),
+    // How the model of a training is stored, it takes from the step of transforms.
+    ("train", &["core/steps/train.rs", "core/steps/transform.rs"]),
     ("evaluate", &["core/steps/evaluate.rs"]),
 ];
 
@@ -36,16 +41,24 @@ const NUMERIC: &[&str] = &[
     "candle-nn",
     "csv",
     "csv-core",
+    "daachorse",
+    "faer",
+    "fancy-regex",
     "gemm",
+    "gemm-common",
     "gemm-f32",
     "half",
     "minijinja",
     "minijinja-contrib",
     "parquet",
     "rand_chacha",
+    "regex",
+    "regex-automata",
     "safetensors",
     "serde_json",
+    "spm_precompiled",
     "tokenizers",
+    "unicode-normalization-alignments",
 ];
 
 fn main() {
