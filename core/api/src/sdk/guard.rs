@@ -20,7 +20,7 @@ fn install_hook() {
     HOOK.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if INSIDE.load(Ordering::Relaxed) == 0 {
+            if INSIDE.load(Ordering::SeqCst) == 0 {
                 return previous(info);
             }
             let place = info.location().map(|place| format!(" ({}:{})", place.file(), place.line()));
@@ -38,12 +38,13 @@ fn said(payload: &(dyn std::any::Any + Send)) -> &str {
 /// Runs a plugin's code and turns a panic into an error that says what and where.
 pub(crate) fn guard<T>(code: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     install_hook();
-    INSIDE.fetch_add(1, Ordering::Relaxed);
-    let outcome = catch_unwind(AssertUnwindSafe(code));
-    INSIDE.fetch_sub(1, Ordering::Relaxed);
-    outcome.unwrap_or_else(|payload| {
+    INSIDE.fetch_add(1, Ordering::SeqCst);
+    let outcome = catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|payload| {
         Err(Error::new(ErrorKind::Panic, format!("the plugin panicked: {}", take_panic(said(&*payload)))))
-    })
+    });
+    // Only now: until its own message is taken, `take_panics` of another call must leave it where it is.
+    INSIDE.fetch_sub(1, Ordering::SeqCst);
+    outcome
 }
 
 /// What the hook wrote down of a panic: message and place. Several threads may have panicked; a thread pool hands on the
@@ -56,9 +57,12 @@ fn take_panic(message: &str) -> String {
     }
 }
 
-/// What panics said that no guard has turned into an error: those of threads that nobody joined.
+/// What panics said that no guard has turned into an error: those of threads that nobody joined. Nothing while another call is inside,
+/// whose own panic may be among them; the last call to leave finds them.
 pub(crate) fn take_panics() -> Vec<String> {
-    std::mem::take(&mut SAID.lock().unwrap_or_else(PoisonError::into_inner))
+    let mut all = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    // Under the lock: a call that enters after this adds its messages after they are taken.
+    if INSIDE.load(Ordering::SeqCst) == 0 { std::mem::take(&mut *all) } else { Vec::new() }
 }
 
 #[cfg(test)]
@@ -70,5 +74,22 @@ mod tests {
         let error = guard::<()>(|| panic!("row {} is empty", 3)).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Panic);
         assert!(error.message.contains("row 3 is empty (") && error.message.contains("guard.rs:"), "{error}");
+    }
+
+    #[test]
+    fn another_call_that_ends_meanwhile_leaves_a_panic_its_place() {
+        struct Another;
+        impl Drop for Another {
+            /// Runs while the panic unwinds: it has been written down and not yet been taken.
+            fn drop(&mut self) {
+                take_panics();
+            }
+        }
+        let error = guard::<()>(|| {
+            let _ends_meanwhile = Another;
+            panic!("row 4 is empty")
+        });
+        let error = error.unwrap_err();
+        assert!(error.message.contains("row 4 is empty (") && error.message.contains("guard.rs:"), "{error}");
     }
 }
