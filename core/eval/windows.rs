@@ -76,7 +76,8 @@ pub fn windows(source: &DataSource, options: &TextOptions, tokenizer: &Tokenizer
     }
 }
 
-/// Cuts the texts of a task file, by the same protocols: where they are one running text (`one_text`), as that of a file.
+/// Cuts the texts of a task file, by the same protocols. One running text (`one_text`) is in blocks what a file is; rolling, it is one
+/// document, where a file has a document for each paragraph.
 ///
 /// # Errors
 /// As [`windows`].

@@ -148,10 +148,8 @@ impl Leaf {
         let at = self.value;
         Some(Ok(match &self.values {
             Values::Bool(values) => (*values.get(at)?).into(),
-            Values::Float(values) => {
-                // In the digits that single precision takes.
-                float(values.get(at)?.to_string().parse().unwrap_or(f64::NAN))
-            }
+            // As `to_pylist` and a row of `datasets` give it: 0.1 in single precision is 0.10000000149011612.
+            Values::Float(values) => float(f64::from(*values.get(at)?)),
             Values::Double(values) => float(*values.get(at)?),
             // The bits of one without a sign are stored as those of one with a sign.
             Values::Int32(values) if !integer(self.about.self_type()).1 => values.get(at)?.cast_unsigned().into(),

@@ -187,9 +187,7 @@ fn leaf(field: &Type) -> Option<Kind> {
     match word(field).as_str() {
         "string" => Some(Kind::Text),
         "bool" | "float" | "double" | "null" => Some(Kind::Plain),
-        number if number.strip_prefix('u').unwrap_or(number).starts_with("int") && number != "int96" => {
-            Some(Kind::Plain)
-        }
+        "int8" | "int16" | "int32" | "int64" | "uint8" | "uint16" | "uint32" | "uint64" => Some(Kind::Plain),
         _ => None,
     }
 }

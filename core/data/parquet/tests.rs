@@ -94,7 +94,7 @@ fn values_of_every_type_are_what_was_written() {
         ("uint32", json!([4_294_967_295_u32, 0, null])),
         ("uint64", json!([u64::MAX, 1, null])),
         ("int64", json!([i64::MIN, 1, null])),
-        ("float", json!([0.1, null, null])),
+        ("float", json!([f64::from(0.1_f32), null, null])),
         ("double", json!([0.1, null, null])),
         ("bool", json!([true, false, null])),
         ("lists", json!([[["a", null], []], [], null])),
