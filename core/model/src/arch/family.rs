@@ -26,6 +26,8 @@ pub(crate) struct Family {
     pub(crate) read: fn(&Keys<'_>, &mut ModelConfig) -> Result<(), ModelError>,
     /// The epsilon of norms where a configuration names none.
     pub(crate) rms_norm_eps: f64,
+    /// The base of rotary frequencies where a configuration names none, as transformers' configuration class has it.
+    pub(crate) rope_theta: f64,
     /// Whether blocks may have windows, which `layer_types` then names.
     pub(crate) has_windows: bool,
     /// The router of a mixture of experts, within the MLP; empty in a family without.

@@ -11,6 +11,7 @@ pub(super) const FAMILY: Family = Family {
     head_dim: Some(64),
     read,
     rms_norm_eps: 1e-5,
+    rope_theta: 150_000.0,
     has_windows: true,
     router: "router",
     stacking: Some(Stacking { transposed: true, interleaved: true, is_written: true }),

@@ -13,6 +13,7 @@ pub(super) const FAMILY: Family = Family {
         Ok(())
     },
     rms_norm_eps: 1e-6,
+    rope_theta: 10_000.0,
     has_windows: false,
     router: "",
     stacking: None,

@@ -11,6 +11,7 @@ pub(super) const FAMILY: Family = Family {
     head_dim: None,
     read,
     rms_norm_eps: 1e-6,
+    rope_theta: 10_000.0,
     has_windows: false,
     router: "gate",
     // As transformers 5 holds them in memory; it writes them apart.

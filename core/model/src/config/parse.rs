@@ -44,7 +44,7 @@ impl ModelConfig {
                 "`num_key_value_heads` must divide `num_attention_heads`",
             ));
         }
-        let (rope_theta, rope_scaling) = keys.rope()?;
+        let (rope_theta, rope_scaling) = keys.rope(architecture.family().rope_theta)?;
         let vocab_size = keys.size("vocab_size")?;
         let mut config = Self {
             architecture,

@@ -10,9 +10,6 @@ use super::keys::{Keys, MAX_SIZE};
 use super::{RopeScaling, Yarn};
 use crate::ModelError;
 
-/// The base that transformers assumes where a file names none.
-const DEFAULT_THETA: f64 = 10_000.0;
-
 /// Keys that every kind of scaling may carry. The length before stretching is no more than a note where it is not needed.
 const COMMON: [&str; 5] =
     ["rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"];
@@ -24,8 +21,8 @@ struct Spelled {
 }
 
 impl Keys<'_> {
-    /// The base frequency and the scaling.
-    pub(super) fn rope(&self) -> Result<(f64, RopeScaling), ModelError> {
+    /// The base frequency, in a family that has this one where a file names none, and the scaling.
+    pub(super) fn rope(&self, default_theta: f64) -> Result<(f64, RopeScaling), ModelError> {
         let outer = self.positive("rope_theta")?;
         let [old, new] = ["rope_scaling", "rope_parameters"].map(|key| self.spelled(key));
         let (old, new) = (old?, new?);
@@ -40,23 +37,29 @@ impl Keys<'_> {
         let (theta, scaling) = match (old, new) {
             (None, None) => (outer, RopeScaling::None),
             (Some(one), None) | (None, Some(one)) => (one.theta.or(outer), one.scaling),
-            (Some(old), Some(new)) => self.agreed(old, new, outer)?,
+            (Some(old), Some(new)) => self.agreed(old, new, outer, default_theta)?,
         };
-        Ok((theta.unwrap_or(DEFAULT_THETA), scaling))
+        Ok((theta.unwrap_or(default_theta), scaling))
     }
 
     /// What both objects mean.
-    fn agreed(&self, old: Spelled, new: Spelled, outer: Option<f64>) -> Result<(Option<f64>, RopeScaling), ModelError> {
+    fn agreed(
+        &self,
+        old: Spelled,
+        new: Spelled,
+        outer: Option<f64>,
+        default_theta: f64,
+    ) -> Result<(Option<f64>, RopeScaling), ModelError> {
         if new.scaling != RopeScaling::None && new.scaling != old.scaling {
             let message = format!("`rope_scaling` means {}, but `rope_parameters` {}", old.scaling, new.scaling);
             return Err(self.error(message, "remove the wrong one; transformers takes `rope_scaling`"));
         }
         let theta = old.theta.or(outer);
         match new.theta {
-            Some(new) if new != theta.unwrap_or(DEFAULT_THETA) => {
+            Some(new) if new != theta.unwrap_or(default_theta) => {
                 let found = match theta {
                     Some(theta) => format!("`rope_scaling` has `rope_theta` {theta}"),
-                    None => format!("`rope_scaling` has none, for which transformers assumes {DEFAULT_THETA}"),
+                    None => format!("`rope_scaling` has none, for which transformers assumes {default_theta}"),
                 };
                 let message = format!("`rope_parameters` has `rope_theta` {new}, but {found}");
                 Err(self.error(message, "give the right `rope_theta` in `rope_scaling`, or remove `rope_scaling`"))

@@ -65,7 +65,8 @@ impl Mixture {
     }
 
     /// What is added to the hidden states, of their norm `x` `[batch, len, hidden]`. The taps see the router's logits, and at the sites
-    /// of each expert the tokens that are routed to it, `[1, tokens, features]`.
+    /// of each expert the tokens that are routed to it, `[1, tokens, features]`; those that see all see them by their sequences,
+    /// `[batch, len, features]`.
     pub(super) fn forward(&self, x: &Tensor, block: usize, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
         let (batch, len, hidden) = x.dims3()?;
         let flat = x.reshape((batch * len, hidden))?;
@@ -78,8 +79,9 @@ impl Mixture {
         for (index, expert) in self.experts.iter().enumerate() {
             let sites = [SiteKind::MlpInput, SiteKind::DownInput].map(|kind| Site::in_expert(block, index, kind));
             if shows_all {
-                taps.observe(sites[0], &flat.unsqueeze(0)?)?;
-                taps.observe(sites[1], &expert.inner(&flat)?.unsqueeze(0)?)?;
+                let inner = expert.inner(&flat)?;
+                taps.observe(sites[0], x)?;
+                taps.observe(sites[1], &inner.reshape((batch, len, inner.dim(1)?))?)?;
             }
             let (tokens, slots) = (&routes.tokens[index], &routes.slots[index]);
             if tokens.is_empty() {

@@ -26,10 +26,22 @@ vectorized! {
     }
 }
 
+/// The smaller of a number and a limit; what is no number stays so, as in torch, where `f32::min` gives the limit.
+#[inline(always)]
+fn at_most(x: f32, limit: f32) -> f32 {
+    if x > limit { limit } else { x }
+}
+
+/// The larger of both.
+#[inline(always)]
+fn at_least(x: f32, limit: f32) -> f32 {
+    if x < limit { limit } else { x }
+}
+
 vectorized! {
     fn clamped_chunk(gate: &[f32], up: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
         for ((y, gate), up) in out.iter_mut().zip(gate).zip(up) {
-            let (g, u) = (gate.min(limit), up.max(-limit).min(limit));
+            let (g, u) = (at_most(*gate, limit), at_most(at_least(*up, -limit), limit));
             *y = g / (1.0 + exp(-alpha * g)) * (u + 1.0);
         }
     }
@@ -47,12 +59,12 @@ vectorized! {
         d_up: &mut [f32],
     ) {
         for i in 0..g.len() {
-            let (x, u) = (gate[i].min(limit), up[i].max(-limit).min(limit));
+            let (x, u) = (at_most(gate[i], limit), at_most(at_least(up[i], -limit), limit));
             let s = 1.0 / (1.0 + exp(-alpha * x));
             let by_gate = g[i] * (u + 1.0) * (s + alpha * x * s * (1.0 - s));
             let by_up = g[i] * x * s;
-            d_gate[i] = if gate[i] <= limit { by_gate } else { 0.0 };
-            d_up[i] = if up[i].abs() <= limit { by_up } else { 0.0 };
+            d_gate[i] = if gate[i] > limit { 0.0 } else { by_gate };
+            d_up[i] = if up[i].abs() > limit { 0.0 } else { by_up };
         }
     }
 }
@@ -87,4 +99,21 @@ pub(crate) fn backward(gate: &[f32], up: &[f32], g: &[f32]) -> (Vec<f32>, Vec<f3
     let inputs = gate.par_chunks(PARALLEL).zip(up.par_chunks(PARALLEL)).zip(g.par_chunks(PARALLEL));
     outputs.zip(inputs).for_each(|((d_gate, d_up), ((gate, up), g))| backward_chunk(gate, up, g, d_gate, d_up));
     (d_gate, d_up)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As torch's `clamp`: a limit is no way to hide that something overflowed.
+    #[test]
+    fn what_is_no_number_is_not_clamped() {
+        let numbers = [1.702, 7.0];
+        for (gate, up) in [(f32::NAN, 1.0), (1.0, f32::NAN)] {
+            assert!(clamped(&[gate; 20], &[up; 20], numbers).iter().all(|y| y.is_nan()));
+            let (by_gate, by_up) = clamped_backward(&[gate; 20], &[up; 20], &[1.0; 20], numbers);
+            assert!(by_gate.iter().chain(&by_up).any(|g| g.is_nan()));
+        }
+        assert_eq!(clamped(&[9.0], &[-9.0], numbers), clamped(&[7.0], &[-7.0], numbers));
+    }
 }
