@@ -18,6 +18,7 @@ use super::{
 use crate::{
     config::{Project, show_bytes},
     error::Result,
+    exec::total_memory,
     graph::{
         Plan, PlanNode, State,
         plan::{describe, why},
@@ -95,7 +96,7 @@ fn row(builder: &Builder, planned: &PlanNode, reason: Option<String>) -> Vec<Str
 pub(super) fn headline(script: &str, builder: &Builder, plan: &Plan) -> String {
     let name = Path::new(script).file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let pending = plan.pending();
-    let needs = preflight::needs(&builder.graph, plan);
+    let needs = preflight::needs(&builder.graph, plan, total_memory());
     let mut line = format!(
         "Plan {name}: {}, {} cached, {pending} to run",
         plural(plan.nodes.len(), "node"),
@@ -125,7 +126,7 @@ fn as_json(
             json!({
                 "key": planned.key, "kind": node.kind, "method": node.method, "label": node.label, "note": node.note,
                 "cached": planned.state == State::Cached, "why": reason(planned), "identity": planned.identity,
-                "memory": node.memory, "disk": node.disk, "scratch": node.scratch,
+                "memory": node.memory.within(total_memory()), "disk": node.disk, "scratch": node.scratch,
                 "origin": node.origin,
             })
         })

@@ -21,11 +21,11 @@ pub(super) struct Needs {
     pub disk: u64,
 }
 
-/// The needs of the pending nodes.
-pub(super) fn needs(graph: &Graph, plan: &Plan) -> Needs {
+/// The needs of the pending nodes, where one may use so much memory.
+pub(super) fn needs(graph: &Graph, plan: &Plan, limit: u64) -> Needs {
     let pending = || plan.nodes.iter().filter(|n| n.state == State::Pending).map(|n| graph.node(n.id));
     Needs {
-        memory: pending().map(|node| node.memory).max().unwrap_or(0),
+        memory: pending().map(|node| node.memory.within(limit)).max().unwrap_or(0),
         disk: pending().map(|node| node.disk).sum::<u64>() + pending().map(|node| node.scratch).max().unwrap_or(0),
     }
 }
@@ -38,7 +38,8 @@ pub(super) fn check(graph: &Graph, plan: &Plan, store: &Store, options: &Options
     }
     matmul::check_override().map_err(|e| Error::refused(e.to_string()))?;
     store.check_writable()?;
-    let needs = needs(graph, plan);
+    let limit = options.memory.min(available_memory());
+    let needs = needs(graph, plan, limit);
     if let Ok(disk) = statvfs(store.root()) {
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         if free < needs.disk {
@@ -60,7 +61,6 @@ pub(super) fn check(graph: &Graph, plan: &Plan, store: &Store, options: &Options
             )));
         }
     }
-    let limit = options.memory.min(available_memory());
     if needs.memory > limit {
         warnings.push(format!(
             "the largest node needs about {} of memory, and {} may be used",

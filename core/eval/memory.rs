@@ -5,10 +5,10 @@ use workbench_model::ModelConfig;
 use super::{CHUNK, walk::ROOM};
 
 /// The program, its threads, and what an allocator keeps.
-const PROGRAM: u64 = 80 << 20;
+pub const PROGRAM: u64 = 80 << 20;
 
 /// A token in the tables of a tokenizer, merges counted.
-const TOKEN: u64 = 900;
+pub const TOKEN: u64 = 900;
 
 /// Sequences to score.
 #[derive(Clone, Copy, Debug)]

@@ -31,7 +31,7 @@ pub use generate::generate;
 pub use kept::{Conduct, Notes};
 pub use loaded::Loaded;
 pub use measured::{Item, Measured, MetricInfo, Unit};
-pub use memory::{Scored, generating_memory, scoring_memory};
+pub use memory::{PROGRAM, Scored, TOKEN, generating_memory, scoring_memory};
 pub use metrics::{Method, Metric};
 pub use perplexity::perplexity;
 pub use windows::{Window, Windows, windows, windows_of};

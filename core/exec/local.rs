@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    graph::{Key, NodeKind, digest::Stamp},
+    graph::{Key, MemoryNeed, NodeKind, digest::Stamp},
     process::Leader,
     store::RunFolder,
 };
@@ -182,14 +182,15 @@ impl LocalExecutor {
 }
 
 impl Executor for LocalExecutor {
-    fn has_room(&self, memory: u64) -> bool {
+    fn has_room(&self, memory: MemoryNeed) -> bool {
         let used: u64 = self.running.values().map(|running| running.memory).sum();
         // The watch on its real use decides about one that is expected to need more than there is.
-        let fits = self.running.is_empty() || used.saturating_add(memory) <= self.options.memory;
+        let fits =
+            self.running.is_empty() || used.saturating_add(memory.within(self.options.memory)) <= self.options.memory;
         fits && self.running.len() < self.options.jobs.max(1)
     }
 
-    fn submit(&mut self, job: Job, memory: u64, run: &RunFolder) -> Result<()> {
+    fn submit(&mut self, job: Job, memory: MemoryNeed, run: &RunFolder) -> Result<()> {
         let job = self.options.share(job);
         job.write(run)?;
         let log = NodeLog::open(run, &job.key)?;
@@ -210,7 +211,7 @@ impl Executor for LocalExecutor {
         let running = Running {
             leader,
             memory_limit: job.memory_limit,
-            memory,
+            memory: memory.within(self.options.memory),
             reads,
             library: job.plugin.clone(),
             plugin: None,

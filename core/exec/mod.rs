@@ -32,20 +32,24 @@ pub use stop::{Held, Stop, interrupted};
 
 use std::time::Duration;
 
-use crate::{error::Result, graph::Key, store::RunFolder};
+use crate::{
+    error::Result,
+    graph::{Key, MemoryNeed},
+    store::RunFolder,
+};
 
 /// Something that runs jobs: processes on this machine, or a batch system. It alone knows what there is to run them with, how
 /// they are heard and how they are stopped.
 pub trait Executor {
-    /// Whether a job that is expected to need so many bytes of memory could begin now, beside those that run. One that needs more
+    /// Whether a job that is expected to need so much memory could begin now, beside those that run. One that needs more
     /// than there is begins where nothing else runs.
-    fn has_room(&self, memory: u64) -> bool;
+    fn has_room(&self, memory: MemoryNeed) -> bool;
 
-    /// Starts a job that is expected to need so many bytes of memory, with its share of what there is.
+    /// Starts a job that is expected to need so much memory, with its share of what there is.
     ///
     /// # Errors
     /// It cannot be started.
-    fn submit(&mut self, job: Job, memory: u64, run: &RunFolder) -> Result<()>;
+    fn submit(&mut self, job: Job, memory: MemoryNeed, run: &RunFolder) -> Result<()>;
 
     /// What happened since the last call, waiting up to `patience` for something to happen.
     fn poll(&mut self, patience: Duration) -> Vec<Update>;

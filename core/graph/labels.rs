@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
     use crate::graph::{
-        Node,
+        MemoryNeed, Node,
         node::{Origin, SourceModel},
         params::{Evaluate, Items, Params, Transform, WeightDtype},
     };
@@ -199,7 +199,7 @@ mod tests {
             data: BTreeMap::new(),
             plugin: None,
             origin: Origin::default(),
-            memory: 0,
+            memory: MemoryNeed::default(),
             disk: 0,
             scratch: 0,
             note: String::new(),

@@ -81,8 +81,8 @@ pub struct Node {
     pub data: BTreeMap<String, DataSource>,
     pub plugin: Option<PluginUse>,
     pub origin: Origin,
-    /// Peak memory that the node is expected to need, in bytes. Not part of the key.
-    pub memory: u64,
+    /// Peak memory that the node is expected to need. Not part of the key.
+    pub memory: MemoryNeed,
     /// Bytes that its artifact is expected to take. Not part of the key.
     pub disk: u64,
     /// Bytes on disk that it is expected to need beside that while it runs. Not part of the key.
@@ -103,6 +103,28 @@ impl Node {
             DataSource::Demo(_) => None,
         });
         models.chain(data).map(PathBuf::as_path)
+    }
+}
+
+/// Peak memory that a node is expected to need, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryNeed {
+    /// What it cannot do without.
+    pub held: u64,
+    /// Activations of a calibration set, of which only what half of the limit holds stays in memory: the rest lies in files.
+    pub spilled: u64,
+}
+
+impl MemoryNeed {
+    /// What it comes to for a node that may use this much.
+    pub fn within(self, limit: u64) -> u64 {
+        self.held.saturating_add(self.spilled.min(limit / 2))
+    }
+}
+
+impl From<u64> for MemoryNeed {
+    fn from(held: u64) -> Self {
+        Self { held, spilled: 0 }
     }
 }
 

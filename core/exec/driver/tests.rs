@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     exec::{NodeEvent, Update},
     graph::{
-        FileDigests, Graph, Node, NodeKind,
+        FileDigests, Graph, MemoryNeed, Node, NodeKind,
         node::Origin,
         params::{Evaluate, Items, Params},
     },
@@ -30,13 +30,13 @@ struct Held {
 }
 
 impl Executor for Held {
-    fn has_room(&self, memory: u64) -> bool {
-        self.running.is_empty() || self.running.values().sum::<u64>() + memory <= self.room
+    fn has_room(&self, memory: MemoryNeed) -> bool {
+        self.running.is_empty() || self.running.values().sum::<u64>() + memory.within(self.room) <= self.room
     }
 
-    fn submit(&mut self, job: Job, memory: u64, _: &RunFolder) -> Result<()> {
+    fn submit(&mut self, job: Job, memory: MemoryNeed, _: &RunFolder) -> Result<()> {
         assert!(self.has_room(memory), "nobody asked whether there is room");
-        self.running.insert(job.key, memory);
+        self.running.insert(job.key, memory.within(self.room));
         self.submitted += 1;
         self.most = self.most.max(self.running.values().sum());
         Ok(())
@@ -83,7 +83,7 @@ fn run_with(executor: &mut Held, memory: &[u64]) -> Vec<End> {
             data: BTreeMap::new(),
             plugin: None,
             origin: Origin::default(),
-            memory: *memory,
+            memory: MemoryNeed::from(*memory),
             disk: 0,
             scratch: 0,
             note: String::new(),

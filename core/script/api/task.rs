@@ -217,7 +217,7 @@ fn evaluation_node(model: &ModelHandle, task: &TaskHandle, origin: &Origin) -> R
         data: task.data.iter().cloned().collect(),
         plugin: None,
         origin: origin.clone(),
-        memory,
+        memory: memory.into(),
         disk: 0,
         scratch: 0,
         note: String::new(),

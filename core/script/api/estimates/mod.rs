@@ -1,8 +1,10 @@
-//! What nodes are expected to take, for plans: estimates, no limits. Those of evaluations follow what is read and scored; a node that
-//! makes a model is taken for its weights in f32, and neither the activations of a training batch nor those of a calibration set are in
-//! that yet.
+//! What nodes are expected to take, for plans: estimates from above, no limits.
+
+mod making;
 
 use std::path::Path;
+
+pub(super) use self::making::making;
 
 use crate::{
     data::{Format, data_bytes},
@@ -10,7 +12,7 @@ use crate::{
     eval::{Scored, generating_memory, scoring_memory, task::Extent},
     graph::{
         node::DataSource,
-        params::{CalibrationDtype, Evaluate, Params, Protocol, TokenOptions},
+        params::{CalibrationDtype, Evaluate, Params, Protocol},
     },
     script::Signature,
 };
@@ -51,30 +53,6 @@ pub(super) fn evaluation<'a>(
     // The items of a task are held whole, with their tokens.
     let whole = scored.sequences.is_none() || matches!(params, Evaluate::Items(_));
     model + data.into_iter().map(|(_, source)| text(source, whole, characters, None)).sum::<u64>()
-}
-
-/// Bytes of memory of a node that makes a model.
-pub(super) fn making<'a>(
-    model: &Signature,
-    params: &Params,
-    data: impl IntoIterator<Item = (&'a String, &'a DataSource)>,
-) -> u64 {
-    let options = tokens(params);
-    let whole = options.is_some_and(|options| options.num_calibration_samples.is_none() || options.shuffle);
-    let characters = options.and_then(|options| options.characters);
-    let column = options.map(|options| options.text_column.as_str());
-    let texts = data.into_iter().map(|(_, source)| text(source, whole, characters, column));
-    model.memory_estimate() * if matches!(params, Params::Train(_)) { 4 } else { 1 } + texts.sum::<u64>()
-}
-
-/// How the data of a node become tokens.
-fn tokens(params: &Params) -> Option<&TokenOptions> {
-    match params {
-        Params::Transform(transform) => transform.calibration.as_ref(),
-        Params::Quantize(quantize) => quantize.calibration.as_ref(),
-        Params::Train(train) => Some(&train.data),
-        Params::Evaluate(_) => None,
-    }
 }
 
 /// Bytes of memory of what is read of a text: of a table of columns, of this one.
