@@ -19,6 +19,7 @@ const PARTS: &[(&str, &[&str])] = &[
         &[
             // Which modules a scheme is for, and which of them share a scale.
             "core/graph/ends.rs",
+            "core/graph/experts.rs",
             "core/graph/fused.rs",
             "core/graph/selector.rs",
             "core/steps/artifact.rs",

@@ -32,7 +32,7 @@ impl Loaded {
         let checkpoint = Checkpoint::open(path)?;
         checkpoint.check_finite()?;
         let quantizers = Quantizers::of(&checkpoint)?;
-        let quantized = checkpoint.quantization().is_some();
+        let quantized = checkpoint.has_codes();
         let facts = json!({
             "bits_per_weight": checkpoint.bits_per_weight(),
             "bits_per_parameter": checkpoint.bits_per_parameter(),

@@ -5,6 +5,7 @@
 //! it reads. The key is a hash of that and of nothing else, so two scripts that ask for the same thing share the answer.
 
 pub mod ends;
+pub mod experts;
 pub mod fused;
 mod labels;
 pub mod node;
@@ -13,5 +14,5 @@ pub mod plan;
 pub mod selector;
 
 pub use crate::identity::{FileDigests, Key, canonical, digest};
-pub use node::{Graph, Input, Node, NodeId, NodeKind};
+pub use node::{Graph, Input, MemoryNeed, Node, NodeId, NodeKind};
 pub use plan::{Plan, PlanNode, State};

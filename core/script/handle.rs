@@ -22,6 +22,8 @@ pub struct Signature {
     pub linears: Vec<String>,
     /// Whether its weights are codes.
     pub quantized: bool,
+    /// Whether its experts are published as codes, which are taken for the numbers that they stand for.
+    pub coded_experts: bool,
     /// Whether it has weights at all.
     pub weights: bool,
     /// Parameters in total, embeddings included.

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     graph::{
         ends::{Asked, ENDS, Ends, select_targets},
-        fused,
+        experts, fused,
         params::{self, GroupScheme},
         selector::select,
     },
@@ -207,6 +207,7 @@ fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -
     let named = ENDS.into_iter().filter(|end| chosen.contains_key(end));
     let also: String = named.map(|end| format!(", {end}")).collect();
     let mut warnings = fused::splits(&by_module);
+    warnings.extend(experts::unread(&task.signature.config, &by_module));
     warnings.extend(ends.remarks(task.method, task.by_block));
     Ok(Assignment {
         groups: merged(&all, &by_module),

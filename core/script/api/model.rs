@@ -122,6 +122,7 @@ fn with_weights(name: &str, path: &Path) -> Result<Opened, workbench_model::Mode
     let quantized = checkpoint.quantization().is_some();
     let signature = Signature {
         quantized,
+        coded_experts: checkpoint.has_codes() && !quantized,
         weights: true,
         bytes: checkpoint.bytes_on_disk(),
         knows_demo: knows_demo(path),
@@ -164,6 +165,7 @@ fn signature(name: &str, config: &ModelConfig) -> Signature {
         linears: config.linears().into_iter().map(|l| l.name).collect(),
         config: config.clone(),
         quantized: false,
+        coded_experts: false,
         weights: false,
         parameters,
         bytes: parameters * 4,
@@ -220,14 +222,20 @@ pub(super) fn apply(
     };
     let mut signature = (*model.signature).clone();
     signature.weights = true;
+    signature.coded_experts = false;
     signature.quantized = kind == NodeKind::Quantize;
-    let memory = estimates::making(&signature, &made.params, &made.data);
-    let scratch = estimates::scratch(&signature, &made.params, plugin.descriptor.scope == Scope::Block);
+    let by_block = plugin.descriptor.scope == Scope::Block;
+    let memory = estimates::making(&signature, &made.params, &made.data, by_block);
+    let scratch = estimates::scratch(&signature, &made.params, by_block);
     let step = if made.note.is_empty() { method.to_owned() } else { format!("{method} {}", made.label) };
     let mut history = model.history.clone();
     history.push(step.trim().to_owned());
     let label = format!("{kind} {}", history.join(" > "));
     warn(host, &label, &made.warnings);
+    if model.signature.coded_experts {
+        let note = "its experts are MXFP4 codes, read as the numbers that they stand for; those that stay as they are, are written out as f32";
+        warn(host, &label, &[note.to_owned()]);
+    }
     let mut seen = model.seen.clone();
     seen.extend(made.data.values().cloned());
     let node = Node {

@@ -83,6 +83,7 @@ fn apply(host: &Host, model: &ModelHandle, stage: &Stage, options: Map, origin: 
             return Err(stage.locate(error.at("transform_config").hint("leave it out"), Some(step)));
         }
         let mut options = step.options.clone();
+        stages::complete(step, &made.signature.config, stage.all_experts, &mut options);
         if let Some(data) = calibration.as_ref().filter(|_| step.calibrated) {
             options.insert("calibration".into(), dataset(data.clone())?);
         }

@@ -29,6 +29,8 @@ pub(in crate::script) struct StageKeys {
     /// As for `tokens`.
     #[schemars(range(min = 2), extend("unit" = "tokens"))]
     pub max_seq_length: Option<usize>,
+    /// In a mixture of experts: whether llm-compressor's modifiers let each expert's linears observe every token, as that package does.
+    pub moe_calibrate_all_experts: bool,
     /// What is done to the model, in the order of the file: modifiers of llm-compressor's recipes, or plugins by their names with the
     /// options of their calls. Keys that end in `_stage` and `_modifiers`, as in that package's recipes, are read alike.
     pub quant_modifiers: Option<Map<String, Value>>,
@@ -44,6 +46,7 @@ impl Default for StageKeys {
             dataset: None,
             num_calibration_samples: None,
             max_seq_length: None,
+            moe_calibrate_all_experts: true,
             quant_modifiers: None,
         }
     }

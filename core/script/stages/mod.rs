@@ -9,6 +9,7 @@
 mod fields;
 mod measures;
 mod merge;
+mod mixtures;
 mod modifiers;
 mod recipe;
 mod rotations;
@@ -18,6 +19,7 @@ use std::{path::Path, sync::Arc};
 use serde_json::Value;
 
 pub(super) use measures::{Subject, measures};
+pub(super) use mixtures::complete;
 use modifiers::Fault;
 pub(super) use modifiers::{keys as modifier_keys, means_head};
 
@@ -64,6 +66,8 @@ pub(super) struct Stage {
     /// What the file sets of that data's tokens.
     pub num_calibration_samples: Option<Samples>,
     pub max_seq_length: Option<usize>,
+    /// Whether the modifiers of llm-compressor show every token to every expert.
+    pub all_experts: bool,
     /// What of it was read otherwise than it was written.
     pub notes: Vec<String>,
 }
@@ -90,6 +94,7 @@ impl Stage {
                 dataset,
                 num_calibration_samples,
                 max_seq_length,
+                moe_calibrate_all_experts: all_experts,
                 // Taken out already: it is named where a key is misspelled.
                 quant_modifiers: _,
             },
@@ -133,6 +138,7 @@ impl Stage {
                 dataset,
                 num_calibration_samples,
                 max_seq_length,
+                all_experts,
                 notes: notes.into_iter().map(|note| format!("{}: {note}", file.name)).collect(),
             }),
         }

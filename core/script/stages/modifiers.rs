@@ -61,6 +61,11 @@ pub(super) fn steps(entries: Vec<Entry>, registry: &Registry) -> Result<Vec<Step
     Ok(steps)
 }
 
+/// Whether a step stands for a modifier of that package, and not for a plugin under its own name.
+pub(super) fn is_of_package(step: &Step) -> bool {
+    MODIFIERS.contains(&step.modifier.as_str())
+}
+
 /// Whether a modifier's recipe quantizes `lm_head` where it comes from, and not here: there it is one of the linears that `Linear`
 /// stands for, and here it has to be named.
 pub(crate) fn means_head(step: &Step) -> bool {
@@ -69,7 +74,7 @@ pub(crate) fn means_head(step: &Step) -> bool {
     let named = |pattern: &String| Selector::new(pattern).is_ok_and(|selector| selector.matches(LM_HEAD));
     let groups = step.options.get("config_groups").and_then(Value::as_object).into_iter().flatten();
     let grouped = groups.filter_map(|(_, group)| texts(group.get("targets").unwrap_or(group))).flatten();
-    MODIFIERS.contains(&step.modifier.as_str())
+    is_of_package(step)
         && step.kind == NodeKind::Quantize
         && every
         && !ignored.iter().chain(&grouped.collect::<Vec<_>>()).any(named)

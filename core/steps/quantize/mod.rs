@@ -37,7 +37,7 @@ use crate::{
     error::{Error, Result},
     exec::{Job, NodeReporter},
     graph::{
-        fused,
+        experts, fused,
         params::{self, CalibrationDtype, Group, TokenOptions},
     },
     plugin::Scope,
@@ -301,8 +301,9 @@ fn linear(target: &Target, checkpoint: &Checkpoint) -> Result<Linear> {
 
 /// What the loaders of others will not like about this choice of schemes.
 fn warnings(groups: &[Group], checkpoint: &Checkpoint) -> Vec<String> {
-    let schemes = groups.iter().flat_map(|group| group.modules.iter().map(|m| (m.as_str(), &group.scheme)));
-    let mut warnings = fused::splits(&schemes.collect());
+    let schemes = groups.iter().flat_map(|group| group.modules.iter().map(|m| (m.as_str(), &group.scheme))).collect();
+    let mut warnings = fused::splits(&schemes);
+    warnings.extend(experts::unread(checkpoint.config(), &schemes));
     let stored_in_bf16 = |module: &String| storage(checkpoint, &format!("{module}.weight")) == StorageDtype::Bf16;
     let rounds_in_bf16 = |group: &&Group| group.scheme.conventions.compute == Compute::Bf16;
     if groups.iter().filter(rounds_in_bf16).any(|group| !group.modules.iter().all(stored_in_bf16)) {

@@ -25,7 +25,9 @@ pub use self::names::{
     EMBEDDINGS, EXAMPLE_SELECTOR, FINAL_NORM, FUSED_STACKS, LM_HEAD, ModuleName, attention_name, block_name, block_of,
     input_site,
 };
-pub(crate) use self::names::{FREQUENCIES, kv_scale_name, kv_zero_point_name, uncoded_modules};
+pub(crate) use self::names::{
+    EVERY_EXPERT, FREQUENCIES, is_of_expert, kv_scale_name, kv_zero_point_name, uncoded_modules,
+};
 pub use self::pairs::{Pair, PairKind};
 pub use self::site::{Site, SiteKind};
 

@@ -26,6 +26,8 @@ const BLOCKS: &str = "model.layers.";
 pub(super) const ATTENTION: &str = "self_attn";
 pub(super) const MLP: &str = "mlp";
 pub(super) const EXPERTS: &str = "experts";
+/// The linears of all experts, as a target of a `quantization_config`.
+pub(crate) const EVERY_EXPERT: &str = r"re:.*\.experts\..*";
 pub(super) const SINKS: &str = "sinks";
 pub(super) const ATTENTION_NORM: &str = "input_layernorm";
 pub(super) const MLP_NORM: &str = "post_attention_layernorm";
@@ -74,6 +76,11 @@ pub fn block_of(name: &str) -> Option<usize> {
 /// The name of the attention of a block, which is no linear and can be meant by a rotation.
 pub fn attention_name(index: usize) -> String {
     format!("{BLOCKS}{index}.{ATTENTION}")
+}
+
+/// Whether a module belongs to an expert.
+pub(crate) fn is_of_expert(module: &str) -> bool {
+    module.split('.').any(|part| part == EXPERTS)
 }
 
 /// The modules that stay as they are where the experts of a model are MXFP4 codes, as `modules_to_not_convert` lists them.

@@ -1,7 +1,7 @@
 //! How the recipes of llm-compressor name the layers of these families.
 
-use super::PairKind;
 use super::names::{ATTENTION, ATTENTION_NORM, DOWN, GATE, K, LM_HEAD, MLP_NORM, ModuleName, O, Q, UP, V};
+use super::{Architecture, PairKind};
 
 /// The pair that a recipe means by the ends of its layers' names; `readers` are in the order of the alphabet.
 pub fn pair(source: &str, readers: &[&str]) -> Option<PairKind> {
@@ -12,6 +12,15 @@ pub fn pair(source: &str, readers: &[&str]) -> Option<PairKind> {
         (PairKind::UpToDown, UP, &[DOWN]),
     ];
     known.into_iter().find(|(_, from, to)| *from == source && *to == readers).map(|(kind, ..)| kind)
+}
+
+/// The pairs that `SmoothQuantModifier` smooths in a family where a recipe names none: in Qwen3-MoE attention alone, as one scale for all
+/// experts would put them out of balance (llm-compressor 0.14, `QWEN_MOE_SMOOTHQUANT_MAPPINGS`).
+pub fn smoothed(architecture: Architecture) -> Vec<PairKind> {
+    match architecture {
+        Architecture::Qwen3Moe => vec![PairKind::NormToQkv],
+        _ => vec![PairKind::NormToQkv, PairKind::NormToGateUp],
+    }
 }
 
 /// Where a rotation of SpinQuant acts: the ends of the modules' names, the location as its package spells it, and whether it is

@@ -183,6 +183,12 @@ impl Checkpoint {
         &self.config_json
     }
 
+    /// Whether weights are codes of a quantized folder: those of compressed-tensors, or experts in stacks of MXFP4. Blocks of a GGUF file
+    /// are a way of storing numbers, and no codes in this sense.
+    pub fn has_codes(&self) -> bool {
+        self.quantization.is_some() || self.tensors.values().any(|stored| matches!(stored, Stored::StackedCodes(_)))
+    }
+
     /// The names of all tensors, sorted.
     pub fn names(&self) -> Vec<String> {
         self.tensors.keys().cloned().collect()

@@ -4,7 +4,7 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use workbench_model::checkpoint::{CheckpointWriter, Dtype};
 use workbench_model::{Checkpoint, WeightSource};
-use workbench_quant::{Conventions, Grid, Matrix, StorageDtype, preset};
+use workbench_quant::{Conventions, Grid, Matrix, QuantizationArgs, StorageDtype, preset};
 
 use crate::common::{Tensors, assert_holds, f32_bytes, open_error, parse, tiny_tensors, values, write_model};
 
@@ -220,4 +220,54 @@ fn settings_that_would_change_the_function_are_refused() {
     let windows = parse(&oss()).unwrap().sliding_windows;
     assert_eq!(windows, [Some(8), None], "without `layer_types` every second block has a window");
     assert_eq!(parse(&qwen()).unwrap().experts.unwrap().dense_blocks, [1]);
+}
+
+/// transformers 5.17: `GptOssConfig.default_theta`; every other family begins at 10,000.
+#[test]
+fn each_family_has_its_own_base_of_rotary_frequencies() {
+    assert_eq!(parse(&oss()).unwrap().rope_theta, 150_000.0);
+    assert_eq!(parse(&qwen()).unwrap().rope_theta, 10_000.0);
+    let mut both = oss();
+    both["rope_parameters"] = both["rope_scaling"].clone();
+    both["rope_parameters"]["rope_theta"] = 150_000.0.into();
+    assert_eq!(parse(&both).unwrap().rope_theta, 150_000.0);
+}
+
+/// transformers takes the scheme of the experts from the first group that has an expression for them.
+#[test]
+fn a_group_with_all_experts_names_them_by_an_expression() {
+    let config = qwen();
+    let parsed = parse(&config).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = CheckpointWriter::create(folder.path(), &config).unwrap();
+    let grid = |preset_name: &str| {
+        let args = preset(preset_name).unwrap().weights.unwrap();
+        let args = QuantizationArgs { group_size: Some(8), ..args };
+        Grid::new(&args, StorageDtype::F32, Conventions::default()).unwrap()
+    };
+    let (of_experts, of_others) = (grid("W4A16"), grid("W8A16"));
+    for (seed, spec) in parsed.tensors().into_iter().enumerate() {
+        let data = values(seed, spec.shape.iter().product());
+        let Some(linear) = parsed.linears().into_iter().find(|linear| linear.weight() == spec.name) else {
+            writer.put_dense(&spec.name, Dtype::F32, &spec.shape, &f32_bytes(&data)).unwrap();
+            continue;
+        };
+        let grid = if linear.site.expert.is_some() { &of_experts } else { &of_others };
+        let weight = Matrix::new(&data, linear.out_features, linear.in_features).unwrap();
+        let (codes, parameters) = grid.round_to_nearest(weight).unwrap();
+        writer.put_quantized(&linear.name, grid, &codes, &parameters).unwrap();
+    }
+    writer.finish().unwrap();
+    let opened = Checkpoint::open(folder.path()).unwrap();
+    let groups = &opened.config_json()["quantization_config"]["config_groups"];
+    let targets = |bits: u64| {
+        let mut all = groups.as_object().unwrap().values();
+        all.find(|group| group["weights"]["num_bits"] == bits).unwrap()["targets"].clone()
+    };
+    assert_eq!(targets(4), json!([r"re:.*\.experts\..*"]));
+    assert!(targets(8).as_array().unwrap().iter().all(|target| !target.as_str().unwrap().starts_with("re:")));
+    for linear in parsed.linears() {
+        let bits = opened.quantized_linear(&linear.name).unwrap().unwrap().grid.args().num_bits;
+        assert_eq!(bits, if linear.site.expert.is_some() { 4 } else { 8 }, "{}", linear.name);
+    }
 }

@@ -31,6 +31,55 @@ fn calls(modifiers: Value) -> Vec<(String, Value)> {
     steps.into_iter().map(|step| (format!("{} {}", step.kind, step.method), Value::Object(step.options))).collect()
 }
 
+/// The options of a step as they are for a model of this configuration.
+fn completed(step: &Step, config: &Value, all_experts: bool) -> Value {
+    let config = workbench_model::ModelConfig::from_json(config, Path::new("config.json")).unwrap();
+    let mut options = step.options.clone();
+    complete(step, &config, all_experts, &mut options);
+    Value::Object(options)
+}
+
+/// llm-compressor 0.14: `oneshot(moe_calibrate_all_experts=True)`, `QWEN_MOE_SMOOTHQUANT_MAPPINGS`.
+#[test]
+fn mixtures_of_experts_get_that_packages_defaults() {
+    let dense = json!({
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 32, "intermediate_size": 48, "head_dim": 8,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+    });
+    let mut mixture = dense.clone();
+    for (key, value) in [
+        ("architectures", json!(["Qwen3MoeForCausalLM"])),
+        ("model_type", json!("qwen3_moe")),
+        ("moe_intermediate_size", json!(24)),
+        ("num_experts", json!(3)),
+        ("num_experts_per_tok", json!(2)),
+    ] {
+        mixture[key] = value;
+    }
+    let modifiers = json!({ "SmoothQuantModifier": {}, "GPTQModifier": { "scheme": "W4A16", "ignore": ["lm_head"] } });
+    let own = steps(modifiers).map_err(|fault| fault.1).unwrap();
+    for step in &own {
+        assert_eq!(completed(step, &dense, true), Value::Object(step.options.clone()));
+    }
+    let smoothed = completed(&own[0], &mixture, true);
+    assert_eq!(smoothed, json!({ "activation_range": "range", "mappings": ["norm->qkv"] }));
+    let mut expected = own[1].options.clone();
+    expected.extend([("calibrate_all_experts".to_owned(), true.into()), ("min_expert_tokens".to_owned(), 0.into())]);
+    assert_eq!(completed(&own[1], &mixture, true), Value::Object(expected));
+    assert_eq!(completed(&own[1], &mixture, false), Value::Object(own[1].options.clone()));
+    // Mappings that a recipe names stay, and a plugin under its own name has its own defaults.
+    let named = json!({ "SmoothQuantModifier": { "mappings": ["norm->gate_up"] } });
+    let named = steps(named).map_err(|fault| fault.1).unwrap();
+    assert_eq!(completed(&named[0], &mixture, true)["mappings"], json!(["norm->gate_up"]));
+    let plugin = Step { modifier: "gptq".to_owned(), ..own[1].clone() };
+    assert_eq!(completed(&plugin, &mixture, true), Value::Object(plugin.options.clone()));
+    let stage = |more: &str| {
+        stage(&format!("name: a\noutput_suffix: -a\n{more}quant_modifiers:\n  GPTQModifier: {{scheme: W4A16}}\n"))
+    };
+    assert!(stage("").unwrap().all_experts && !stage("moe_calibrate_all_experts: false\n").unwrap().all_experts);
+}
+
 fn refused(modifiers: Value) -> Error {
     steps(modifiers).unwrap_err().1
 }

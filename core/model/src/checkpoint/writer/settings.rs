@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use workbench_quant::{Dynamic, Format, Grid, QuantizationArgs};
 
-use crate::arch::{EMBEDDINGS, LM_HEAD};
+use crate::arch::{EMBEDDINGS, EVERY_EXPERT, LM_HEAD, is_of_expert};
 use crate::checkpoint::transforms::stored_transforms;
 use crate::checkpoint::{Dtype, NOTES_KEY};
 
@@ -100,7 +100,7 @@ fn quantization_config(
     let single = groups.len() == 1;
     let groups = groups.into_iter().enumerate().map(|(index, group)| {
         // One group can name the classes, as others write it; several have to name their modules.
-        let targets = if single { classes(&group.modules) } else { group.modules };
+        let targets = if single { classes(&group.modules) } else { named(group.modules, modules) };
         let value = json!({"targets": targets, "format": group.format, "weights": group.weights,
             "input_activations": group.inputs, "output_activations": null});
         (format!("group_{index}"), value)
@@ -110,6 +110,17 @@ fn quantization_config(
         "global_compression_ratio": null, "ignore": ignore, "kv_cache_scheme": kv_grid.map(Grid::args), "sparsity_config": {},
         "transform_config": transforms, "version": FORMAT_VERSION, "config_groups": groups.collect::<Map<_, _>>(),
     })
+}
+
+/// The modules of one of several groups. transformers takes the experts' scheme from the group with an expression for them, and otherwise
+/// from the first one that there is (`get_experts_scheme`).
+fn named<'a>(own: Vec<&'a str>, all: &[String]) -> Vec<&'a str> {
+    let experts = |module: &&str| is_of_expert(module);
+    let count = own.iter().copied().filter(experts).count();
+    if count == 0 || count != all.iter().map(String::as_str).filter(experts).count() {
+        return own;
+    }
+    std::iter::once(EVERY_EXPERT).chain(own.into_iter().filter(|module| !is_of_expert(module))).collect()
 }
 
 /// The classes of these modules.
