@@ -1,75 +1,25 @@
 //! Stamps the digests of the engine's sources into the binary, for the keys of nodes.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
-/// Part of the engine, and the folders and files that it is made of.
-const PARTS: &[(&str, &[&str])] = &[
-    ("quant", &["core/quant/src"]),
-    ("model", &["core/matmul/src", "core/model/src", "core/rotation/src"]),
-    ("calib", &["core/calib"]),
-    ("eval", &["core/eval"]),
-    ("data", &["core/data"]),
-    ("demo", &["core/demo"]),
-    ("report", &["core/report"]),
-    (
-        "services",
-        &[
-            // Which modules a scheme is for, and which of them share a scale.
-            "core/graph/ends.rs",
-            "core/graph/experts.rs",
-            "core/graph/fused.rs",
-            "core/graph/selector.rs",
-            "core/steps/artifact.rs",
-            "core/steps/contract.rs",
-            "core/steps/recipe.rs",
-            "core/steps/services.rs",
-            "core/steps/streams.rs",
-        ],
-    ),
-    ("quantize", &["core/steps/quantize", "core/steps/global_scales.rs", "core/steps/kv_cache.rs"]),
-    ("transform", &["core/steps/transform.rs", "core/steps/equivalence.rs", "core/steps/equivalence"]),
-    // How the model of a training is stored, it takes from the step of transforms.
-    ("train", &["core/steps/train.rs", "core/steps/transform.rs"]),
-    ("evaluate", &["core/steps/evaluate.rs"]),
-];
+#[path = "engine/parts.rs"]
+mod parts;
 
-/// Locked packages whose version can change a number: those that compute, and those that read texts.
-const NUMERIC: &[&str] = &[
-    "candle-core",
-    "candle-nn",
-    "csv",
-    "csv-core",
-    "daachorse",
-    "faer",
-    "fancy-regex",
-    "gemm",
-    "gemm-common",
-    "gemm-f32",
-    "half",
-    "minijinja",
-    "minijinja-contrib",
-    "parquet",
-    "rand_chacha",
-    "regex",
-    "regex-automata",
-    "safetensors",
-    "serde_json",
-    "spm_precompiled",
-    "tokenizers",
-    "unicode-normalization-alignments",
-];
+use parts::{NOT_NUMERIC, NUMERIC, PARTS};
 
 fn main() {
-    for (part, paths) in PARTS {
+    let mut digests = Vec::new();
+    for (part, folders) in PARTS {
         let mut files = Vec::new();
-        for path in *paths {
+        for folder in *folders {
             // A part that moved must not drop out of the keys without a word.
-            assert!(Path::new(path).exists(), "core/build.rs names `{path}`, which is not there");
-            println!("cargo::rerun-if-changed={path}");
-            collect(Path::new(path), &mut files);
+            assert!(Path::new(folder).is_dir(), "core/engine/parts.rs names `{folder}`, which is no folder");
+            println!("cargo::rerun-if-changed={folder}");
+            collect(Path::new(folder), &mut files);
         }
         files.sort();
         let mut hash = Fnv::new();
@@ -77,26 +27,63 @@ fn main() {
             hash.write(file.to_string_lossy().as_bytes());
             hash.write(&fs::read(&file).unwrap_or_default());
         }
-        println!("cargo::rustc-env=WORKBENCH_ENGINE_{part}={:032x}", hash.finish());
+        digests.push((*part, hash.finish()));
     }
-    println!("cargo::rerun-if-changed=Cargo.lock");
-    let lock = fs::read_to_string("Cargo.lock").unwrap_or_default();
-    let mut hash = Fnv::new();
-    for package in lock.split("[[package]]") {
-        if NUMERIC.iter().any(|name| package.contains(&format!("name = \"{name}\"\n"))) {
-            hash.write(package.as_bytes());
-        }
-    }
-    println!("cargo::rustc-env=WORKBENCH_ENGINE_dependencies={:032x}", hash.finish());
+    digests.push(("dependencies", dependencies()));
+    let lines: String = digests.iter().map(|(part, digest)| format!("(\"{part}\", \"{digest:032x}\"),\n")).collect();
+    let place = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("digests.rs");
+    fs::write(place, format!("&[\n{lines}]\n")).expect("OUT_DIR can be written to");
 }
 
-fn collect(path: &Path, files: &mut Vec<PathBuf>) {
-    if path.is_file() {
-        files.push(path.to_owned());
-        return;
+/// The digest of the locked packages that can change a number, and of what the workspace asks of each: a feature chooses other
+/// kernels as a version does.
+fn dependencies() -> u128 {
+    println!("cargo::rerun-if-changed=Cargo.lock");
+    println!("cargo::rerun-if-changed=Cargo.toml");
+    println!("cargo::rerun-if-changed=core/model/Cargo.toml");
+    let lock = fs::read_to_string("Cargo.lock").unwrap_or_default();
+    let packages: Vec<&str> = lock.split("[[package]]").skip(1).collect();
+    let named = |name: &str| {
+        let line = format!("name = \"{name}\"\n");
+        packages.iter().filter(move |package| package.contains(&line)).copied()
+    };
+    let (mut counted, mut due) = (BTreeSet::new(), Vec::new());
+    for name in NUMERIC {
+        let before = due.len();
+        due.extend(named(name));
+        assert!(due.len() > before, "core/engine/parts.rs names the package `{name}`, which is not locked");
     }
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        collect(&entry.path(), files);
+    while let Some(package) = due.pop() {
+        if counted.insert(package) {
+            let names = needs(package).into_iter().filter(|name| !NOT_NUMERIC.contains(name));
+            due.extend(names.flat_map(named));
+        }
+    }
+    let mut hash = Fnv::new();
+    counted.iter().for_each(|package| hash.write(package.as_bytes()));
+    for manifest in ["Cargo.toml", "core/model/Cargo.toml"] {
+        let text = fs::read_to_string(manifest).unwrap_or_default();
+        let asked = |line: &&str| NUMERIC.iter().any(|name| line.split([' ', '.', '=']).next() == Some(name));
+        text.lines().filter(asked).for_each(|line| hash.write(line.as_bytes()));
+    }
+    hash.finish()
+}
+
+/// Names of the packages that a locked package is built on.
+fn needs(package: &str) -> Vec<&str> {
+    let list = package.split_once("dependencies = [").and_then(|(_, rest)| rest.split_once(']'));
+    let names = list.map_or("", |(names, _)| names).lines().filter_map(|line| line.trim().strip_prefix('"'));
+    names.filter_map(|name| name.split(['"', ' ']).next()).collect()
+}
+
+/// The files of a folder, without its tests: they decide nothing.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some("tests" | "tests.rs") => {}
+            _ if path.is_dir() => collect(&path, files),
+            _ => files.push(path),
+        }
     }
 }
 

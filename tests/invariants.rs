@@ -95,6 +95,7 @@ fn files_are_written_in_few_places() {
         r"fs::write\(|File::create|OpenOptions|fs::rename\(|create_dir|fs::copy\(|hard_link\(|remove_file\(|remove_dir",
         &[
             ("core/store/", "results"),
+            ("core/build.rs", "the digests of the sources, into the folder that cargo gives a build script"),
             ("core/report/csv.rs", "a table grows while its run goes on"),
             ("core/report/tables.rs", "the folder of a report"),
             ("core/model/src/checkpoint/writer/", "checkpoints, into a folder that the caller gives"),
@@ -103,7 +104,7 @@ fn files_are_written_in_few_places() {
                 "activations that do not fit into memory, into a folder that the caller gives",
             ),
             ("core/steps/quantize/", "unfinished models, into the scratch folder of a node"),
-            ("core/steps/artifact.rs", "tokenizer files beside a checkpoint, into the scratch folder of a node"),
+            ("core/steps/artifact/", "tokenizer files beside a checkpoint, into the scratch folder of a node"),
             ("core/train/src/checkpoint.rs", "states to resume from, into the scratch folder of a node"),
             ("plugins/rotate/src/learn/checkpoint.rs", "rotations to resume from, into the scratch folder of a node"),
             ("core/plugin/new.rs", "a new plugin's crate"),

@@ -155,16 +155,6 @@ impl Pass {
         &mut self.hidden
     }
 
-    /// Lends the hidden states out, until they are given back.
-    pub fn take_hidden(&mut self) -> Activations {
-        std::mem::replace(&mut self.hidden, Activations::in_memory(&[], self.hidden_size, self.room.precision))
-    }
-
-    /// Takes the hidden states back.
-    pub fn give_hidden(&mut self, hidden: Activations) {
-        self.hidden = hidden;
-    }
-
     fn context(&self, index: usize) -> Context {
         let [batch, len] = self.shapes[index];
         Context::full(batch, len, None)

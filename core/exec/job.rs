@@ -6,13 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::Program;
 use crate::{
     error::{Error, Result},
-    graph::{Graph, Input, Key, NodeKind, Plan, PlanNode, digest::KnownFile, node::DataSource},
+    graph::{Graph, Input, Key, NodeKind, Plan, PlanNode, digest::KnownFile, node::DataSource, params},
     store::{RunFolder, Store, write_json},
 };
 
@@ -55,6 +55,31 @@ impl Job {
     /// The parameters of the node.
     pub fn params(&self) -> &Value {
         &self.identity["params"]
+    }
+
+    /// The parameters as their type.
+    ///
+    /// # Errors
+    /// Another build of the workbench wrote them.
+    pub fn typed<T: DeserializeOwned>(&self) -> Result<T> {
+        params::read(self.params())
+    }
+
+    /// Where a model lies that the node reads.
+    ///
+    /// # Errors
+    /// It reads none in that role.
+    pub fn model(&self, role: &str) -> Result<&Path> {
+        let found = self.models.get(role).map(PathBuf::as_path);
+        found.ok_or_else(|| Error::internal(format!("the job names no {role}")))
+    }
+
+    /// Data that the node reads.
+    ///
+    /// # Errors
+    /// It reads none in that role.
+    pub fn source(&self, role: &str) -> Result<&DataSource> {
+        self.data.get(role).ok_or_else(|| Error::internal(format!("the job names no {role}")))
     }
 
     /// The order for a planned node.

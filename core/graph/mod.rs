@@ -4,15 +4,13 @@
 //! in, the keys of its inputs, the identity of the plugin and of the host code that run it, and the digests of the files
 //! it reads. The key is a hash of that and of nothing else, so two scripts that ask for the same thing share the answer.
 
-pub mod ends;
-pub mod experts;
-pub mod fused;
 mod labels;
 pub mod node;
 pub mod params;
 pub mod plan;
-pub mod selector;
+mod targets;
 
 pub use crate::identity::{FileDigests, Key, canonical, digest};
 pub use node::{Graph, Input, MemoryNeed, Node, NodeId, NodeKind};
 pub use plan::{Plan, PlanNode, State};
+pub use targets::{ends, experts, fused, selector};

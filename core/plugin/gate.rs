@@ -12,7 +12,7 @@ use workbench_api::descriptor::Scope;
 use workbench_api::error::{Error, ErrorKind};
 use workbench_api::host::{CodesView, HostServices};
 use workbench_api::job::{Job, Linear};
-use workbench_quant::{Dynamic, Grid, GridError, Strategy};
+use workbench_quant::{Dynamic, Grid, GridError, Parameters, Strategy};
 
 /// Services behind checks.
 pub(super) struct Gate<'a> {
@@ -162,29 +162,13 @@ impl<'a> Gate<'a> {
 
 /// Whether codes, scales and zero-points are what their grid can hold.
 fn check_against_grid(grid: &Grid, codes: &CodesView<'_>) -> Result<(), GridError> {
-    let [rows, columns] = codes.shape;
-    let expected = grid.parameters_shape(rows, columns)?;
-    let other = |what: String| Err(GridError::Shape(what));
-    if expected != codes.scale_shape {
-        return other(format!("the shape of their scales is {:?}, the grid wants {expected:?}", codes.scale_shape));
-    }
-    let symmetric = grid.args().symmetric;
-    if symmetric == codes.zero_points.is_some() {
-        return other(format!("zero-points: the grid {}", if symmetric { "has none" } else { "wants them" }));
-    }
-    let two_level = grid.args().strategy == Strategy::TensorGroup;
-    if two_level != codes.global_scale.is_some() {
-        return other(format!("a global scale: the grid {}", if two_level { "wants one" } else { "has none" }));
-    }
-    if let (Some(given), Some(found)) = (grid.given_global_scale(), codes.global_scale)
-        && given.to_bits() != found.to_bits()
-    {
-        return other(format!("the global scale is {found}, the grid's {given}"));
-    }
-    grid.check_scales(codes.scales, codes.global_scale)?;
-    grid.check_zero_points(codes.zero_points.unwrap_or_default())?;
-    grid.check_codes(codes.codes)?;
-    grid.check_rounding(codes.scales)
+    let parameters = Parameters {
+        scales: codes.scales.to_vec(),
+        zero_points: codes.zero_points.map(<[i32]>::to_vec),
+        global_scale: codes.global_scale,
+        shape: codes.scale_shape,
+    };
+    grid.check_weight(codes.codes, codes.shape, &parameters)
 }
 
 impl HostServices for Gate<'_> {

@@ -119,7 +119,7 @@ impl<'a> Tables<'a> {
             .collect();
         let cautions: Vec<String> = self.builder.cautions.all().into_iter().map(|caution| caution.text).collect();
         let whole = json!({
-            "report": env!("WORKBENCH_ENGINE_report"), "name": spec.name, "script": self.script, "baseline": spec.baseline,
+            "report": crate::engine::report(), "name": spec.name, "script": self.script, "baseline": spec.baseline,
             "rows": rows, "cautions": cautions, "contrasts": spec.contrasts, "heat_maps": spec.heat_maps, "settings": self.builder.settings.pairs(),
         });
         Key::of(&whole).to_string()

@@ -1,40 +1,26 @@
-//! What a node's process does: one file per kind of node.
+//! What a node's process does: one folder per kind of node.
 //!
 //! A step reads its [`Job`], works in the scratch folder of its key, and commits a record together with whatever it made.
 
 mod artifact;
-mod contract;
-mod equivalence;
+mod common;
 mod evaluate;
-mod global_scales;
-mod kv_cache;
+mod host;
 mod quantize;
-mod reads;
-mod recipe;
-mod services;
-mod streams;
 mod train;
 mod transform;
 
 use std::time::{Instant, SystemTime};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use workbench_model::Precision;
-
+use self::common::{Finding, Reads, write_recipe};
 use crate::{
-    calib::Room,
-    error::{Error, ErrorKind, Result},
+    error::{ErrorKind, Result},
     exec::{self, Job, NodeReporter},
-    graph::{NodeKind, params},
+    graph::NodeKind,
     store::{Commit, Record, RunFolder, Scratch, Store},
 };
-
-/// What a step found out.
-struct Finding {
-    values: Value,
-    facts: Value,
-}
 
 /// Does the work of a job of a run, unless its result is there already.
 ///
@@ -45,13 +31,13 @@ pub fn run(job: &Job, run: &RunFolder, reporter: &NodeReporter) -> Result<Commit
     job.program.check()?;
     let store = Store::new(&job.results);
     let Some(scratch) = store.scratch(&job.key)? else { return Ok(Commit::Existed) };
-    let reads = reads::Reads::check(job, run)?;
+    let reads = Reads::check(job, run)?;
     // What went wrong may have been that a file was not the one that was keyed: then that is what to say.
     let finding = step(job, &scratch, reporter).map_err(|error| match error.kind {
         ErrorKind::Interrupted => error,
         _ => reads.check_again().err().unwrap_or(error),
     })?;
-    recipe::write(job, &scratch)?;
+    write_recipe(job, &scratch)?;
     reads.check_again()?;
     let record = Record {
         version: Record::VERSION,
@@ -83,28 +69,5 @@ fn step(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding
         NodeKind::Quantize => quantize::run(job, scratch, reporter),
         NodeKind::Transform => transform::run(job, scratch, reporter),
         NodeKind::Train => train::run(job, scratch, reporter),
-    }
-}
-
-/// Where activations of a calibration set may lie: half of the node's memory, then files.
-fn room(job: &Job, scratch: &Scratch, precision: Precision, compute_dtype: Precision) -> Result<Room> {
-    Ok(Room { precision, compute_dtype, memory: job.memory_limit / 2, folder: scratch.work_folder()? })
-}
-
-impl Job {
-    fn model(&self, role: &str) -> Result<&std::path::Path> {
-        self.models
-            .get(role)
-            .map(std::path::PathBuf::as_path)
-            .ok_or_else(|| Error::internal(format!("the job names no {role}")))
-    }
-
-    fn source(&self, role: &str) -> Result<&crate::graph::node::DataSource> {
-        self.data.get(role).ok_or_else(|| Error::internal(format!("the job names no {role}")))
-    }
-
-    /// The parameters as their type.
-    fn typed<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
-        params::read(self.params())
     }
 }

@@ -188,6 +188,15 @@ impl Grid {
         Ok(self.layout(rows, columns)?.shape())
     }
 
+    /// Rows and columns of the rectangles of a tensor, [rows, columns], that share a scale; those at its ends may be smaller.
+    ///
+    /// # Errors
+    /// When the group size does not divide the columns.
+    pub fn tile(&self, rows: usize, columns: usize) -> Result<[usize; 2], GridError> {
+        let layout = self.layout(rows, columns)?;
+        Ok([layout.height, layout.width])
+    }
+
     /// The parameters of the rows from `first` to `first + count` of a tensor, [rows, columns], with parameters `p`: with them
     /// those rows are quantized by themselves to the codes that they have in the whole.
     ///

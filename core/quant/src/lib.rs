@@ -19,6 +19,7 @@ pub mod pack;
 mod preset;
 mod scale;
 mod scheme;
+mod weight;
 
 pub use args::{ActivationOrdering, Dynamic, NumberType, QuantizationArgs, ScaleDtype, Strategy, ZeroPointDtype};
 pub use column::ColumnRounder;
@@ -28,6 +29,7 @@ pub use grid::{Grid, Parameters, StorageDtype};
 pub use matrix::Matrix;
 pub use preset::{preset, preset_names};
 pub use scheme::{Format, Scheme, kv_cache_args};
+pub use weight::QuantizedWeight;
 
 /// Version of the rounding rules in this crate. Every dylib carries its own copy of the crate, so the number travels in
 /// the plugin probe and a host refuses a plugin whose number differs. Raise it whenever any code or scale could change.

@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use workbench_api::job::{Block as BlockJob, Job as Work, Linear};
+use workbench_api::job::{Block as BlockJob, Job as Work};
 use workbench_model::{
-    ModelError, Site, SiteKind, WeightSource,
+    Site, SiteKind,
     arch::{block_name, block_of},
-    checkpoint::widened,
     decoder::Block,
     statistics::{SiteStatistics, Wants},
 };
 
 use super::{
-    super::{contract::role, services::Output, streams::BlockInputs},
+    super::{
+        artifact::Put,
+        host::{self, BlockInputs},
+    },
     Resume, Walk, When, linear,
     made::Made,
     sites,
@@ -41,20 +43,14 @@ pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &
         for (site, seen) in quantized.gather(index, &original, false, &mut gatherer)? {
             gatherer.found.insert(site.to_string(), seen.statistics);
         }
-        made.services.statistics = gatherer.found;
-        let inputs = BlockInputs::new(full.take_hidden(), quantized.take_hidden());
-        made.services.streams.insert(INPUTS, inputs.into());
-        let report = made.plugin.run(&Work::Block(job), &made.services)?;
-        made.services.statistics.clear();
-        let inputs = made.services.streams.remove(INPUTS).and_then(|stream| stream.into_block_inputs());
-        let (a, b) = inputs.ok_or_else(|| Error::internal("the inputs got lost"))?.into_parts();
-        full.give_hidden(a);
-        quantized.give_hidden(b);
+        let mut inputs = made.inputs();
+        inputs.statistics = gatherer.found.iter().map(|(site, found)| (site.clone(), found)).collect();
+        inputs.streams.insert(INPUTS, BlockInputs::new(full.hidden(), quantized.hidden()).into());
+        let (put, report) = made.plugin.run(&Work::Block(job), inputs)?;
         made.report(&block_name(index), &report);
 
-        let output = std::mem::take(&mut *made.services.output());
-        let mut block = full.block(config, &Overlay { base: walk.checkpoint, output: &output }, index)?;
-        store(&mut made, index, output)?;
+        let mut block = full.block(config, &put.over(walk.checkpoint), index)?;
+        store(&mut made, index, put)?;
         quantized.sequential(index, &mut block, &mut Inputs { made: &mut made })?;
         full.forward(&original)?;
         made.finish_block(index)?;
@@ -94,13 +90,7 @@ fn job(made: &Made<'_>, index: usize, batches: usize) -> Result<BlockJob> {
         let target = made.targets.get(&info.site).into_iter().flatten().find(|t| t.info.name == info.name);
         linears.push(match target {
             Some(target) => linear(target, made.checkpoint)?,
-            None => Linear {
-                weight: info.weight(),
-                module: info.name.clone(),
-                site: Some(info.site.to_string()),
-                role: Some(role(info.role)),
-                ..Linear::default()
-            },
+            None => host::linear(info, config, serde_json::Value::Null),
         });
     }
     let tensors = layout.tensors().into_iter().map(|tensor| tensor.name).collect();
@@ -122,17 +112,20 @@ fn wants(made: &Made<'_>, job: &BlockJob, index: usize) -> Result<BTreeMap<Site,
 }
 
 /// Stores what the plugin put for a block.
-fn store(made: &mut Made<'_>, index: usize, mut output: Output) -> Result<()> {
-    if let Some(stray) = output.tensors.keys().find(|name| block_of(name) != Some(index)) {
+fn store(made: &mut Made<'_>, index: usize, mut put: Put) -> Result<()> {
+    if let Some(stray) = put.stray(|name| block_of(name) == Some(index)) {
         return Err(Error::refused(format!("the plugin put `{stray}`, which is not of block {index}")));
     }
-    for (name, tensor) in &output.tensors {
+    for (name, tensor) in &put.tensors {
         made.put_dense(name, tensor)?;
     }
     for site in sites(made.checkpoint.config(), index) {
         let targets = made.targets.remove(&site).unwrap_or_default();
         for target in &targets {
-            made.take(target, output.codes.remove(&target.info.name), None)?;
+            let name = &target.info.name;
+            let weight = put.weights.remove(name);
+            let weight = weight.ok_or_else(|| Error::internal(format!("no codes of `{name}` arrived")))?;
+            made.take(target, &weight, None)?;
         }
         made.targets.insert(site, targets);
     }
@@ -185,33 +178,5 @@ impl SiteWork for Inputs<'_, '_> {
         self.made.set_inputs(site, &targets, &scales, block)?;
         self.made.targets.insert(site, targets);
         Ok(())
-    }
-}
-
-/// The model with what the plugin put in place of its tensors.
-struct Overlay<'a> {
-    base: &'a dyn WeightSource,
-    output: &'a Output,
-}
-
-impl WeightSource for Overlay<'_> {
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.output.tensors.get(name).map(|(_, shape, _)| shape.clone()).or_else(|| self.base.shape(name))
-    }
-
-    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        if let Some((dtype, _, bytes)) = self.output.tensors.get(name) {
-            return Ok(widened(bytes, *dtype));
-        }
-        let coded = name.strip_suffix(".weight").and_then(|module| self.output.codes.get(module));
-        match (coded, self.base.shape(name).as_deref()) {
-            (Some(codes), Some(&[rows, columns])) => {
-                let mut values = vec![0.0; rows * columns];
-                let read = codes.grid.dequantize(&codes.codes, rows, columns, &codes.parameters, &mut values);
-                read.map_err(|e| candle_core::Error::Msg(format!("codes of `{name}`: {e}")))?;
-                Ok(values)
-            }
-            _ => self.base.values(name),
-        }
     }
 }

@@ -4,29 +4,30 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value, json};
-use workbench_api::job::Job as Work;
+use workbench_api::job::{Facts, Job as Work};
 use workbench_model::{
     Checkpoint, ModelConfig, ModelError, Site, SiteKind,
     config::EMBEDDINGS,
     decoder::{ActivationQuantizer, Block, GridQuantizer},
     statistics::Wants,
 };
-use workbench_quant::{Dynamic, Grid, Parameters, preset};
+use workbench_quant::{Dynamic, Grid, Parameters, QuantizedWeight, preset};
 
 use super::progress::{INPUTS, KEYS_AND_VALUES, Progress, parsed, silent_sites};
 use super::{
     super::{
-        artifact::Artifact,
-        kv_cache::KvCache,
-        services::{Codes, Plugin, Services},
+        artifact::{Artifact, DenseTensor},
+        host::{self, Plugin},
     },
-    Resume, RoundedEnds, Target, linear,
+    Resume, RoundedEnds, Target,
+    kv_cache::KvCache,
+    linear,
     rounded::Rounded,
 };
 use crate::{
     calib::{self, InputScale, Look, Seen, SiteWork},
     error::{Error, Result},
-    exec::return_freed_memory,
+    exec::{NodeReporter, return_freed_memory},
     plugin::Scope,
     store::Scratch,
 };
@@ -34,8 +35,8 @@ use crate::{
 /// A quantized model in the making.
 pub(super) struct Made<'a> {
     pub plugin: Plugin<'a>,
-    pub services: Services<'a>,
     pub checkpoint: &'a Checkpoint,
+    reporter: &'a NodeReporter,
     pub targets: BTreeMap<Site, Vec<Target>>,
     pub ends: RoundedEnds,
     wants: BTreeMap<Site, Wants>,
@@ -52,7 +53,7 @@ impl<'a> Made<'a> {
     pub(super) fn new(
         checkpoint: &'a Checkpoint,
         plugin: Plugin<'a>,
-        services: Services<'a>,
+        reporter: &'a NodeReporter,
         (all, ends): (Vec<Target>, RoundedEnds),
         cache: Option<KvCache>,
         resume: &mut Resume,
@@ -71,13 +72,24 @@ impl<'a> Made<'a> {
         let calibrated = all.iter().filter_map(|t| Some((t.info.name.as_str(), t.calibrated_inputs()?))).collect();
         if let Some(fault) = resume.progress().fault(&calibrated, cache.as_ref().and_then(KvCache::calibrated)) {
             let message = format!("what an interrupted run left is not taken over, and its work done again: {fault}");
-            services.reporter.log("warn", message);
+            reporter.log("warn", message);
             resume.start_over()?;
         }
         let coded_experts =
             ends.quantized.is_empty() && cache.is_none() && are_coded_experts(&all, checkpoint.config());
-        let inputs = all.iter().filter_map(|t| Some((t.info.name.as_str(), t.inputs.as_ref()?))).collect();
-        let mut artifact = Artifact::resume(checkpoint, &inputs, (ends.unties, coded_experts), resume)?;
+        let inputs: BTreeMap<&str, &Grid> =
+            all.iter().filter_map(|t| Some((t.info.name.as_str(), t.inputs.as_ref()?))).collect();
+        let resumed = |resume: &Resume| {
+            let folder = resume.model_folder();
+            Artifact::resume(&folder, checkpoint, &inputs, (ends.unties, coded_experts), resume.blocks())
+        };
+        let mut artifact = match resumed(resume)? {
+            Some(artifact) => artifact,
+            None => {
+                resume.start_over()?;
+                resumed(resume)?.ok_or_else(|| Error::internal("an empty folder cannot be begun"))?
+            }
+        };
         if let Some(cache) = &cache {
             artifact.put_kv_cache(cache.grid());
         }
@@ -89,8 +101,8 @@ impl<'a> Made<'a> {
         let min_expert_tokens = 0;
         let mut made = Self {
             plugin,
-            services,
             checkpoint,
+            reporter,
             targets,
             ends,
             wants,
@@ -118,6 +130,11 @@ impl<'a> Made<'a> {
     /// reason to pass the model.
     pub(super) fn observes(&self) -> Result<bool> {
         Ok(self.data_is_due)
+    }
+
+    /// What the plugin may read of the model.
+    pub(super) fn inputs(&self) -> host::Inputs<'a> {
+        host::Inputs::of(host::Model::Weights(self.checkpoint))
     }
 
     /// The part of the record that a resumed run needs.
@@ -164,15 +181,12 @@ impl<'a> Made<'a> {
     ) -> Result<()> {
         let tokens = seen.as_ref().map_or(0, |seen| seen.statistics.count());
         let too_few = site.expert.is_some() && self.observes_for_plugin(site) && tokens < self.min_expert_tokens as u64;
-        let scales = match seen {
-            Some(Seen { statistics, input_scales }) => {
-                self.services.statistics = BTreeMap::from([(site.to_string(), statistics)]);
-                input_scales
-            }
-            None => Vec::new(),
+        let (statistics, scales) = match seen {
+            Some(Seen { statistics, input_scales }) => (Some(statistics), input_scales),
+            None => (None, Vec::new()),
         };
         let targets = self.targets.remove(&site).unwrap_or_default();
-        if !self.services.statistics.is_empty() {
+        if statistics.is_some() {
             return_freed_memory();
         }
         for target in &targets {
@@ -183,13 +197,14 @@ impl<'a> Made<'a> {
                 self.round_to_nearest(target, block.as_deref_mut())?;
                 continue;
             }
-            let report = self.plugin.run(&Work::Linear(linear(target, self.checkpoint)?), &self.services)?;
-            let codes = self.services.output().codes.remove(&target.info.name);
-            self.take(target, codes, block.as_deref_mut())?;
+            let mut inputs = self.inputs();
+            inputs.statistics = statistics.iter().map(|found| (site.to_string(), found)).collect();
+            let (weight, report) = self.plugin.quantize(linear(target, self.checkpoint)?, inputs)?;
+            self.take(target, &weight, block.as_deref_mut())?;
             self.checkpoint.drop_pages([self.checkpoint.config().weight_of(&target.info.name).as_str()]);
             self.report(&target.info.name, &report);
         }
-        self.services.statistics.clear();
+        drop(statistics);
         self.set_inputs(site, &targets, &scales, block)?;
         self.targets.insert(site, targets);
         Ok(())
@@ -205,33 +220,29 @@ impl<'a> Made<'a> {
         let name = &target.info.name;
         let weight = self.checkpoint.config().weight_of(name);
         let rounded = Rounded::new(self.checkpoint, weight.clone(), &target.weights)?;
-        self.take(target, Some(rounded.codes(self.checkpoint)?), block)?;
+        self.take(target, &rounded.codes(self.checkpoint)?, block)?;
         self.checkpoint.drop_pages([weight.as_str()]);
         let reason = format!("fewer than {} calibration tokens reached their expert", self.min_expert_tokens);
-        self.report(name, &json!({ "rounded_to_nearest": reason }));
+        self.report(name, &Facts::from_iter([("rounded_to_nearest".to_owned(), reason.into())]));
         Ok(())
     }
 
     /// Stores the codes of a linear that the host itself rounds to nearest, if it is one.
     pub(super) fn rounded_here(&mut self, target: &Target) -> Result<bool> {
         let Some(rounded) = self.ends.of_linear(&target.info.name) else { return Ok(false) };
-        self.artifact.put_codes(&target.info.name, &rounded.codes(self.checkpoint)?)?;
+        self.artifact.put_quantized(&target.info.name, &rounded.codes(self.checkpoint)?)?;
         Ok(true)
     }
 
-    /// Stores the codes of a linear, and lets the block compute with them.
-    pub(super) fn take(&mut self, target: &Target, codes: Option<Codes>, block: Option<&mut Block>) -> Result<()> {
+    /// Stores a quantized linear, and lets the block compute with it.
+    pub(super) fn take(&mut self, target: &Target, weight: &QuantizedWeight, block: Option<&mut Block>) -> Result<()> {
         let name = &target.info.name;
-        let codes = codes.ok_or_else(|| Error::internal(format!("no codes of `{name}` arrived")))?;
-        self.artifact.put_codes(name, &codes)?;
+        self.artifact.put_quantized(name, weight)?;
         let Some(block) = block else { return Ok(()) };
-        let (rows, columns) = (target.info.out_features, target.info.in_features);
-        let mut values = vec![0.0; rows * columns];
-        codes
-            .grid
-            .dequantize(&codes.codes, rows, columns, &codes.parameters, &mut values)
+        let values = weight
+            .dequantize()
             .map_err(|e| Error::internal(format!("the codes of `{name}` cannot be read back")).cause(e.to_string()))?;
-        let weight = Tensor::from_vec(values, (rows, columns), &Device::Cpu).map_err(ModelError::from)?;
+        let weight = Tensor::from_vec(values, weight.shape.to_vec(), &Device::Cpu).map_err(ModelError::from)?;
         Ok(block.set_weight(name, weight)?)
     }
 
@@ -280,23 +291,19 @@ impl<'a> Made<'a> {
     /// Notes a site whose static scale stands for nothing, and says so at once.
     fn note_silent(&mut self, of: usize, site: String) {
         let message = format!("{site} is zero for every calibration token: its static scale is the least there is");
-        self.services.reporter.log("warn", &message);
+        self.reporter.log("warn", &message);
         self.progress.silent[of].push(site);
     }
 
     /// Puts a dense tensor of the block in place of the model's.
-    pub(super) fn put_dense(
-        &mut self,
-        name: &str,
-        (dtype, shape, bytes): &super::super::services::Dense,
-    ) -> Result<()> {
-        self.artifact.put_dense(name, *dtype, shape, bytes)
+    pub(super) fn put_dense(&mut self, name: &str, tensor: &DenseTensor) -> Result<()> {
+        self.artifact.put_dense(name, tensor.dtype, &tensor.shape, &tensor.bytes)
     }
 
     /// Notes what the plugin reported about a module or a block.
-    pub(super) fn report(&mut self, name: &str, report: &Value) {
-        if report.as_object().is_some_and(|r| !r.is_empty()) {
-            self.progress.reports.push((name.to_owned(), report.to_string()));
+    pub(super) fn report(&mut self, name: &str, report: &Facts) {
+        if !report.is_empty() {
+            self.progress.reports.push((name.to_owned(), Value::Object(report.clone()).to_string()));
         }
     }
 
@@ -310,7 +317,7 @@ impl<'a> Made<'a> {
     /// Finishes the folder and tells what is in it.
     pub(super) fn finish(mut self, scratch: &Scratch, facts: &mut Map<String, Value>) -> Result<()> {
         if let Some(embeddings) = &self.ends.embeddings {
-            self.artifact.put_codes(EMBEDDINGS, &embeddings.codes(self.checkpoint)?)?;
+            self.artifact.put_quantized(EMBEDDINGS, &embeddings.codes(self.checkpoint)?)?;
         }
         self.artifact.copy_rest(self.checkpoint)?;
         facts.insert("written".into(), self.artifact.finish(scratch)?);

@@ -2,6 +2,8 @@
 
 mod block;
 mod ends;
+mod global_scales;
+mod kv_cache;
 mod made;
 mod progress;
 mod resume;
@@ -12,7 +14,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use workbench_api::job::Linear;
 use workbench_model::{
-    ChatTemplate, Checkpoint, ModelConfig, Precision, Site, Tokenizer, WeightSource,
+    ChatTemplate, Checkpoint, ModelConfig, Precision, Site, Tokenizer,
     arch::{EMBEDDINGS, LinearInfo, Role},
     checkpoint::Dtype,
     decoder::keep_pages,
@@ -20,16 +22,11 @@ use workbench_model::{
 };
 use workbench_quant::{Compute, Conventions, Dynamic, Grid, QuantizationArgs, StorageDtype};
 
-pub(super) use self::resume::Resume;
-use self::resume::When;
-use self::{ends::RoundedEnds, made::Made, rounded::Rounded};
+use self::resume::{Resume, When};
+use self::{ends::RoundedEnds, kv_cache::KvCache, made::Made, rounded::Rounded};
 use super::{
-    Finding,
-    contract::role,
-    global_scales,
-    kv_cache::KvCache,
-    room,
-    services::{Plugin, Services},
+    common::Finding,
+    host::{self, Plugin},
 };
 use crate::{
     calib::{Order, Pass, Room},
@@ -76,11 +73,9 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let checkpoint = Checkpoint::open(job.model("model")?)?;
     checkpoint.check_finite()?;
     let targets = targets(&groups, &checkpoint)?;
-    let plugin = Plugin::open(job, &parameters, reporter)?;
+    let plugin = Plugin::open(job, &parameters, &scratch.work_folder()?, reporter, "layers")?;
     let ends =
         RoundedEnds::new(&groups, untie_word_embeddings, &checkpoint, &job.method, plugin.scope() == Scope::Block)?;
-    let mut services = Services::new(job, &parameters, &scratch.work_folder()?, reporter, "layers");
-    services.models.insert("model".into(), &checkpoint);
     let mut facts = Map::new();
     let sequences = calibration(job, tokens.as_ref(), &checkpoint, &mut facts)?;
     let in_blocks = targets.iter().filter(|target| target.info.site.block.is_some()).count();
@@ -99,7 +94,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         let stored = scales_of(&given.args, storage(&checkpoint, &keys));
         KvCache::new(given, stored, checkpoint.config())
     });
-    let mut made = Made::new(&checkpoint, plugin, services, (targets, ends), cache.transpose()?, &mut resume)?;
+    let mut made = Made::new(&checkpoint, plugin, reporter, (targets, ends), cache.transpose()?, &mut resume)?;
     made.require_tokens(min_expert_tokens.unwrap_or_default().max(1));
     let passes = made.observes()? || made.plugin.scope() == Scope::Block;
     let made = match (&sequences, passes) {
@@ -109,7 +104,12 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         }
         (Some(sequences), true) => {
             let kept = precision(hidden_states, &checkpoint);
-            let room = room(job, scratch, kept, precision(compute_dtype, &checkpoint))?;
+            let room = Room {
+                precision: kept,
+                compute_dtype: precision(compute_dtype, &checkpoint),
+                memory: job.memory_limit / 2,
+                folder: scratch.work_folder()?,
+            };
             let name = |precision: Precision| format!("{precision:?}").to_lowercase();
             let (hidden_states, compute) = (name(room.precision), name(room.compute_dtype));
             let kernel = Kernel::of(room.compute_dtype).name();
@@ -287,16 +287,8 @@ fn calibration(
 
 /// What a plugin is told about a linear.
 fn linear(target: &Target, checkpoint: &Checkpoint) -> Result<Linear> {
-    let name = &target.info.name;
-    let bias = format!("{name}.bias");
-    Ok(Linear {
-        module: name.clone(),
-        weight: checkpoint.config().weight_of(name),
-        bias: checkpoint.shape(&bias).is_some().then_some(bias),
-        site: Some(target.info.site.to_string()),
-        role: Some(role(target.info.role)),
-        grid: serde_json::to_value(&target.weights).map_err(|e| Error::internal(e.to_string()))?,
-    })
+    let grid = serde_json::to_value(&target.weights).map_err(|e| Error::internal(e.to_string()))?;
+    Ok(host::linear(&target.info, checkpoint.config(), grid))
 }
 
 /// What the loaders of others will not like about this choice of schemes.

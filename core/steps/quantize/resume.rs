@@ -33,7 +33,7 @@ struct State {
 }
 
 /// What an interrupted run left, and where this one leaves the same.
-pub(in crate::steps) struct Resume {
+pub(super) struct Resume {
     folder: PathBuf,
     state: State,
     saved: Option<(Instant, Duration)>,
@@ -66,7 +66,7 @@ impl Resume {
     }
 
     /// Blocks that need not be made again.
-    pub(in crate::steps) fn blocks(&self) -> usize {
+    pub(super) fn blocks(&self) -> usize {
         self.state.blocks
     }
 
@@ -76,12 +76,12 @@ impl Resume {
     }
 
     /// The folder of the model in the making.
-    pub(in crate::steps) fn model_folder(&self) -> PathBuf {
+    pub(super) fn model_folder(&self) -> PathBuf {
         self.folder.join("model")
     }
 
     /// Forgets everything: the shards are not what they should be.
-    pub(in crate::steps) fn start_over(&mut self) -> Result<()> {
+    pub(super) fn start_over(&mut self) -> Result<()> {
         self.state = State::default();
         for left in [self.folder.join(STATE), self.model_folder()] {
             let removed = if left.is_dir() { fs::remove_dir_all(&left) } else { fs::remove_file(&left) };

@@ -2,9 +2,8 @@
 //! in f32.
 
 use workbench_model::{Checkpoint, ModelError, WeightSource};
-use workbench_quant::{Grid, GridError, Matrix, Parameters};
+use workbench_quant::{Grid, GridError, Matrix, Parameters, QuantizedWeight};
 
-use super::super::services::Codes;
 use crate::error::{Error, Result};
 
 /// Values that are widened at once.
@@ -55,7 +54,7 @@ impl Rounded {
     ///
     /// # Errors
     /// The tensor cannot be read.
-    pub(super) fn codes(&self, checkpoint: &Checkpoint) -> Result<Codes> {
+    pub(super) fn codes(&self, checkpoint: &Checkpoint) -> Result<QuantizedWeight> {
         let [rows, columns] = self.shape;
         let height = self.piece(checkpoint);
         let mut codes = Vec::with_capacity(rows * columns);
@@ -70,7 +69,7 @@ impl Rounded {
             codes.extend(piece.map_err(|error| self.error(&error))?);
         }
         checkpoint.drop_pages([self.tensor.as_str()]);
-        Ok(Codes { codes, parameters: self.parameters.clone(), grid: self.grid.clone() })
+        Ok(QuantizedWeight { grid: self.grid.clone(), shape: self.shape, codes, parameters: self.parameters.clone() })
     }
 
     /// The checkpoint with the values of the codes in place of the weight's.
@@ -84,8 +83,9 @@ impl Rounded {
         if !checkpoint.has_rows(&self.tensor) {
             return rows.max(1);
         }
-        // Rows that share a scale stay together.
-        let together = self.grid.args().block_structure.map_or(1, |[height, _]| height.max(1));
+        // Rows that share a scale stay together; all that share one can be cut anywhere.
+        let tile = self.grid.tile(rows, columns).ok().map(|[height, _]| height);
+        let together = tile.filter(|tile| *tile < rows).unwrap_or(1);
         (self.piece / columns.max(1)).next_multiple_of(together).max(together)
     }
 

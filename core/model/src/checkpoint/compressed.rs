@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use workbench_quant::{
-    Conventions, Format, Grid, NumberType, Parameters, QuantizationArgs, ScaleDtype, Scheme, Strategy, pack,
+    Conventions, Format, Grid, NumberType, Parameters, QuantizationArgs, QuantizedWeight, ScaleDtype, Scheme, Strategy,
+    pack,
 };
 
 use super::dtype::Dtype;
@@ -12,22 +13,6 @@ use super::quantization::SUPPORTED;
 use super::safetensors::StoredTensor;
 use super::scales::{Sources, bytes_as_points, float_values, one_scale, storage_dtype};
 use crate::ModelError;
-
-/// A linear's weight as codes.
-pub struct QuantizedLinear {
-    /// Which numbers the codes stand for.
-    pub grid: Grid,
-    /// Scales and zero-points.
-    pub parameters: Parameters,
-    /// Integer codes, or the bit patterns of floating-point ones; [rows, columns].
-    pub codes: Vec<i8>,
-    /// Output features.
-    pub rows: usize,
-    /// Input features.
-    pub columns: usize,
-    /// The bias, where the linear has one.
-    pub bias: Option<Vec<f32>>,
-}
 
 /// How a linear's input is quantized before it is multiplied.
 #[derive(Clone, Debug, PartialEq)]
@@ -246,7 +231,7 @@ impl CompressedLinear {
         [&self.weight, &self.scale].into_iter().chain(&self.zero_point).chain(&self.global_scale)
     }
 
-    pub(crate) fn read(&self) -> Result<QuantizedLinear, ModelError> {
+    pub(crate) fn read(&self) -> Result<QuantizedWeight, ModelError> {
         let ([rows, columns], bits) = (self.shape, self.grid.args().num_bits);
         let bytes = self.weight.bytes();
         let codes = match self.coding {
@@ -262,7 +247,7 @@ impl CompressedLinear {
             return Err(self.error("weight", &self.weight, format!("holds code {code} outside {low} to {high}")));
         }
         let parameters = self.parameters()?;
-        Ok(QuantizedLinear { grid: self.grid.clone(), parameters, codes, rows, columns, bias: None })
+        Ok(QuantizedWeight { grid: self.grid.clone(), shape: self.shape, codes, parameters })
     }
 
     fn parameters(&self) -> Result<Parameters, ModelError> {

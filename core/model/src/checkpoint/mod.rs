@@ -25,9 +25,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use workbench_quant::Grid;
+use workbench_quant::{Grid, QuantizedWeight};
 
-pub use self::compressed::{InputQuantizer, QuantizedLinear};
+pub use self::compressed::InputQuantizer;
 pub use self::dtype::{Dtype, narrow, widened};
 use self::gguf::Meta;
 use self::gguf::vocabulary::Vocabulary;
@@ -256,17 +256,12 @@ impl Checkpoint {
     ///
     /// # Errors
     /// There is no such linear, or its scales are damaged.
-    pub fn quantized_linear(&self, module: &str) -> Result<Option<QuantizedLinear>, ModelError> {
-        let mut linear = match self.stored(&format!("{module}.weight"))? {
-            Stored::Compressed(stored) => stored.read()?,
-            Stored::StackedCodes(stored) => stored.read()?,
-            _ => return Ok(None),
-        };
-        let bias = format!("{module}.bias");
-        if self.tensors.contains_key(&bias) {
-            linear.bias = Some(self.values(&bias)?);
+    pub fn quantized_linear(&self, module: &str) -> Result<Option<QuantizedWeight>, ModelError> {
+        match self.stored(&format!("{module}.weight"))? {
+            Stored::Compressed(stored) => stored.read().map(Some),
+            Stored::StackedCodes(stored) => stored.read().map(Some),
+            _ => Ok(None),
         }
-        Ok(Some(linear))
     }
 
     /// How the input of a linear is quantized, by its module name; `None` where it is not.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use workbench_quant::{Conventions, Grid, Parameters, StorageDtype, pack, preset};
+use workbench_quant::{Conventions, Grid, Parameters, QuantizedWeight, StorageDtype, pack, preset};
 
-use super::compressed::{QuantizedLinear, Unclaimed};
+use super::compressed::Unclaimed;
 use super::dtype::{Dtype, widen};
 use super::safetensors::StoredTensor;
 use super::scales::{Sources, float_values};
@@ -223,7 +223,7 @@ impl StackedCodes {
     ///
     /// # Errors
     /// A scale is NaN.
-    pub(crate) fn read(&self) -> Result<QuantizedLinear, ModelError> {
+    pub(crate) fn read(&self) -> Result<QuantizedWeight, ModelError> {
         let [rows, columns] = self.shape;
         let name = format!("{}{SCALES}", self.place.stack);
         let packed: Vec<u8> = self.rows(&self.blocks, columns / 2).flatten().copied().collect();
@@ -243,18 +243,14 @@ impl StackedCodes {
         let scales = (0..rows).flat_map(|row| &all[(first + row * step) * groups..][..groups]).copied().collect();
         let parameters = Parameters { scales, shape: [rows, groups], ..Parameters::default() };
         Sources { scale: (&name, &self.scales), zero_point: None }.check(&self.grid, &parameters)?;
-        Ok(QuantizedLinear { grid: self.grid.clone(), parameters, codes, rows, columns, bias: None })
+        Ok(QuantizedWeight { grid: self.grid.clone(), shape: self.shape, codes, parameters })
     }
 
     /// The dense weight, row-major.
     pub(crate) fn values(&self) -> Result<Vec<f32>, ModelError> {
-        let linear = self.read()?;
-        let mut values = vec![0.0; linear.rows * linear.columns];
-        let read = linear.grid.dequantize(&linear.codes, linear.rows, linear.columns, &linear.parameters, &mut values);
-        read.map_err(|error| {
+        self.read()?.dequantize().map_err(|error| {
             ModelError::tensor(self.blocks.file.path(), format!("{}{BLOCKS}", self.place.stack), error.to_string(), "")
-        })?;
-        Ok(values)
+        })
     }
 
     /// Lets go of the pages of its expert.

@@ -1,5 +1,8 @@
 //! The model folder that a step writes, opened again and compared when it is finished.
 
+mod config;
+mod put;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -11,9 +14,12 @@ use workbench_model::{
     arch::{LM_HEAD, block_name, block_of},
     checkpoint::{CheckpointWriter, Dtype, narrow, widened},
 };
-use workbench_quant::{Grid, Parameters};
+use workbench_quant::{Grid, Parameters, QuantizedWeight};
 
-use super::{quantize::Resume, services::Codes};
+pub(super) use self::{
+    config::{merge, patched, stored_as, with_dtype},
+    put::{DenseTensor, Put},
+};
 use crate::{
     error::{Error, Result},
     store::Scratch,
@@ -30,7 +36,7 @@ const COMPANIONS: [&str; 6] = [
 ];
 
 /// A model on its way to disk.
-pub(super) struct Artifact {
+pub(in crate::steps) struct Artifact {
     writer: CheckpointWriter,
     folder: PathBuf,
     /// Whether the table of the source's embeddings becomes the head's weight too, where none is put.
@@ -44,14 +50,14 @@ pub(super) struct Artifact {
 
 impl Artifact {
     /// A folder that takes tokenizer and generation settings from the model it is made of.
-    pub(super) fn create(scratch: &Scratch, source: &Checkpoint, config_json: &Value) -> Result<Self> {
+    pub(in crate::steps) fn create(scratch: &Scratch, source: &Checkpoint, config_json: &Value) -> Result<Self> {
         let mut artifact = Self::empty(scratch, config_json)?;
         artifact.writer.copy_companions(source)?;
         Ok(artifact)
     }
 
     /// The same, of a folder without weights.
-    pub(super) fn create_from_folder(scratch: &Scratch, source: &Path, config_json: &Value) -> Result<Self> {
+    pub(in crate::steps) fn create_from_folder(scratch: &Scratch, source: &Path, config_json: &Value) -> Result<Self> {
         let artifact = Self::empty(scratch, config_json)?;
         for name in COMPANIONS {
             let from = source.join(name);
@@ -63,40 +69,33 @@ impl Artifact {
         Ok(artifact)
     }
 
-    /// The folder of a model whose finished blocks an interrupted run may have left. `inputs` are the grids of quantized
-    /// inputs by module; `untie` gives a model with tied embeddings a head of its own;
-    /// `coded_experts` says that the linears of all experts become MXFP4 codes, and nothing else.
-    pub(super) fn resume(
+    /// The folder of a model whose first `blocks` blocks an interrupted run left finished; `None` where they are not what
+    /// they should be. `inputs` are the grids of quantized inputs by module; `untie` gives a model with tied embeddings a
+    /// head of its own; `coded_experts` says that the linears of all experts become MXFP4 codes, and nothing else.
+    pub(in crate::steps) fn resume(
+        folder: &Path,
         source: &Checkpoint,
         inputs: &BTreeMap<&str, &Grid>,
         (untie, coded_experts): (bool, bool),
-        resume: &mut Resume,
-    ) -> Result<Self> {
+        blocks: usize,
+    ) -> Result<Option<Self>> {
         let mut config = source.config_json().clone();
         if untie {
             config["tie_word_embeddings"] = false.into();
         }
-        let create = |folder: &Path| -> Result<Self> {
-            let mut writer = CheckpointWriter::create(folder, &config)?;
-            if coded_experts {
-                writer.code_experts()?;
-            }
-            Ok(Self { untie, ..Self::over(writer, folder.to_owned()) })
-        };
-        let folder = resume.model_folder();
-        let mut artifact = create(&folder)?;
+        let mut writer = CheckpointWriter::create(folder, &config)?;
+        if coded_experts {
+            writer.code_experts()?;
+        }
+        let mut artifact = Self { untie, ..Self::over(writer, folder.to_owned()) };
         for (module, grid) in inputs {
             artifact.writer.put_input_quantizer(module, grid)?;
         }
-        if artifact.writer.resume(resume.blocks())?.len() != resume.blocks() {
-            resume.start_over()?;
-            artifact = create(&folder)?;
-            for (module, grid) in inputs {
-                artifact.writer.put_input_quantizer(module, grid)?;
-            }
+        if artifact.writer.resume(blocks)?.len() != blocks {
+            return Ok(None);
         }
         artifact.writer.copy_companions(source)?;
-        Ok(artifact)
+        Ok(Some(artifact))
     }
 
     fn over(writer: CheckpointWriter, folder: PathBuf) -> Self {
@@ -117,43 +116,63 @@ impl Artifact {
     }
 
     /// Puts a dense tensor.
-    pub(super) fn put_dense(&mut self, name: &str, dtype: Dtype, shape: &[usize], bytes: &[u8]) -> Result<()> {
+    pub(in crate::steps) fn put_dense(
+        &mut self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        bytes: &[u8],
+    ) -> Result<()> {
         self.writer.put_dense(name, dtype, shape, bytes)?;
         self.dense.insert(name.to_owned(), blake3::hash(bytes));
         Ok(())
     }
 
-    /// Puts a quantized linear.
-    pub(super) fn put_codes(&mut self, module: &str, codes: &Codes) -> Result<()> {
-        self.writer.put_quantized(module, &codes.grid, &codes.codes, &codes.parameters)?;
-        self.coded.insert(module.to_owned(), digest(&codes.codes, &codes.parameters));
+    /// Puts values in the dtype in which they are to be written.
+    ///
+    /// # Errors
+    /// A value lies outside of that dtype: another step would find an infinity, far from where it came from.
+    pub(in crate::steps) fn put_values(
+        &mut self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        values: &[f32],
+    ) -> Result<()> {
+        self.put_dense(name, dtype, shape, &rounded(name, values, dtype)?)
+    }
+
+    /// Puts a quantized weight.
+    pub(in crate::steps) fn put_quantized(&mut self, module: &str, weight: &QuantizedWeight) -> Result<()> {
+        self.writer.put_quantized(module, &weight.grid, &weight.codes, &weight.parameters)?;
+        self.coded.insert(module.to_owned(), digest(&weight.codes, &weight.parameters));
         Ok(())
     }
 
     /// Puts the static scale of a linear's input.
-    pub(super) fn put_input_scale(&mut self, module: &str, parameters: &Parameters) -> Result<()> {
+    pub(in crate::steps) fn put_input_scale(&mut self, module: &str, parameters: &Parameters) -> Result<()> {
         Ok(self.writer.put_input_scale(module, parameters)?)
     }
 
     /// Declares that keys and values are quantized.
-    pub(super) fn put_kv_cache(&mut self, grid: &Grid) {
+    pub(in crate::steps) fn put_kv_cache(&mut self, grid: &Grid) {
         self.writer.put_kv_cache(grid);
     }
 
     /// Puts the static scales of a block's keys and values.
-    pub(super) fn put_kv_scales(&mut self, block: usize, key: &Parameters, value: &Parameters) -> Result<()> {
+    pub(in crate::steps) fn put_kv_scales(&mut self, block: usize, key: &Parameters, value: &Parameters) -> Result<()> {
         self.writer.put_kv_scales(block, key, value)?;
         self.kv_scales.insert(block, [key.clone(), value.clone()]);
         Ok(())
     }
 
     /// Puts every tensor that was not put yet as it is stored in the source, or in f32 where the source stores blocks.
-    pub(super) fn copy_rest(&mut self, source: &Checkpoint) -> Result<()> {
+    pub(in crate::steps) fn copy_rest(&mut self, source: &Checkpoint) -> Result<()> {
         self.copy(source, |_| true)
     }
 
     /// The same for the tensors of one decoder block.
-    pub(super) fn copy_block(&mut self, source: &Checkpoint, index: usize) -> Result<()> {
+    pub(in crate::steps) fn copy_block(&mut self, source: &Checkpoint, index: usize) -> Result<()> {
         self.copy(source, |name| block_of(name) == Some(index))
     }
 
@@ -182,7 +201,7 @@ impl Artifact {
     ///
     /// # Errors
     /// Something is missing, cannot be written, or reads back otherwise than it was put.
-    pub(super) fn finish(self, scratch: &Scratch) -> Result<Value> {
+    pub(in crate::steps) fn finish(self, scratch: &Scratch) -> Result<Value> {
         let written = self.writer.finish()?;
         let opened = Checkpoint::open(&self.folder)?;
         let differs = |name: &str| Error::internal(format!("`{name}` reads back otherwise than it was written"));
@@ -221,7 +240,7 @@ impl Artifact {
 ///
 /// # Errors
 /// A value lies outside of that dtype: another step would find an infinity, far from where it came from.
-pub(super) fn rounded(name: &str, values: &[f32], dtype: Dtype) -> Result<Vec<u8>> {
+fn rounded(name: &str, values: &[f32], dtype: Dtype) -> Result<Vec<u8>> {
     let bytes = narrow(values, dtype);
     match widened(&bytes, dtype).iter().position(|value| !value.is_finite()) {
         None => Ok(bytes),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Finding;
+use super::common::Finding;
 use crate::{
     error::{Error, Result},
     eval::{

@@ -4,18 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 use workbench_api::job::{Job as Work, Model, Stream};
-use workbench_model::{
-    ChatTemplate, Checkpoint, ModelConfig, Tokenizer, WeightSource,
-    checkpoint::{Dtype, widened},
-};
+use workbench_model::{ChatTemplate, Checkpoint, ModelConfig, Tokenizer, WeightSource, checkpoint::Dtype};
 
 use super::{
-    Finding,
-    artifact::{Artifact, rounded},
-    contract::linears,
-    services::{Output, Plugin, Services, patched},
-    streams::SequenceStream,
-    transform::{stored_as, with_dtype},
+    artifact::{Artifact, Put, patched, stored_as, with_dtype},
+    common::Finding,
+    host::{self, Inputs, Plugin, SequenceStream, linears},
 };
 use crate::{
     data::{Sequences, sequences},
@@ -87,32 +81,28 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let data = sequences(job.source("data")?, &data, &tokenizer, template.as_ref())?;
     check_ids(&data, start.config())?;
     let data_facts = data.facts.clone();
-    let plugin = Plugin::open(job, &parameters, reporter)?;
-    let mut services = Services::new(job, &parameters, &scratch.work_folder()?, reporter, "steps");
-    match &start {
-        Start::Weights(checkpoint) => {
-            services.models.insert("model".into(), checkpoint);
-        }
-        Start::Blank(blank) => services.blank_config = Some(blank.config_json.clone()),
-    }
+    let plugin = Plugin::open(job, &parameters, &scratch.work_folder()?, reporter, "steps")?;
+    let mut inputs = Inputs::of(match &start {
+        Start::Weights(checkpoint) => host::Model::Weights(checkpoint),
+        Start::Blank(blank) => host::Model::Blank(&blank.config_json),
+    });
     let stream = SequenceStream::new(data);
     let streams = vec![Stream { name: "train".into(), batches: Some(stream.len()) }];
-    services.streams.insert("train", stream.into());
+    inputs.streams.insert("train", stream.into());
     let work = Work::Train(Model {
         linears: linears(start.config()),
         inputs: vec!["model".into()],
         streams,
         ..Model::default()
     });
-    let report = plugin.run(&work, &services)?;
-    let output = std::mem::take(&mut *services.output());
+    let (put, report) = plugin.run(&work, inputs)?;
     let mut facts = Map::from_iter([("data".to_owned(), data_facts)]);
-    facts.insert("written".into(), write(scratch, &start, dtype, &output)?);
-    if report.as_object().is_some_and(|r| !r.is_empty()) {
-        facts.insert("plugin".into(), report);
+    facts.insert("written".into(), write(scratch, &start, dtype, &put)?);
+    if !report.is_empty() {
+        facts.insert("plugin".into(), report.into());
     }
     let values: Map<String, Value> =
-        output.metrics.iter().map(|(name, (_, value))| (format!("last_{name}"), json!(value))).collect();
+        put.metrics.iter().map(|(name, (_, value))| (format!("last_{name}"), json!(value))).collect();
     Ok(Finding { values: Value::Object(values), facts: Value::Object(facts) })
 }
 
@@ -129,8 +119,8 @@ fn check_ids(data: &Sequences, config: &ModelConfig) -> Result<()> {
 }
 
 /// Writes what the trainer put over what was there; codes go to disk as they are.
-fn write(scratch: &Scratch, start: &Start, dtype: Option<params::WeightDtype>, output: &Output) -> Result<Value> {
-    let config_json = patched(start.config_json(), &output.config_patch);
+fn write(scratch: &Scratch, start: &Start, dtype: Option<params::WeightDtype>, put: &Put) -> Result<Value> {
+    let config_json = patched(start.config_json(), &put.config_patch);
     let wanted = dtype.map(stored_as);
     let config_json = match dtype {
         Some(dtype) => with_dtype(&config_json, dtype),
@@ -138,30 +128,29 @@ fn write(scratch: &Scratch, start: &Start, dtype: Option<params::WeightDtype>, o
     };
     let config = ModelConfig::from_json(&config_json, std::path::Path::new("config.json"))?;
     let needed: BTreeSet<String> = config.tensors().into_iter().map(|tensor| tensor.name).collect();
-    let coded = output.codes.keys().map(|module| format!("{module}.weight"));
-    if let Some(stray) = output.tensors.keys().cloned().chain(coded).find(|name| !needed.contains(name)) {
+    if let Some(stray) = put.stray(|name| needed.contains(name)) {
         return Err(Error::refused(format!("the trainer put `{stray}`, which the resulting model has no place for")));
     }
     let mut artifact = match start {
         Start::Weights(checkpoint) => Artifact::create(scratch, checkpoint, &config_json)?,
         Start::Blank(blank) => Artifact::create_from_folder(scratch, &blank.folder, &config_json)?,
     };
-    for (module, codes) in &output.codes {
-        artifact.put_codes(module, codes)?;
+    for (module, weight) in &put.weights {
+        artifact.put_quantized(module, weight)?;
     }
     for tensor in config.tensors() {
-        if tensor.name.strip_suffix(".weight").is_some_and(|module| output.codes.contains_key(module)) {
+        if tensor.name.strip_suffix(".weight").is_some_and(|module| put.weights.contains_key(module)) {
             continue;
         }
-        let (values, stored) = match (output.tensors.get(&tensor.name), start) {
-            (Some((dtype, shape, bytes)), _) => {
-                if *shape != tensor.shape {
+        let (values, stored) = match (put.tensors.get(&tensor.name), start) {
+            (Some(found), _) => {
+                if found.shape != tensor.shape {
                     return Err(Error::refused(format!(
-                        "the trainer put `{}` of shape {shape:?}; {:?} is needed",
-                        tensor.name, tensor.shape
+                        "the trainer put `{}` of shape {:?}; {:?} is needed",
+                        tensor.name, found.shape, tensor.shape
                     )));
                 }
-                (widened(bytes, *dtype), *dtype)
+                (found.values(), found.dtype)
             }
             (None, Start::Weights(checkpoint)) => (
                 checkpoint.values(&tensor.name)?,
@@ -181,7 +170,7 @@ fn write(scratch: &Scratch, start: &Start, dtype: Option<params::WeightDtype>, o
             Start::Blank(_) => stored,
         };
         let dtype = wanted.unwrap_or(kept);
-        artifact.put_dense(&tensor.name, dtype, &tensor.shape, &rounded(&tensor.name, &values, dtype)?)?;
+        artifact.put_values(&tensor.name, dtype, &tensor.shape, &values)?;
     }
     artifact.finish(scratch)
 }

@@ -45,7 +45,7 @@ struct Stage {
 }
 
 /// Writes the recipe beside the model that a node made; a node that made none has none.
-pub(super) fn write(job: &Job, scratch: &Scratch) -> Result<()> {
+pub(in crate::steps) fn write(job: &Job, scratch: &Scratch) -> Result<()> {
     let folder = scratch.model_path();
     if !folder.is_dir() {
         return Ok(());

@@ -14,7 +14,7 @@ use crate::{
 
 /// The files that a node reads.
 #[derive(Debug)]
-pub(super) struct Reads<'a> {
+pub(in crate::steps) struct Reads<'a> {
     job: &'a Job,
     run: &'a RunFolder,
     /// With the stamps that they had before they were read: `None` proves nothing.
@@ -26,7 +26,7 @@ impl<'a> Reads<'a> {
     ///
     /// # Errors
     /// One is not what the key stands for.
-    pub(super) fn check(job: &'a Job, run: &'a RunFolder) -> Result<Self> {
+    pub(in crate::steps) fn check(job: &'a Job, run: &'a RunFolder) -> Result<Self> {
         let mut reads = Self { job, run, files: Vec::new() };
         reads.check_absent()?;
         for file in &job.files {
@@ -40,7 +40,7 @@ impl<'a> Reads<'a> {
     ///
     /// # Errors
     /// One was changed meanwhile.
-    pub(super) fn check_again(&self) -> Result<()> {
+    pub(in crate::steps) fn check_again(&self) -> Result<()> {
         self.check_absent()?;
         self.files.iter().try_for_each(|(file, stamp)| self.check_file(file, *stamp).map(drop))
     }

@@ -12,43 +12,36 @@ use crate::data::Sequences;
 
 /// A stream that a plugin reads batch by batch.
 #[derive(Debug)]
-pub(super) enum BatchStream {
+pub(in crate::steps) enum BatchStream<'a> {
     Sequences(SequenceStream),
-    BlockInputs(BlockInputs),
+    BlockInputs(BlockInputs<'a>),
 }
 
-impl BatchStream {
-    pub(super) fn next(&self) -> Result<Option<Vec<NamedTensor<'_>>>, Error> {
+impl BatchStream<'_> {
+    pub(in crate::steps) fn next(&self) -> Result<Option<Vec<NamedTensor<'_>>>, Error> {
         match self {
             Self::Sequences(stream) => stream.next(),
             Self::BlockInputs(stream) => stream.next(),
         }
     }
 
-    pub(super) fn rewind(&self) {
+    pub(in crate::steps) fn rewind(&self) {
         let next = match self {
             Self::Sequences(stream) => &stream.next,
             Self::BlockInputs(stream) => &stream.next,
         };
         *next.lock().unwrap_or_else(PoisonError::into_inner) = 0;
     }
-
-    pub(super) fn into_block_inputs(self) -> Option<BlockInputs> {
-        match self {
-            Self::BlockInputs(inputs) => Some(inputs),
-            Self::Sequences(_) => None,
-        }
-    }
 }
 
-impl From<SequenceStream> for BatchStream {
+impl From<SequenceStream> for BatchStream<'_> {
     fn from(stream: SequenceStream) -> Self {
         Self::Sequences(stream)
     }
 }
 
-impl From<BlockInputs> for BatchStream {
-    fn from(stream: BlockInputs) -> Self {
+impl<'a> From<BlockInputs<'a>> for BatchStream<'a> {
+    fn from(stream: BlockInputs<'a>) -> Self {
         Self::BlockInputs(stream)
     }
 }
@@ -67,19 +60,19 @@ fn named<'a>(name: &str, tensor: Tensor<'a>) -> NamedTensor<'a> {
 /// Sequences for training or calibration, one a batch: `input_ids` `[tokens]` U32, and `learn` `[tokens]` U8, 1 where the
 /// token itself should be learned. The plugin decides how many make a step.
 #[derive(Debug)]
-pub(super) struct SequenceStream {
+pub(in crate::steps) struct SequenceStream {
     sequences: Sequences,
     learn: Vec<Vec<u8>>,
     next: Mutex<usize>,
 }
 
 impl SequenceStream {
-    pub(super) fn new(sequences: Sequences) -> Self {
+    pub(in crate::steps) fn new(sequences: Sequences) -> Self {
         let learn = sequences.learn.iter().map(|l| l.iter().map(|b| u8::from(*b)).collect()).collect();
         Self { sequences, learn, next: Mutex::new(0) }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::steps) fn len(&self) -> usize {
         self.sequences.ids.len()
     }
 
@@ -96,20 +89,15 @@ impl SequenceStream {
 /// The inputs of a decoder block: `full_precision` and `quantized` `[batch, tokens, hidden]` F32, `mask` `[batch, tokens]` U8 and
 /// `positions` `[batch, tokens]` U32.
 #[derive(Debug)]
-pub(super) struct BlockInputs {
-    full_precision: Activations,
-    quantized: Activations,
+pub(in crate::steps) struct BlockInputs<'a> {
+    full_precision: &'a Activations,
+    quantized: &'a Activations,
     next: Mutex<usize>,
 }
 
-impl BlockInputs {
-    pub(super) fn new(full_precision: Activations, quantized: Activations) -> Self {
+impl<'a> BlockInputs<'a> {
+    pub(in crate::steps) fn new(full_precision: &'a Activations, quantized: &'a Activations) -> Self {
         Self { full_precision, quantized, next: Mutex::new(0) }
-    }
-
-    /// Both paths, as they were given.
-    pub(super) fn into_parts(self) -> (Activations, Activations) {
-        (self.full_precision, self.quantized)
     }
 
     fn next(&self) -> Result<Option<Vec<NamedTensor<'_>>>, Error> {
@@ -128,8 +116,8 @@ impl BlockInputs {
         let [batch, len] = self.quantized.shape(index);
         let positions = (0..batch).flat_map(|_| 0..len as u32).collect();
         Ok(Some(vec![
-            named("full_precision", read(&self.full_precision)?),
-            named("quantized", read(&self.quantized)?),
+            named("full_precision", read(self.full_precision)?),
+            named("quantized", read(self.quantized)?),
             named("mask", Tensor::from_vec(&[batch, len], vec![1_u8; batch * len])?),
             named("positions", Tensor::from_vec(&[batch, len], positions)?),
         ]))

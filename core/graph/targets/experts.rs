@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use workbench_model::ModelConfig;
 use workbench_quant::preset;
 
-use super::params::GroupScheme;
+use crate::graph::params::GroupScheme;
 
 /// A sentence for a choice of schemes whose folder transformers opens with other experts than those of the model; `schemes` holds the
 /// quantized linears alone.

@@ -1,0 +1,147 @@
+//! What a method made of a model, before it is written: the tensors and codes that take the place of the model's own.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use workbench_model::{
+    ModelError, WeightSource,
+    checkpoint::{Dtype, widened},
+    source::no_row,
+};
+use workbench_quant::{GridError, QuantizedWeight};
+
+/// A dense tensor as it will be written.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::steps) struct DenseTensor {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Row by row, little-endian.
+    pub bytes: Vec<u8>,
+}
+
+impl DenseTensor {
+    /// Its values in f32.
+    pub(in crate::steps) fn values(&self) -> Vec<f32> {
+        widened(&self.bytes, self.dtype)
+    }
+}
+
+/// What was put.
+#[derive(Debug, Default)]
+pub(in crate::steps) struct Put {
+    pub tensors: BTreeMap<String, DenseTensor>,
+    /// Quantized weights by module.
+    pub weights: BTreeMap<String, QuantizedWeight>,
+    /// Changes of config.json.
+    pub config_patch: Value,
+    /// The last value of each metric, with its step.
+    pub metrics: BTreeMap<String, (u64, f64)>,
+}
+
+impl Put {
+    /// The first tensor that was put and that `wanted` does not know, by the name of a dense one.
+    pub(in crate::steps) fn stray(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let weights = self.weights.keys().map(|module| format!("{module}.weight"));
+        self.tensors.keys().cloned().chain(weights).find(|name| !wanted(name))
+    }
+
+    /// The model with what was put in the place of its own.
+    pub(in crate::steps) fn over<'a>(&'a self, model: &'a dyn WeightSource) -> impl WeightSource + 'a {
+        Overlay { model, put: self }
+    }
+
+    fn weight(&self, name: &str) -> Option<&QuantizedWeight> {
+        name.strip_suffix(".weight").and_then(|module| self.weights.get(module))
+    }
+}
+
+struct Overlay<'a> {
+    model: &'a dyn WeightSource,
+    put: &'a Put,
+}
+
+impl WeightSource for Overlay<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let put = self.put.tensors.get(name).map(|tensor| tensor.shape.clone());
+        put.or_else(|| self.put.weight(name).map(|weight| weight.shape.to_vec())).or_else(|| self.model.shape(name))
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        match (self.put.tensors.get(name), self.put.weight(name)) {
+            (Some(tensor), _) => Ok(tensor.values()),
+            (None, Some(weight)) => weight.dequantize().map_err(|error| unreadable(name, &error)),
+            (None, None) => self.model.values(name),
+        }
+    }
+
+    fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
+        match (self.put.tensors.get(name), self.put.weight(name)) {
+            (Some(DenseTensor { dtype, shape, bytes }), _) => {
+                let (size, mut found) = (dtype.size() * shape.last().copied().unwrap_or(1), Vec::new());
+                for row in rows {
+                    let start = *row as usize * size;
+                    found.extend_from_slice(bytes.get(start..start + size).ok_or_else(|| no_row(name, *row))?);
+                }
+                Ok(widened(&found, *dtype))
+            }
+            (None, Some(weight)) => {
+                let mut found = Vec::new();
+                for row in rows {
+                    let values = weight.dequantize_rows(*row as usize, 1).map_err(|error| unreadable(name, &error))?;
+                    found.extend(values);
+                }
+                Ok(found)
+            }
+            (None, None) => self.model.rows(name, rows),
+        }
+    }
+
+    fn has_rows(&self, name: &str) -> bool {
+        self.put.tensors.contains_key(name) || self.put.weight(name).is_some() || self.model.has_rows(name)
+    }
+}
+
+fn unreadable(name: &str, error: &GridError) -> ModelError {
+    candle_core::Error::Msg(format!("codes of `{name}`: {error}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use workbench_model::Checkpoint;
+    use workbench_quant::{Conventions, Grid, Matrix, QuantizationArgs, StorageDtype, Strategy};
+
+    use super::*;
+
+    #[test]
+    fn what_was_put_stands_in_for_the_models_own() {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/demo/model");
+        let model = Checkpoint::open(&demo).unwrap();
+        let (norm, module, other) = ("model.norm.weight", "model.layers.0.mlp.down_proj", "model.embed_tokens.weight");
+        let weight_name = format!("{module}.weight");
+        let shape = model.shape(&weight_name).unwrap();
+        let values = model.values(&weight_name).unwrap();
+        let args = QuantizationArgs { num_bits: 3, strategy: Strategy::Channel, ..Default::default() };
+        let grid = Grid::new(&args, StorageDtype::F32, Conventions::default()).unwrap();
+        let matrix = Matrix::new(&values, shape[0], shape[1]).unwrap();
+        let weight = QuantizedWeight::round_to_nearest(matrix, &grid).unwrap();
+        let expected = weight.dequantize().unwrap();
+        let size = model.shape(norm).unwrap()[0];
+        let bytes = [0, 0, 64, 63].repeat(size);
+        let mut put = Put::default();
+        put.weights.insert(module.to_owned(), weight);
+        put.tensors.insert(norm.to_owned(), DenseTensor { dtype: Dtype::F32, shape: vec![size], bytes });
+        assert_eq!(put.stray(|name| name == norm), Some(weight_name.clone()));
+        assert_eq!(put.stray(|_| true), None);
+
+        let over = put.over(&model);
+        assert_eq!(over.values(norm).unwrap(), vec![0.75; size]);
+        assert!(over.values(&weight_name).unwrap() == expected && expected != values);
+        let rows = [5, 0, 5].map(|row| &expected[row * shape[1]..(row + 1) * shape[1]]).concat();
+        assert_eq!(over.rows(&weight_name, &[5, 0, 5]).unwrap(), rows);
+        assert!(over.rows(&weight_name, &[shape[0] as u32]).is_err());
+        assert_eq!(over.rows(other, &[3]).unwrap(), model.rows(other, &[3]).unwrap());
+        assert_eq!((over.shape(&weight_name), over.shape("nothing")), (Some(shape), None));
+    }
+}

@@ -1,0 +1,14 @@
+//! What a node offers to the plugin that it runs, and how it runs it.
+
+mod jobs;
+mod plugin;
+mod services;
+mod streams;
+mod watchdog;
+
+pub(super) use self::{
+    jobs::{linear, linears, pairs},
+    plugin::Plugin,
+    services::{Inputs, Model},
+    streams::{BlockInputs, SequenceStream},
+};
