@@ -165,9 +165,10 @@ fn dependencies_point_one_way() {
     for dependency in inner("workbench-train") {
         assert!(["workbench-model", "workbench-quant"].contains(&dependency), "training depends on {dependency}");
     }
+    assert_eq!(inner("workbench-plugin-model"), ["workbench-api", "workbench-model", "workbench-quant"]);
     assert_eq!(inner("workbench"), ["workbench-api", "workbench-model", "workbench-quant"]);
-    let libraries =
-        ["api", "quant", "matmul", "rotation", "model", "train"].map(|library| format!("workbench-{library}"));
+    let libraries = ["api", "quant", "matmul", "rotation", "model", "train", "plugin-model"]
+        .map(|library| format!("workbench-{library}"));
     let plugins: Vec<&String> = all.keys().filter(|n| *n != "workbench" && !libraries.contains(n)).collect();
     assert!(plugins.len() >= 4, "{plugins:?}");
     for plugin in plugins {

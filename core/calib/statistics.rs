@@ -22,7 +22,7 @@ pub type Wanted = BTreeMap<String, BTreeSet<Statistic>>;
 pub fn wants<'a>(kinds: impl IntoIterator<Item = &'a Statistic>) -> Wants {
     kinds.into_iter().fold(Wants::default(), |wants, kind| match kind {
         Statistic::Gram => Wants { gram: true, ..wants },
-        Statistic::Count | Statistic::Rows => wants,
+        Statistic::Count => wants,
         _ => Wants { channels: true, ..wants },
     })
 }

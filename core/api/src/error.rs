@@ -58,6 +58,12 @@ impl Error {
         self
     }
 
+    /// Adds what the user can do, where that is known.
+    #[must_use]
+    pub fn maybe_hint(self, hint: Option<String>) -> Self {
+        Self { hint: hint.or(self.hint), ..self }
+    }
+
     /// Adds what was being done.
     #[must_use]
     pub fn context(mut self, context: impl Into<String>) -> Self {

@@ -223,8 +223,6 @@ pub enum Statistic {
     Gram,
     /// Number of tokens that the statistics were taken over, `[1]` F64.
     Count,
-    /// Sampled rows, `[rows, features]` F32.
-    Rows,
 }
 
 impl Statistic {
@@ -237,7 +235,6 @@ impl Statistic {
             Self::MeanAbs => "mean_abs",
             Self::Gram => "gram",
             Self::Count => "count",
-            Self::Rows => "rows",
         }
     }
 }
@@ -264,7 +261,7 @@ pub struct Needs {
     /// Calibration statistics.
     #[serde(default)]
     pub statistics: Vec<StatisticNeed>,
-    /// Models beside `model`, for example `teacher`.
+    /// Models beside `model`, for example `teacher`. A host that has none of that name says so before the job.
     #[serde(default)]
     pub inputs: Vec<String>,
     /// Streams of batches, for example `train`, or `inputs` at block scope.

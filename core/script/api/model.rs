@@ -209,6 +209,11 @@ pub(super) fn apply(
         .at(method)
         .hint("quantizers that take linears one by one do"));
     }
+    if let Some(input) = plugin.descriptor.needs.inputs.first() {
+        return Err(Error::usage(format!("`{method}` needs a model `{input}` beside the one that it is given"))
+            .at(method)
+            .hint("no node of this workbench has a second model"));
+    }
     let call = match kind {
         NodeKind::Transform => "`transform`",
         NodeKind::Train => "`train`",

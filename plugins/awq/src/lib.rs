@@ -9,7 +9,6 @@ mod example;
 mod observed;
 mod parameters;
 mod search;
-mod source;
 #[cfg(test)]
 mod tests;
 

@@ -56,9 +56,9 @@ impl Parameters {
     pub(crate) fn rounding(&self) -> Result<Grid, Error> {
         let what = || "reading `scheme`".to_owned();
         let args = QuantizationArgs::deserialize(&Value::Object(self.scheme.clone())).context(what)?;
-        args.validate().map_err(|e| with_hint(Error::parameters(e.to_string()), e.hint)).context(what)?;
+        args.validate().map_err(|e| Error::parameters(e.to_string()).maybe_hint(e.hint)).context(what)?;
         Grid::new(&args, StorageDtype::F32, Conventions::default())
-            .map_err(|e| with_hint(Error::parameters(e.to_string()), e.hint()))
+            .map_err(|e| Error::parameters(e.to_string()).maybe_hint(e.hint()))
             .context(what)
     }
 
@@ -77,12 +77,5 @@ impl Parameters {
                 Err(Error::parameters(message).with_hint("set `duo_scaling: false`, or another `strategy`"))
             }
         }
-    }
-}
-
-pub(crate) fn with_hint(error: Error, hint: Option<String>) -> Error {
-    match hint {
-        Some(hint) => error.with_hint(hint),
-        None => error,
     }
 }

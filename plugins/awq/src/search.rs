@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use candle_core::{Device, Tensor as Values};
 use serde_json::{Value, json};
@@ -16,19 +15,18 @@ use workbench_api::sdk::{Context, Error, Host, note_silent};
 use workbench_model::arch::block_name;
 use workbench_model::decoder::{Embedding, keep_pages};
 use workbench_model::{Block, Context as Positions, ModelConfig, ModelError, Site};
+use workbench_plugin_model::{HostWeights, calibration, grid_error, model_config, model_error, thread_pool};
 use workbench_quant::{Grid, GridError, Matrix};
 
 use crate::algorithm::{Candidate, Span, candidates, scales, silent, weight_means};
 use crate::observed::{Observed, squared_difference};
-use crate::parameters::{Parameters, with_hint};
-use crate::source::{HostWeights, model_error, sequences};
+use crate::parameters::Parameters;
 
 /// Rescales the host's model.
 pub(crate) fn run(parameters: &Parameters, model: &Model, host: &Host<'_>) -> Result<Facts, Error> {
     keep_pages();
     // Results do not depend on it; the host's limit does.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(host.threads().max(1)).build()?;
-    pool.install(|| Search::new(parameters, model, host)?.model())
+    thread_pool(host, None)?.install(|| Search::new(parameters, model, host)?.model())
 }
 
 struct Search<'a, 'h> {
@@ -67,9 +65,8 @@ type Seen<'a> = RefCell<Vec<(&'a Pair, Observed)>>;
 
 impl<'a, 'h> Search<'a, 'h> {
     fn new(parameters: &Parameters, model: &'a Model, host: &'a Host<'h>) -> Result<Self, Error> {
-        let json = host.config()?;
-        let config = ModelConfig::from_json(&json, Path::new("config.json")).map_err(model_error)?;
-        let heads = Heads::from_config(&json)?;
+        let config = model_config(host)?;
+        let heads = Heads::from_config(&host.config()?)?;
         let grid = parameters.rounding()?;
         let span = parameters.span(&grid)?;
         let mut mappings = parameters.mappings.clone();
@@ -101,15 +98,16 @@ impl<'a, 'h> Search<'a, 'h> {
     }
 
     fn model(&self) -> Result<Facts, Error> {
-        let weights = HostWeights(self.host);
-        let ids = sequences(self.host, self.config.vocab_size)?;
-        let tokens: usize = ids.iter().map(Values::elem_count).sum();
+        let weights = HostWeights::new(self.host);
+        let sequences = calibration(self.host, self.config.vocab_size)?;
+        let tokens: usize = sequences.iter().map(|sequence| sequence.ids.len()).sum();
         let embed = || -> Result<Vec<Values>, ModelError> {
             // At once: the host hands the table out whole.
-            let flat = ids.iter().map(|ids| ids.flatten_all()?.to_vec1()).collect::<Result<Vec<Vec<u32>>, _>>()?;
-            let all = Embedding::look_up(&self.config, &weights, &flat.concat(), 1)?;
-            let starts = flat.iter().scan(0, |end, ids| Some(std::mem::replace(end, *end + ids.len())));
-            Ok(starts.zip(&flat).map(|(start, ids)| all.narrow(1, start, ids.len())).collect::<Result<_, _>>()?)
+            let flat: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.ids.iter().copied()).collect();
+            let all = Embedding::look_up(&self.config, &weights, &flat, 1)?;
+            let lengths = sequences.iter().map(|sequence| sequence.ids.len());
+            let starts = lengths.clone().scan(0, |end, length| Some(std::mem::replace(end, *end + length)));
+            Ok(starts.zip(lengths).map(|(start, length)| all.narrow(1, start, length)).collect::<Result<_, _>>()?)
         };
         let mut states = embed().map_err(model_error)?;
         let mut blocks = Facts::new();
@@ -121,7 +119,7 @@ impl<'a, 'h> Search<'a, 'h> {
             self.host.progress(index as u64 + 1, self.config.num_layers as u64);
         }
         let facts = json!({
-            "scheme": self.grid.args().to_string(), "tokens": tokens, "sequences": ids.len(), "blocks": blocks,
+            "scheme": self.grid.args().to_string(), "tokens": tokens, "sequences": sequences.len(), "blocks": blocks,
             "skipped": self.skipped,
         });
         Ok(facts.as_object().cloned().unwrap_or_default())
@@ -129,7 +127,7 @@ impl<'a, 'h> Search<'a, 'h> {
 
     /// Searches one block and puts what changes of it; returns the hidden states behind it.
     fn block(&self, index: usize, name: &str, states: Vec<Values>) -> Result<(Vec<Values>, Value), Error> {
-        let weights = HostWeights(self.host);
+        let weights = HostWeights::new(self.host);
         let mut block = Block::load(&self.config, &weights, index, &Device::Cpu).map_err(model_error)?;
         let mut rescaling = Rescaling::default();
         let mut facts = Facts::new();
@@ -329,13 +327,4 @@ impl Part {
         }
         .map_err(model_error)
     }
-}
-
-fn grid_error(error: &GridError) -> Error {
-    let kind = match error {
-        GridError::NonFinite { .. } => Error::numeric(error.to_string()),
-        GridError::GroupSize { .. } => Error::parameters(error.to_string()),
-        _ => Error::input(error.to_string()),
-    };
-    with_hint(kind, error.hint())
 }

@@ -2,7 +2,7 @@
 //! others of the group in resolution. From the code of llm-awq (Lin et al. 2023, arXiv:2306.00978) and AutoAWQ.
 
 use rayon::prelude::*;
-use workbench_quant::{Grid, GridError, Matrix, Parameters};
+use workbench_quant::{Grid, GridError, Matrix, QuantizedWeight};
 
 /// Which bounds the search tries: the largest magnitude times `1 - i / n_grid`, for i from 0 to below `max_shrink * n_grid`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,12 +26,10 @@ pub(crate) struct Inputs<'a> {
     pub(crate) tokens: f64,
 }
 
-/// Codes of a weight `[rows, columns]` and what the search gained.
+/// A weight and what the search gained.
 #[derive(Debug)]
 pub(crate) struct Clipped {
-    /// `[rows, columns]` row by row.
-    pub(crate) codes: Vec<i8>,
-    pub(crate) parameters: Parameters,
+    pub(crate) weight: QuantizedWeight,
     /// Mean squared error of a group's output, summed over the groups of a row and averaged over rows, without clipping.
     pub(crate) loss_before: f64,
     /// The same with the bounds that were found.
@@ -68,9 +66,8 @@ pub(crate) fn clip_and_round(
     steps: Steps,
 ) -> Result<Clipped, GridError> {
     let (rows, columns) = (weight.rows(), weight.columns());
-    let [_, across] = grid.parameters_shape(rows, columns)?;
-    let width = columns / across.max(1);
-    let groups = rows * across;
+    let [_, width] = grid.tile(rows, columns)?;
+    let groups = rows * columns.div_ceil(width);
     let most: Vec<f32> =
         weight.values().chunks(width.max(1)).map(|g| g.iter().fold(0.0, |m: f32, w| m.max(w.abs()))).collect();
 
@@ -101,19 +98,11 @@ pub(crate) fn clip_and_round(
 
     // 4. Codes with the bounds found.
     let values = clamped(weight.values(), &bounds, width);
-    let (codes, parameters) = grid.round_to_nearest(Matrix::new(&values, rows, columns)?)?;
+    let weight = QuantizedWeight::round_to_nearest(Matrix::new(&values, rows, columns)?, grid)?;
     let clipped = bounds.iter().zip(&most).filter(|(bound, most)| bound < most).count();
     let mean = |sum: f64| sum / rows.max(1) as f64;
     let loss_after = best.iter().sum();
-    Ok(Clipped {
-        codes,
-        parameters,
-        loss_before: mean(loss_before),
-        loss_after: mean(loss_after),
-        clipped,
-        groups,
-        silent,
-    })
+    Ok(Clipped { weight, loss_before: mean(loss_before), loss_after: mean(loss_after), clipped, groups, silent })
 }
 
 /// Below which the bound of each group may not fall: its largest weight on a silent channel.
@@ -250,7 +239,7 @@ mod tests {
             assert!((found.loss_after - loss).abs() < 1e-5 * loss, "{case}: {} {loss}", found.loss_after);
             let values = clamped(&weight, &bounds, width);
             let (codes, parameters) = grid.round_to_nearest(Matrix::new(&values, rows, columns).unwrap()).unwrap();
-            assert_eq!((found.codes, found.parameters), (codes, parameters), "{case}");
+            assert_eq!((found.weight.codes, found.weight.parameters), (codes, parameters), "{case}");
             assert!(found.clipped > 0 && found.loss_after < found.loss_before, "{case}: nothing was clipped");
         }
     }
@@ -266,7 +255,10 @@ mod tests {
         let found = clip_and_round(Matrix::new(&weight, 1, 4).unwrap(), inputs, &grid(4, true, None), STEPS).unwrap();
         assert_eq!((found.clipped, found.groups), (1, 1));
         // Symmetric, 4 bits: the bound over 7.5. The search shrinks to .55 of the range at most.
-        assert!(found.parameters.scales[0] <= 8.0 / 7.5 && found.parameters.scales[0] >= 0.55 * 8.0 / 7.5 * 0.999_999);
+        assert!(
+            found.weight.parameters.scales[0] <= 8.0 / 7.5
+                && found.weight.parameters.scales[0] >= 0.55 * 8.0 / 7.5 * 0.999_999
+        );
     }
 
     /// Nothing is known about the last channel of each group but its weight, which stays within half a step of what it was.
@@ -280,8 +272,9 @@ mod tests {
             let found = clip_and_round(Matrix::new(&weight, 1, 8).unwrap(), inputs, &grid, STEPS).unwrap();
             assert_eq!(found.silent, [3, 7]);
             let mut values = [0.0; 8];
-            grid.dequantize(&found.codes, 1, 8, &found.parameters, &mut values).unwrap();
-            let step = |channel: usize| found.parameters.scales[channel * found.parameters.scales.len() / 8];
+            grid.dequantize(&found.weight.codes, 1, 8, &found.weight.parameters, &mut values).unwrap();
+            let step =
+                |channel: usize| found.weight.parameters.scales[channel * found.weight.parameters.scales.len() / 8];
             for channel in [3, 7] {
                 // The positive end of a symmetric grid lies half a step below the largest magnitude.
                 let moved = (values[channel] - weight[channel]).abs();
@@ -293,7 +286,7 @@ mod tests {
         let grid = grid(4, true, Some(4));
         let found = clip_and_round(Matrix::new(&weight, 1, 8).unwrap(), none, &grid, STEPS).unwrap();
         let (codes, parameters) = grid.round_to_nearest(Matrix::new(&weight, 1, 8).unwrap()).unwrap();
-        assert_eq!((found.codes, found.parameters, found.clipped), (codes, parameters, 0));
+        assert_eq!((found.weight.codes, found.weight.parameters, found.clipped), (codes, parameters, 0));
         assert_eq!((found.loss_before, found.loss_after, found.silent.len()), (0.0, 0.0, 8));
     }
 

@@ -8,7 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use workbench_api::sdk::*;
-use workbench_quant::{Conventions, GRID_VERSION, Grid, GridError, Matrix, QuantizationArgs, StorageDtype, Strategy};
+use workbench_plugin_model::{grid_error, quantized_linear};
+use workbench_quant::{
+    Conventions, GRID_VERSION, Grid, Matrix, QuantizationArgs, QuantizedWeight, StorageDtype, Strategy,
+};
 
 use algorithm::{Clipped, Inputs, Steps, clip_and_round};
 
@@ -107,32 +110,21 @@ impl AwqClip {
         let values = weight.to_f32()?;
         let matrix = Matrix::new(&values, rows, columns).map_err(|error| grid_error(&error))?;
         let doing = || format!("rounding `{}`", linear.weight);
-        let skipped = self.skips(linear)?;
-        let (codes, parameters, facts) = if skipped {
-            let (codes, parameters) = grid.round_to_nearest(matrix).map_err(|e| grid_error(&e)).context(doing)?;
-            (codes, parameters, Facts::from_iter([("skipped".to_owned(), json!(true))]))
-        } else {
-            let found = self.clip(matrix, linear, &grid, host).context(doing)?;
-            let mut facts = Facts::from_iter([
-                ("loss_before".to_owned(), json!(found.loss_before)),
-                ("loss_after".to_owned(), json!(found.loss_after)),
-                ("clipped_groups".to_owned(), json!(found.clipped)),
-                ("groups".to_owned(), json!(found.groups)),
-            ]);
-            note_silent(&mut facts, &found.silent, columns, "were not clipped");
-            (found.codes, found.parameters, facts)
-        };
-        Ok(QuantizedLinear {
-            codes,
-            shape: [rows, columns],
-            scales: parameters.scales,
-            scale_shape: parameters.shape,
-            zero_points: parameters.zero_points,
-            global_scale: parameters.global_scale,
-            grid: linear.grid.clone(),
-            extra: Vec::new(),
-            facts,
-        })
+        if self.skips(linear)? {
+            let rounded =
+                QuantizedWeight::round_to_nearest(matrix, &grid).map_err(|e| grid_error(&e)).context(doing)?;
+            let facts = Facts::from_iter([("skipped".to_owned(), json!(true))]);
+            return Ok(quantized_linear(linear, rounded, facts));
+        }
+        let found = self.clip(matrix, linear, &grid, host).context(doing)?;
+        let mut facts = Facts::from_iter([
+            ("loss_before".to_owned(), json!(found.loss_before)),
+            ("loss_after".to_owned(), json!(found.loss_after)),
+            ("clipped_groups".to_owned(), json!(found.clipped)),
+            ("groups".to_owned(), json!(found.groups)),
+        ]);
+        note_silent(&mut facts, &found.silent, columns, "were not clipped");
+        Ok(quantized_linear(linear, found.weight, facts))
     }
 
     /// Whether a linear is rounded without clipping.
@@ -184,12 +176,6 @@ fn check_args(args: &QuantizationArgs) -> Result<(), Error> {
                 .with_hint("leave `observer` out of the weights, or use `rtn`"))
         }
     }
-}
-
-fn grid_error(error: &GridError) -> Error {
-    let hint = error.hint();
-    let kind = if matches!(error, GridError::NonFinite { .. }) { ErrorKind::Numeric } else { ErrorKind::Input };
-    Error { hint, ..Error::new(kind, error.to_string()) }
 }
 
 /// A row whose last channel is large and hardly ever excited. With 2 bits, symmetric, a scale is the bound over 1.5 and codes go from

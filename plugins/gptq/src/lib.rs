@@ -13,7 +13,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use workbench_api::sdk::*;
-use workbench_quant::{Conventions, GRID_VERSION, Grid, GridError, Matrix, QuantizationArgs, StorageDtype, Strategy};
+use workbench_plugin_model::{grid_error, quantized_linear};
+use workbench_quant::{
+    Conventions, GRID_VERSION, Grid, GridError, Matrix, QuantizationArgs, QuantizedWeight, StorageDtype, Strategy,
+};
 
 pub use columns::{Rounded, round_columns};
 pub use factor::{Factor, Failure};
@@ -89,7 +92,7 @@ impl Quantizer for Gptq {
         let (factor, tokens) = self.factor(linear, &grid, columns, host)?;
         let values = weight.to_f32()?;
         // Scales come from the weight as it is, so that each group has its own whatever the order.
-        let wrong = |error: GridError| with_hint(&error).context(format!("rounding `{}`", linear.weight));
+        let wrong = |error: GridError| grid_error(&error).context(format!("rounding `{}`", linear.weight));
         let parameters =
             Matrix::new(&values, rows, columns).and_then(|matrix| grid.parameters(matrix)).map_err(wrong)?;
         host.check_cancelled()?;
@@ -116,17 +119,8 @@ impl Quantizer for Gptq {
                     .map_err(wrong)?
             }
         };
-        Ok(QuantizedLinear {
-            codes,
-            shape: [rows, columns],
-            scales: parameters.scales,
-            scale_shape: parameters.shape,
-            zero_points: parameters.zero_points,
-            global_scale: parameters.global_scale,
-            grid: linear.grid.clone(),
-            extra: Vec::new(),
-            facts,
-        })
+        let weight = QuantizedWeight { grid, shape: [rows, columns], codes, parameters };
+        Ok(quantized_linear(linear, weight, facts))
     }
 }
 
@@ -195,11 +189,6 @@ fn unusual(factor: &Result<Factor, String>, columns: usize) -> Option<String> {
         parts.push(format!("dampening raised to {}", factor.dampening));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
-}
-
-fn with_hint(error: &GridError) -> Error {
-    let kind = if matches!(error, GridError::NonFinite { .. }) { ErrorKind::Numeric } else { ErrorKind::Input };
-    Error { hint: error.hint(), ..Error::new(kind, error.to_string()) }
 }
 
 /// A weight of 3 x 16 with groups of 8, whose codes an independent loop in f64 found.

@@ -18,10 +18,10 @@ use rayon::prelude::*;
 use workbench_api::sdk::Error;
 use workbench_model::arch::{BlockLayout, EMBEDDINGS, FINAL_NORM, LM_HEAD, Role};
 use workbench_model::{ModelConfig, WeightSource};
+use workbench_plugin_model::model_error;
 use workbench_rotation::Rotation;
 
 use crate::drawn::Rotations;
-use crate::source::model_error;
 
 /// What is done with the folded model.
 pub(crate) trait Sink {

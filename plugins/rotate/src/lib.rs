@@ -10,18 +10,17 @@ mod learn;
 mod parameters;
 mod source;
 
-use std::path::Path;
-
 use serde_json::json;
 use workbench_api::sdk::*;
 use workbench_model::ModelConfig;
 use workbench_model::checkpoint::transform_config;
 use workbench_model::decoder::keep_pages;
+use workbench_plugin_model::{HostWeights, calibration, model_config, thread_pool};
 
 use drawn::Rotations;
 use fold::fold;
 use parameters::{Learn, Parameters, Place};
-use source::{HostSink, HostWeights, model_error, sequences};
+use source::HostSink;
 
 /// The stream of calibration sequences.
 const STREAM: &str = "calibration";
@@ -78,14 +77,13 @@ impl Plugin for Rotate {
 impl Transform for Rotate {
     fn transform(&self, _: &Model, host: &Host<'_>) -> Result<Facts, Error> {
         keep_pages();
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(host.threads().max(1)).stack_size(STACK).build()?;
-        pool.install(|| self.run(host))
+        thread_pool(host, Some(STACK))?.install(|| self.run(host))
     }
 }
 
 impl Rotate {
     fn run(&self, host: &Host<'_>) -> Result<Facts, Error> {
-        let config = ModelConfig::from_json(&host.config()?, Path::new("config.json")).map_err(model_error)?;
+        let config = model_config(host)?;
         let mut rotations = Rotations::draw(&self.0, &config)?;
         let mut facts = Facts::new();
         if let Some(learn) = &self.0.learn {
@@ -97,7 +95,7 @@ impl Rotate {
             }
             facts.insert("learned".to_owned(), self.learn(learn, &config, &mut rotations, host)?);
         }
-        fold(&HostWeights(host), &config, &rotations, &mut HostSink(host))?;
+        fold(&HostWeights::new(host), &config, &rotations, &mut HostSink(host))?;
         if self.0.has(Place::R1) && config.tie_word_embeddings {
             // The gain of the last norm goes into the head alone.
             host.patch_config(&json!({ "tie_word_embeddings": false }))?;
@@ -118,9 +116,11 @@ impl Rotate {
         rotations: &mut Rotations,
         host: &Host<'_>,
     ) -> Result<serde_json::Value, Error> {
-        let (sequences, folder) = (sequences(host)?, host.scratch()?.join("rotations"));
+        let sequences = calibration(host, config.vocab_size)?;
+        let sequences: Vec<Vec<u32>> = sequences.into_iter().map(|sequence| sequence.ids).collect();
+        let folder = host.scratch()?.join("rotations");
         let run = learn::Run {
-            source: &HostWeights(host),
+            source: &HostWeights::new(host),
             config,
             learn,
             seed: self.0.seed,

@@ -1,14 +1,11 @@
 //! Round-to-nearest: each weight to the nearest point of its grid, without looking at data.
 
 use rayon::prelude::*;
-use workbench_quant::{Grid, GridError, Matrix, Parameters};
+use workbench_quant::{Grid, GridError, Matrix, QuantizedWeight};
 
-/// Codes of a weight `[out_features, in_features]` and what the rounding cost.
+/// A weight `[out_features, in_features]` and what its rounding cost.
 pub(crate) struct Rounded {
-    /// `[out_features, in_features]` row by row.
-    pub(crate) codes: Vec<i8>,
-    /// Scales and zero-points.
-    pub(crate) parameters: Parameters,
+    pub(crate) weight: QuantizedWeight,
     /// `|W - Ŵ|² / |W|²` in the Frobenius norm; 0 for a weight of zeros.
     pub(crate) relative_error: f64,
 }
@@ -30,24 +27,22 @@ pub(crate) struct Rounded {
 /// A value is not finite, or the grid's group size does not divide the columns.
 pub(crate) fn round_to_nearest(weight: Matrix<'_>, grid: &Grid) -> Result<Rounded, GridError> {
     // 1. and 2. Scales, zero-points and codes.
-    let (codes, parameters) = grid.round_to_nearest(weight)?;
+    let made = QuantizedWeight::round_to_nearest(weight, grid)?;
     // 3. What the codes stand for, some rows at a time: that of a vocabulary would take as much memory again as its weight.
     let (rows, columns) = (weight.rows(), weight.columns());
-    let height = rows_together(grid, columns);
+    let height = rows_together(grid.tile(rows, columns)?[0], rows, columns);
     let mut restored = vec![0.0; height.min(rows) * columns];
     let (mut lost, mut energy) = (0.0, 0.0);
     for first in (0..rows).step_by(height) {
         let count = height.min(rows - first);
-        let piece = first * columns..(first + count) * columns;
-        let restored = &mut restored[..piece.len()];
-        let own = grid.parameters_of_rows(&parameters, [rows, columns], first, count)?;
-        grid.dequantize(&codes[piece.clone()], count, columns, &own, restored)?;
-        for (l, e) in squares(&weight.values()[piece], restored) {
+        let restored = &mut restored[..count * columns];
+        made.dequantize_rows_into(first, count, restored)?;
+        for (l, e) in squares(&weight.values()[first * columns..][..restored.len()], restored) {
             (lost, energy) = (lost + l, energy + e);
         }
     }
     let relative_error = if energy > 0.0 { lost / energy } else { 0.0 };
-    Ok(Rounded { codes, parameters, relative_error })
+    Ok(Rounded { weight: made, relative_error })
 }
 
 /// Values of a task. Their sums are added up in order: threads must not change the result.
@@ -55,9 +50,10 @@ const PIECE: usize = 1 << 16;
 
 /// Rows that are looked at together: whole tasks, and whole rectangles that share a scale, so that cutting a weight into such
 /// rows changes no sum.
-fn rows_together(grid: &Grid, columns: usize) -> usize {
+fn rows_together(tile: usize, rows: usize, columns: usize) -> usize {
     let whole_tasks = PIECE >> columns.max(1).trailing_zeros().min(PIECE.trailing_zeros());
-    let together = grid.args().block_structure.map_or(1, |[height, _]| height.max(1));
+    // All rows that share one scale can be cut anywhere.
+    let together = if tile < rows { tile } else { 1 };
     // Enough to share among threads.
     (whole_tasks * together).max((1 << 20) / columns.max(1)).next_multiple_of(whole_tasks * together)
 }
@@ -110,11 +106,11 @@ mod tests {
         for (bits, symmetric, group) in [(4, true, None), (4, false, Some(16)), (8, true, Some(32)), (2, false, None)] {
             let grid = grid(bits, symmetric, group);
             let found = round_to_nearest(Matrix::new(&weight, 8, 64).unwrap(), &grid).unwrap();
-            let [_, groups] = found.parameters.shape;
+            let [_, groups] = found.weight.parameters.shape;
             let mut restored = vec![0.0; weight.len()];
-            grid.dequantize(&found.codes, 8, 64, &found.parameters, &mut restored).unwrap();
+            grid.dequantize(&found.weight.codes, 8, 64, &found.weight.parameters, &mut restored).unwrap();
             for (index, (value, restored)) in weight.iter().zip(&restored).enumerate() {
-                let scale = found.parameters.scales[index / 64 * groups + index % 64 * groups / 64];
+                let scale = found.weight.parameters.scales[index / 64 * groups + index % 64 * groups / 64];
                 // A symmetric grid has one code less above zero than below it, hence the largest value may lose more;
                 // an asymmetric one moves its ends by up to half a step when zero becomes a code.
                 let bound = if symmetric { 0.5 } else { 1.0 };
@@ -144,10 +140,10 @@ mod tests {
         let grid = grid(4, true, Some(16));
         let once = round_to_nearest(Matrix::new(&weight, 4, 32).unwrap(), &grid).unwrap();
         let mut restored = vec![0.0; weight.len()];
-        grid.dequantize(&once.codes, 4, 32, &once.parameters, &mut restored).unwrap();
+        grid.dequantize(&once.weight.codes, 4, 32, &once.weight.parameters, &mut restored).unwrap();
         // With the scales of the first time, since the largest value that is left may ask for a smaller one.
-        let again = grid.quantize(Matrix::new(&restored, 4, 32).unwrap(), &once.parameters).unwrap();
-        assert_eq!(once.codes, again);
+        let again = grid.quantize(Matrix::new(&restored, 4, 32).unwrap(), &once.weight.parameters).unwrap();
+        assert_eq!(once.weight.codes, again);
     }
 
     #[test]
@@ -156,7 +152,7 @@ mod tests {
             let (weight, grid) = (weight(rows * columns), grid(3, false, group));
             let found = round_to_nearest(Matrix::new(&weight, rows, columns).unwrap(), &grid).unwrap();
             let mut restored = vec![0.0; weight.len()];
-            grid.dequantize(&found.codes, rows, columns, &found.parameters, &mut restored).unwrap();
+            grid.dequantize(&found.weight.codes, rows, columns, &found.weight.parameters, &mut restored).unwrap();
             let (lost, energy) =
                 squares(&weight, &restored).into_iter().fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
             assert_eq!(found.relative_error, lost / energy, "{rows} x {columns}");
@@ -166,7 +162,7 @@ mod tests {
     #[test]
     fn a_weight_of_zeros_costs_nothing() {
         let found = round_to_nearest(Matrix::new(&[0.0; 8], 2, 4).unwrap(), &grid(4, true, None)).unwrap();
-        assert_eq!((found.codes, found.relative_error), (vec![0; 8], 0.0));
+        assert_eq!((found.weight.codes, found.relative_error), (vec![0; 8], 0.0));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use workbench_api::sdk::*;
-use workbench_quant::{Conventions, GRID_VERSION, Grid, GridError, Matrix, QuantizationArgs, StorageDtype, Strategy};
+use workbench_plugin_model::{grid_error, quantized_linear};
+use workbench_quant::{Conventions, GRID_VERSION, Grid, Matrix, QuantizationArgs, StorageDtype, Strategy};
 
 /// The scheme says everything; there is nothing else to choose.
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
@@ -41,25 +42,10 @@ impl Quantizer for Rtn {
         let values = weight.to_f32()?;
         let rounded = Matrix::new(&values, rows, columns)
             .and_then(|matrix| algorithm::round_to_nearest(matrix, &grid))
-            .map_err(|error| with_hint(&error).context(format!("rounding `{}`", linear.weight)))?;
-        Ok(QuantizedLinear {
-            codes: rounded.codes,
-            shape: [rows, columns],
-            scales: rounded.parameters.scales,
-            scale_shape: rounded.parameters.shape,
-            zero_points: rounded.parameters.zero_points,
-            global_scale: rounded.parameters.global_scale,
-            grid: linear.grid.clone(),
-            extra: Vec::new(),
-            facts: Facts::from_iter([("relative_error".to_owned(), json!(rounded.relative_error))]),
-        })
+            .map_err(|error| grid_error(&error).context(format!("rounding `{}`", linear.weight)))?;
+        let facts = Facts::from_iter([("relative_error".to_owned(), json!(rounded.relative_error))]);
+        Ok(quantized_linear(linear, rounded.weight, facts))
     }
-}
-
-fn with_hint(error: &GridError) -> Error {
-    let hint = error.hint();
-    let kind = if matches!(error, GridError::NonFinite { .. }) { ErrorKind::Numeric } else { ErrorKind::Input };
-    Error { hint, ..Error::new(kind, error.to_string()) }
 }
 
 /// Rows of a 48 x 256 weight (a plain one, one scaled up, one that starts with zeros, one without negative and one without

@@ -2,7 +2,6 @@
 
 mod example;
 mod parameters;
-mod source;
 mod train;
 
 use parameters::Parameters;

@@ -1,17 +1,15 @@
 //! One run.
 
-use std::path::Path;
-
 use candle_core::Device;
 use serde_json::json;
 use workbench_api::job::Facts;
 use workbench_api::sdk::{Error, Host, Level, Tensor};
+use workbench_model::WeightSource;
 use workbench_model::decoder::{LossOptions, Parameters as Weights, keep_pages};
-use workbench_model::{ModelConfig, WeightSource};
-use workbench_train::{NextToken, StepReport, Summary, TrainError, train};
+use workbench_plugin_model::{HostWeights, Sequence, model_config, model_error, sequences, thread_pool};
+use workbench_train::{Example, NextToken, StepReport, Summary, TrainError, train};
 
 use crate::parameters::{Init, Parameters};
-use crate::source::{HostWeights, examples};
 
 /// Walking the graph of a backward pass recurses once per operation.
 const STACK: usize = 64 << 20;
@@ -19,22 +17,22 @@ const STACK: usize = 64 << 20;
 /// Trains and puts the weights.
 pub(crate) fn run(parameters: &Parameters, host: &Host<'_>) -> Result<Facts, Error> {
     keep_pages();
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(host.threads().max(1)).stack_size(STACK).build()?;
-    pool.install(|| in_pool(parameters, host))
+    thread_pool(host, Some(STACK))?.install(|| in_pool(parameters, host))
 }
 
 fn in_pool(parameters: &Parameters, host: &Host<'_>) -> Result<Facts, Error> {
-    let config = ModelConfig::from_json(&host.config()?, Path::new("config.json")).map_err(model_error)?;
+    let config = model_config(host)?;
     let weights = match parameters.init {
         Init::Random => Weights::random(&config, parameters.initializer_range, parameters.seed, &Device::Cpu),
         Init::Model if host.tensor_names()?.is_empty() => {
             return Err(Error::input("the model has a configuration but no weights")
                 .with_hint("begin with random ones: `init: \"random\"`"));
         }
-        Init::Model => Weights::load(&config, &HostWeights(host), &Device::Cpu),
+        Init::Model => Weights::load(&config, &HostWeights::new(host), &Device::Cpu),
     };
     let weights = weights.map_err(model_error)?;
-    let examples = examples(host)?;
+    let found = sequences(host, "train", config.vocab_size)?.into_iter();
+    let examples: Vec<Example> = found.map(|Sequence { ids, learn }| Example { ids, mask: learn }).collect();
     let tokens: usize = examples.iter().map(|example| example.ids.len()).sum();
     let learned: usize = examples.iter().map(|e| e.mask.iter().skip(1).filter(|learn| **learn).count()).sum();
     host.log(
@@ -91,18 +89,11 @@ fn facts(summary: &Summary, sequences: usize, tokens: usize, learned: usize, par
 pub(crate) fn error(error: TrainError) -> Error {
     let hint = error.hint().map(str::to_owned);
     let message = error.to_string();
-    let error = match error {
+    let made = match error {
         TrainError::Stopped => Error::cancelled(),
         TrainError::Setting { .. } => Error::parameters(message),
         TrainError::Diverged { .. } => Error::numeric(message),
         _ => Error::input(message),
     };
-    match hint {
-        Some(hint) => error.with_hint(hint),
-        None => error,
-    }
-}
-
-fn model_error(model: workbench_model::ModelError) -> Error {
-    error(TrainError::Model(model))
+    made.maybe_hint(hint)
 }

@@ -112,7 +112,15 @@ impl<'h> Host<'h> {
     /// # Errors
     /// The host cannot read the model.
     pub fn tensor_info(&self, name: &str) -> Result<Option<TensorInfo>, Error> {
-        Ok(result(self.host.tensor_info(RStr::from_str(MODEL), RStr::from_str(name)))?.into_option())
+        self.tensor_info_of(MODEL, name)
+    }
+
+    /// Dtype and shape of a tensor of another input.
+    ///
+    /// # Errors
+    /// There is no such input.
+    pub fn tensor_info_of(&self, input: &str, name: &str) -> Result<Option<TensorInfo>, Error> {
+        Ok(result(self.host.tensor_info(RStr::from_str(input), RStr::from_str(name)))?.into_option())
     }
 
     /// One of the model's tensors, as stored; [`Tensor::to_f32`] widens it.

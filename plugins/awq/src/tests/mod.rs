@@ -187,7 +187,10 @@ fn bad_data_is_refused() {
     let mut foreign = example("qwen3");
     foreign.streams.get_mut("calibration").unwrap()[1].get_mut("input_ids").unwrap().values[4] = 16.0;
     let error = refused(&foreign).to_string();
-    assert!(error.contains("token 16 of calibration sequence 1 is not in the vocabulary"), "{error}");
+    assert!(
+        error.contains("sequence 1 of the stream `calibration`: token 16 is not in the vocabulary of 16"),
+        "{error}"
+    );
     // A gain so large that the product with the next matrix overflows.
     let mut overflow = example("qwen3");
     let model = overflow.inputs.get_mut("model").unwrap();

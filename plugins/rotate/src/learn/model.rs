@@ -11,6 +11,7 @@ use workbench_model::decoder::{
     ActivationQuantizer, Gradients, LossOptions, Parameters, Targets, TensorSource, loss_and_gradients,
 };
 use workbench_model::{Context, Decoder, ModelConfig, ModelError, Site, SiteKind, WeightSource};
+use workbench_plugin_model::model_error;
 use workbench_quant::{Grid, Matrix};
 use workbench_rotation::Square;
 
@@ -20,7 +21,6 @@ use super::scales::Scales;
 use super::site::{SiteQuantizer, wrong};
 use crate::drawn::Rotations;
 use crate::fold::{Sink, fold};
-use crate::source::model_error;
 
 /// Grids of the weights and of the inputs of all linears of the blocks.
 pub(crate) struct Grids {

@@ -12,7 +12,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use workbench_quant::{Grid, Strategy};
+use workbench_quant::Grid;
 
 /// What is constant where a gradient passes through rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -36,7 +36,8 @@ impl Scales {
             return terms;
         }
         let rows = x.len() / columns;
-        let (height, width) = rectangle(grid, rows, columns);
+        // Rounding has been through the same tiles.
+        let [height, width] = grid.tile(rows, columns).unwrap_or([1, columns]);
         for top in (0..rows).step_by(height) {
             for left in (0..columns).step_by(width) {
                 let mut found = Extremes { low: (0.0, None), high: (0.0, None), along: 0.0 };
@@ -48,17 +49,6 @@ impl Scales {
             }
         }
         terms
-    }
-}
-
-/// Rows and columns that share a scale.
-fn rectangle(grid: &Grid, rows: usize, columns: usize) -> (usize, usize) {
-    let args = grid.args();
-    match (args.strategy, args.block_structure, args.group_size) {
-        (Strategy::Block, Some([height, width]), _) => (height.max(1), width.max(1)),
-        (Strategy::Block | Strategy::Tensor, ..) => (rows, columns),
-        (Strategy::Group | Strategy::TensorGroup, _, Some(size)) => (1, size.max(1)),
-        _ => (1, columns),
     }
 }
 

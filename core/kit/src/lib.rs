@@ -1,0 +1,23 @@
+//! What plugins share that the contract cannot offer, because it knows neither grids nor models: the host's weights as a source
+//! of a decoder's, its streams as sequences, quantized weights as what the contract takes, and errors.
+//!
+//! The contract ([`workbench_api`]) stays without them: a plugin that needs neither links neither. With the feature `model` comes
+//! what is about whole models; without it a quantizer of linears does not link the decoder.
+
+mod error;
+mod quantized;
+#[cfg(feature = "model")]
+mod sequences;
+#[cfg(all(test, feature = "model"))]
+mod tests;
+#[cfg(feature = "model")]
+mod weights;
+
+pub use error::grid_error;
+#[cfg(feature = "model")]
+pub use error::model_error;
+pub use quantized::quantized_linear;
+#[cfg(feature = "model")]
+pub use sequences::{Sequence, calibration, sequences};
+#[cfg(feature = "model")]
+pub use weights::{HostWeights, model_config, thread_pool};
