@@ -135,6 +135,15 @@ fn modules_have_names_in_one_folder() {
     );
 }
 
+#[test]
+fn devices_are_named_in_one_place() {
+    only_in(
+        "naming a device",
+        r"Device::(Cpu|Cuda|Metal|new_|cuda_|metal_)",
+        &[("core/model/src/device.rs", "where a node computes, and where files and kernels on slices are")],
+    );
+}
+
 /// The workspace's packages with the names of what each depends on, development aside.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))

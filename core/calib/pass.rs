@@ -34,6 +34,8 @@ pub struct Room {
     pub precision: Precision,
     /// Of the operands of matrix products: those of linears and of Gram matrices. Sums are f32.
     pub compute_dtype: Precision,
+    /// On which blocks compute.
+    pub device: Device,
     /// Bytes of memory that they may take; what is more lies in files.
     pub memory: u64,
     /// For the files.
@@ -84,7 +86,7 @@ impl Pass {
         let name = config.weight_of(EMBEDDINGS);
         let table = match embeddings.has_rows(&name) {
             true => None,
-            false => Some(Embedding::load(config, embeddings, &Device::Cpu)?),
+            false => Some(Embedding::load(config, embeddings, &pass.room.device)?),
         };
         let mut rest = sequences;
         for index in 0..pass.len() {
@@ -93,7 +95,8 @@ impl Pass {
             let hidden = match &table {
                 None => Embedding::look_up(config, embeddings, &now.concat(), batch)?,
                 Some(table) => {
-                    let ids = Tensor::from_vec(now.concat(), (batch, len), &Device::Cpu).map_err(ModelError::from)?;
+                    let ids = Tensor::from_vec(now.concat(), (batch, len), &pass.room.device);
+                    let ids = ids.map_err(ModelError::from)?;
                     table.forward(&ids)?
                 }
             };
@@ -155,6 +158,11 @@ impl Pass {
         &mut self.hidden
     }
 
+    /// The hidden states of a batch, where blocks compute.
+    fn state(&self, index: usize) -> Result<Tensor> {
+        Ok(self.hidden.get(index)?.to_device(&self.room.device).map_err(ModelError::from)?)
+    }
+
     fn context(&self, index: usize) -> Context {
         let [batch, len] = self.shapes[index];
         Context::full(batch, len, None)
@@ -176,7 +184,7 @@ impl Pass {
     /// # Errors
     /// A malformed checkpoint.
     pub fn block(&self, config: &ModelConfig, source: &dyn WeightSource, index: usize) -> Result<Block> {
-        let mut block = Block::load_packed(config, source, index, self.room.compute_dtype)?;
+        let mut block = Block::load_for_scoring(config, source, index, self.room.compute_dtype, &self.room.device)?;
         block.show_all_to_experts(self.all_experts);
         Ok(block)
     }
@@ -206,7 +214,7 @@ impl Pass {
                 return work.reached(site(kind), None, Some(block));
             };
             for i in 0..x.len() {
-                let hidden = x.hidden.get(i)?;
+                let hidden = x.state(i)?;
                 let input = match kind {
                     SiteKind::AttentionInput => block.attention_input(&hidden)?,
                     _ => block.mlp_input(&hidden)?,
@@ -247,7 +255,7 @@ impl Pass {
             }
             if !looks.is_empty() {
                 for i in 0..self.len() {
-                    let hidden = self.hidden.get(i)?;
+                    let hidden = self.state(i)?;
                     watch(&mut looks, |tap| block.mlp(&hidden, tap))?;
                 }
             }
@@ -257,7 +265,7 @@ impl Pass {
             }
         }
         for i in 0..self.len() {
-            let hidden = self.hidden.get(i)?;
+            let hidden = self.state(i)?;
             let added = block.mlp(&hidden, &mut ())?;
             self.hidden.set(i, &(hidden + added).map_err(ModelError::from)?)?;
         }
@@ -273,7 +281,7 @@ impl Pass {
         }
         if !looks.is_empty() {
             for i in 0..self.len() {
-                let input = block.attention_input(&self.hidden.get(i)?)?;
+                let input = block.attention_input(&self.state(i)?)?;
                 watch(&mut looks, |tap| block.mix(&input, &self.context(i), tap))?;
             }
         }
@@ -289,21 +297,22 @@ impl Pass {
         let Some(mut look) = self.look(work, site, piece.width)? else {
             work.reached(site, None, Some(block))?;
             for i in 0..self.len() {
-                let hidden = self.hidden.get(i)?;
+                let hidden = self.state(i)?;
                 let input = (piece.make)(block, &hidden, &self.context(i))?;
                 self.hidden.set(i, &(piece.end)(block, &hidden, &input)?)?;
             }
             return Ok(());
         };
         for i in 0..self.len() {
-            let input = (piece.make)(block, &self.hidden.get(i)?, &self.context(i))?;
+            let input = (piece.make)(block, &self.state(i)?, &self.context(i))?;
             look.add(&self.wide(piece.width)?.set(i, &input)?)?;
         }
         (piece.made)(block);
         work.reached(site, Some(look.finish()?), Some(block))?;
         for i in 0..self.len() {
             let input = self.wide(piece.width)?.get(i)?;
-            let next = (piece.end)(block, &self.hidden.get(i)?, &input)?;
+            let input = input.to_device(&self.room.device).map_err(ModelError::from)?;
+            let next = (piece.end)(block, &self.state(i)?, &input)?;
             self.hidden.set(i, &next)?;
         }
         Ok(())
@@ -343,7 +352,7 @@ impl Pass {
             return Ok(BTreeMap::new());
         }
         for i in 0..self.len() {
-            let hidden = self.hidden.get(i)?;
+            let hidden = self.state(i)?;
             let next = watch(&mut looks, |tap| block.forward(&hidden, &self.context(i), tap))?;
             if advance {
                 self.hidden.set(i, &next)?;
@@ -359,7 +368,7 @@ impl Pass {
     /// A malformed block; a full disk.
     pub fn forward(&mut self, block: &Block) -> Result<()> {
         for i in 0..self.len() {
-            let next = block.forward(&self.hidden.get(i)?, &self.context(i), &mut ())?;
+            let next = block.forward(&self.state(i)?, &self.context(i), &mut ())?;
             self.hidden.set(i, &next)?;
         }
         Ok(())
@@ -374,9 +383,9 @@ impl Pass {
         let Some(mut look) = self.look(work, site, self.hidden_size)? else {
             return work.reached(site, None, None);
         };
-        let norm = FinalNorm::load(checkpoint.config(), checkpoint, &Device::Cpu)?;
+        let norm = FinalNorm::load(checkpoint.config(), checkpoint, &self.room.device)?;
         for i in 0..self.len() {
-            look.add(&norm.forward(&self.hidden.get(i)?)?)?;
+            look.add(&norm.forward(&self.state(i)?)?)?;
         }
         work.reached(site, Some(look.finish()?), None)
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::Device;
 use serde_json::{Value, json};
 use workbench_model::{
-    Checkpoint, Decoder, ModelConfig, ModelError, Precision, WeightSource,
+    Checkpoint, Decoder, ModelConfig, ModelError, Precision, WeightSource, device,
     matmul::Kernel,
     tokenizer::{ChatTemplate, Tokenizer},
 };
@@ -17,6 +17,8 @@ use crate::error::Result;
 pub struct Loaded {
     checkpoint: Checkpoint,
     quantizers: Quantizers,
+    /// On which it computes.
+    device: Device,
     pub tokenizer: Tokenizer,
     pub template: Option<ChatTemplate>,
     /// Size and arithmetic, for tables.
@@ -44,7 +46,7 @@ impl Loaded {
         });
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
         let template = ChatTemplate::from_checkpoint(&checkpoint)?;
-        Ok(Self { checkpoint, quantizers, tokenizer, template, facts })
+        Ok(Self { checkpoint, quantizers, device: device::chosen(), tokenizer, template, facts })
     }
 
     /// The model's configuration.
@@ -56,6 +58,10 @@ impl Loaded {
         &self.checkpoint
     }
 
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
     pub(super) fn quantizers(&self) -> &Quantizers {
         &self.quantizers
     }
@@ -65,7 +71,7 @@ impl Loaded {
     /// # Errors
     /// A malformed checkpoint.
     pub fn decoder(&self) -> Result<Decoder> {
-        let mut decoder = Decoder::load(self.config(), &Once(&self.checkpoint), &Device::Cpu)?;
+        let mut decoder = Decoder::load(self.config(), &Once(&self.checkpoint), &self.device)?;
         self.quantizers.put_on(&mut decoder)?;
         Ok(decoder)
     }

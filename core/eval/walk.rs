@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use workbench_model::{
     Block, ModelError, Precision, WeightSource,
     config::{EMBEDDINGS, LM_HEAD},
@@ -122,14 +122,17 @@ impl Loaded {
         let name = config.weight_of(EMBEDDINGS);
         let table = match checkpoint.has_rows(&name) {
             true => None,
-            false => Some(Embedding::load(config, checkpoint, &Device::Cpu)?),
+            false => Some(Embedding::load(config, checkpoint, self.device())?),
         };
         let embed = |batch: &Batch<'_>| {
             let (ids, context) = batch.padded();
             let hidden = match &table {
-                None => Embedding::look_up(config, checkpoint, &ids, batch.sequences.len())?,
+                None => {
+                    let found = Embedding::look_up(config, checkpoint, &ids, batch.sequences.len())?;
+                    found.to_device(self.device())?
+                }
                 Some(table) => {
-                    table.forward(&Tensor::from_vec(ids, (context.batch(), context.len()), &Device::Cpu)?)?
+                    table.forward(&Tensor::from_vec(ids, (context.batch(), context.len()), self.device())?)?
                 }
             };
             Ok((hidden, context))
@@ -140,7 +143,8 @@ impl Loaded {
     }
 
     fn block(&self, index: usize) -> Result<Block, ModelError> {
-        let mut block = Block::load_packed(self.config(), self.checkpoint(), index, Precision::F32)?;
+        let mut block =
+            Block::load_for_scoring(self.config(), self.checkpoint(), index, Precision::F32, self.device())?;
         self.checkpoint().drop_block_pages(index);
         self.quantizers().put_on_block(index, &mut block)?;
         Ok(block)
@@ -148,7 +152,7 @@ impl Loaded {
 
     /// The final norm and `lm_head`, which take the hidden states of [`walk`](Self::walk).
     pub(super) fn head(&self) -> Result<Head> {
-        let mut head = Head::load_packed(self.config(), self.checkpoint(), Precision::F32)?;
+        let mut head = Head::load_for_scoring(self.config(), self.checkpoint(), Precision::F32, self.device())?;
         self.checkpoint().drop_pages([self.config().weight_of(LM_HEAD).as_str()]);
         self.quantizers().put_on_head(&mut head);
         Ok(head)

@@ -9,7 +9,7 @@ use workbench::{
     calib::{Look, Pass, Room, Seen, SiteWork},
     eval::Loaded,
 };
-use workbench_model::{Block, Checkpoint, Context, ModelError, Precision, Site, statistics::Wants};
+use workbench_model::{Block, Checkpoint, Context, ModelError, Precision, Site, device::HOST, statistics::Wants};
 
 use super::project::{LAYERS, Project, kill};
 
@@ -219,7 +219,8 @@ fn activations_that_do_not_fit_into_memory_lie_in_files() {
     let mut found = Vec::new();
     for (memory, compute_dtype) in [(u64::MAX, Precision::F32), (0, Precision::F32), (0, Precision::Bf16)] {
         let folder = tempfile::tempdir().unwrap();
-        let room = Room { precision: Precision::Bf16, compute_dtype, memory, folder: folder.path().to_owned() };
+        let room =
+            Room { precision: Precision::Bf16, compute_dtype, device: HOST, memory, folder: folder.path().to_owned() };
         let mut pass = Pass::begin(&checkpoint, &sequences, room).unwrap();
         for index in 0..LAYERS {
             let mut block = pass.load(&checkpoint, index).unwrap();

@@ -103,7 +103,7 @@ fn calibration(config: &ModelConfig, parameters: &Parameters) {
     let hidden = Tensor::from_vec(values(1024), (1, tokens, 1024), &Device::Cpu).unwrap();
     let context = Context::full(1, tokens, None);
     for precision in [Precision::F32, Precision::Bf16] {
-        let block = Block::load_packed(config, parameters, 0, precision).unwrap();
+        let block = Block::load_for_scoring(config, parameters, 0, precision, &Device::Cpu).unwrap();
         let seconds = fastest(|| drop(block.forward(&hidden, &context, &mut ()).unwrap()));
         println!("1x{tokens} packed forward {precision:?}: {}", share(operations(config, 1, tokens), seconds));
     }

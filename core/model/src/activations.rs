@@ -8,7 +8,8 @@ use std::path::Path;
 use crate::ModelError;
 use crate::checkpoint::dtype::{Dtype, narrow_into, widened};
 use crate::decoder::ops::View;
-use candle_core::{Device, Tensor};
+use crate::device::HOST;
+use candle_core::Tensor;
 use workbench_matmul::Precision;
 
 /// Bytes of a number.
@@ -106,7 +107,7 @@ impl Activations {
             }
         };
         let [batch, len] = self.shapes[index];
-        Ok(Tensor::from_vec(values, (batch, len, self.width), &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, (batch, len, self.width), &HOST)?)
     }
 
     /// Keeps the activation of a batch, and returns it as it is kept.
@@ -119,7 +120,7 @@ impl Activations {
             let message = format!("an activation of shape {:?} where [{batch}, {len}, {width}] is kept", x.dims());
             return Err(candle_core::Error::Msg(message).into());
         }
-        let x = x.contiguous()?;
+        let x = x.to_device(&HOST)?.contiguous()?;
         let view = View::new(&x)?;
         let (values, range) = (view.values(), self.range(index));
         match &mut self.backing {
@@ -184,12 +185,12 @@ impl Activations {
     }
 }
 
-/// Lends the values of an activation in f32 on the CPU, without a copy where they lie one after the other.
+/// Lends the values of an activation in f32, without a copy where they lie one after the other in the memory of the program.
 ///
 /// # Errors
-/// It is of another dtype, or elsewhere.
+/// It is of another dtype.
 pub fn with_values<T>(x: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T, ModelError> {
-    let x = x.contiguous()?;
+    let x = x.to_device(&HOST)?.contiguous()?;
     let view = View::new(&x)?;
     Ok(read(view.values()))
 }
@@ -221,7 +222,7 @@ mod tests {
 
     fn tensor([batch, len]: [usize; 2], width: usize) -> Tensor {
         let values: Vec<f32> = (0..batch * len * width).map(|i| ((i + len) as f32).sin()).collect();
-        Tensor::from_vec(values, (batch, len, width), &Device::Cpu).unwrap()
+        Tensor::from_vec(values, (batch, len, width), &HOST).unwrap()
     }
 
     fn values(x: &Tensor) -> Vec<f32> {

@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 use workbench_api::job::{Facts, Job as Work};
 use workbench_model::{
     Checkpoint, ModelConfig, ModelError, Site, SiteKind,
     config::EMBEDDINGS,
     decoder::{ActivationQuantizer, Block, GridQuantizer},
+    device::HOST,
     statistics::Wants,
 };
 use workbench_quant::{Dynamic, Grid, Parameters, QuantizedWeight, preset};
@@ -242,7 +243,7 @@ impl<'a> Made<'a> {
         let values = weight
             .dequantize()
             .map_err(|e| Error::internal(format!("the codes of `{name}` cannot be read back")).cause(e.to_string()))?;
-        let weight = Tensor::from_vec(values, weight.shape.to_vec(), &Device::Cpu).map_err(ModelError::from)?;
+        let weight = Tensor::from_vec(values, weight.shape.to_vec(), &HOST).map_err(ModelError::from)?;
         Ok(block.set_weight(name, weight)?)
     }
 

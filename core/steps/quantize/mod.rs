@@ -18,6 +18,7 @@ use workbench_model::{
     arch::{EMBEDDINGS, LinearInfo, Role},
     checkpoint::Dtype,
     decoder::keep_pages,
+    device,
     matmul::Kernel,
 };
 use workbench_quant::{Compute, Conventions, Dynamic, Grid, QuantizationArgs, StorageDtype};
@@ -107,6 +108,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
             let room = Room {
                 precision: kept,
                 compute_dtype: precision(compute_dtype, &checkpoint),
+                device: device::chosen(),
                 memory: job.memory_limit / 2,
                 folder: scratch.work_folder()?,
             };

@@ -13,7 +13,7 @@ mod rows;
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde_json::{Value, json};
@@ -21,6 +21,7 @@ use workbench_model::{
     Block, Checkpoint, Context, ModelConfig, ModelError, Tokenizer, WeightSource,
     checkpoint::{Dtype, narrow, widened},
     decoder::{self, Embedding},
+    device::HOST,
     statistics::divergences,
 };
 
@@ -162,7 +163,7 @@ fn logits(config: &ModelConfig, source: &dyn WeightSource, embedded: Vec<Tensor>
     };
     let mut states = embedded.into_iter().map(context).collect::<Result<Vec<_>>>()?;
     for index in 0..config.num_layers {
-        let block = Block::load(config, source, index, &Device::Cpu)?;
+        let block = Block::load(config, source, index, &HOST)?;
         for (hidden, context) in &mut states {
             *hidden = block.forward(hidden, context, &mut ())?;
         }

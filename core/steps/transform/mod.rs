@@ -9,6 +9,7 @@ use workbench_api::job::{Job as Work, Model, Stream};
 use workbench_model::{
     ChatTemplate, Checkpoint, ModelConfig, Precision, Tokenizer, WeightSource,
     arch::{EMBEDDINGS, ModuleName},
+    device,
 };
 
 use super::{
@@ -66,6 +67,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
             let room = Room {
                 precision: Precision::F32,
                 compute_dtype: Precision::F32,
+                device: device::chosen(),
                 memory: job.memory_limit / 2,
                 folder: scratch.work_folder()?,
             };

@@ -14,7 +14,7 @@ use workbench_api::sdk::rescale::{Heads, Rescaling};
 use workbench_api::sdk::{Context, Error, Host, note_silent};
 use workbench_model::arch::block_name;
 use workbench_model::decoder::{Embedding, keep_pages};
-use workbench_model::{Block, Context as Positions, ModelConfig, ModelError, Site};
+use workbench_model::{Block, Context as Positions, ModelConfig, ModelError, Site, device};
 use workbench_plugin_model::{HostWeights, calibration, grid_error, model_config, model_error, thread_pool};
 use workbench_quant::{Grid, GridError, Matrix};
 
@@ -32,6 +32,7 @@ pub(crate) fn run(parameters: &Parameters, model: &Model, host: &Host<'_>) -> Re
 struct Search<'a, 'h> {
     host: &'a Host<'h>,
     config: ModelConfig,
+    device: Device,
     heads: Heads,
     grid: Grid,
     span: Span,
@@ -80,7 +81,8 @@ impl<'a, 'h> Search<'a, 'h> {
         }
         let candidates = candidates(parameters.grid, parameters.n_grid, parameters.duo_scaling);
         let pairs = model.pairs_of(&mappings)?;
-        let search = Self { host, config, heads, grid, span, candidates, pairs, skipped };
+        let device = device::chosen();
+        let search = Self { host, config, device, heads, grid, span, candidates, pairs, skipped };
         search.check_shapes()?;
         Ok(search)
     }
@@ -104,7 +106,7 @@ impl<'a, 'h> Search<'a, 'h> {
         let embed = || -> Result<Vec<Values>, ModelError> {
             // At once: the host hands the table out whole.
             let flat: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.ids.iter().copied()).collect();
-            let all = Embedding::look_up(&self.config, &weights, &flat, 1)?;
+            let all = Embedding::look_up(&self.config, &weights, &flat, 1)?.to_device(&self.device)?;
             let lengths = sequences.iter().map(|sequence| sequence.ids.len());
             let starts = lengths.clone().scan(0, |end, length| Some(std::mem::replace(end, *end + length)));
             Ok(starts.zip(lengths).map(|(start, length)| all.narrow(1, start, length)).collect::<Result<_, _>>()?)
@@ -128,7 +130,7 @@ impl<'a, 'h> Search<'a, 'h> {
     /// Searches one block and puts what changes of it; returns the hidden states behind it.
     fn block(&self, index: usize, name: &str, states: Vec<Values>) -> Result<(Vec<Values>, Value), Error> {
         let weights = HostWeights::new(self.host);
-        let mut block = Block::load(&self.config, &weights, index, &Device::Cpu).map_err(model_error)?;
+        let mut block = Block::load(&self.config, &weights, index, &self.device).map_err(model_error)?;
         let mut rescaling = Rescaling::default();
         let mut facts = Facts::new();
         let mut half = states;
@@ -213,7 +215,7 @@ impl<'a, 'h> Search<'a, 'h> {
             }
         }
         for (module, values, shape) in readers.linears {
-            block.set_weight(&module, Values::from_vec(values, &shape, &Device::Cpu)?).map_err(model_error)?;
+            block.set_weight(&module, Values::from_vec(values, &shape, &self.device)?).map_err(model_error)?;
         }
         best.filter(|found| found.before.is_finite()).ok_or_else(|| {
             Error::numeric("no scales give a finite error")
@@ -235,9 +237,9 @@ impl<'a, 'h> Search<'a, 'h> {
             let rounded = self.rounded(values, *shape, columns).context(|| format!("rounding `{module}.weight`"))?;
             if readers.linears.len() == 1 {
                 let change: Vec<f32> = rounded.iter().zip(values).map(|(q, w)| q - w).collect();
-                return observed.output_error(&Values::from_vec(change, shape, &Device::Cpu)?);
+                return observed.output_error(&Values::from_vec(change, shape, &self.device)?);
             }
-            block.set_weight(module, Values::from_vec(rounded, shape, &Device::Cpu)?).map_err(model_error)?;
+            block.set_weight(module, Values::from_vec(rounded, shape, &self.device)?).map_err(model_error)?;
         }
         let (mut sum, mut count) = (0.0, 0);
         for (state, output) in states.iter().zip(outputs) {

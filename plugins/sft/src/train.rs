@@ -1,11 +1,10 @@
 //! One run.
 
-use candle_core::Device;
 use serde_json::json;
 use workbench_api::job::Facts;
 use workbench_api::sdk::{Error, Host, Level, Tensor};
-use workbench_model::WeightSource;
 use workbench_model::decoder::{LossOptions, Parameters as Weights, keep_pages};
+use workbench_model::{WeightSource, device};
 use workbench_plugin_model::{HostWeights, Sequence, model_config, model_error, sequences, thread_pool};
 use workbench_train::{Example, NextToken, StepReport, Summary, TrainError, train};
 
@@ -22,13 +21,14 @@ pub(crate) fn run(parameters: &Parameters, host: &Host<'_>) -> Result<Facts, Err
 
 fn in_pool(parameters: &Parameters, host: &Host<'_>) -> Result<Facts, Error> {
     let config = model_config(host)?;
+    let device = device::chosen();
     let weights = match parameters.init {
-        Init::Random => Weights::random(&config, parameters.initializer_range, parameters.seed, &Device::Cpu),
+        Init::Random => Weights::random(&config, parameters.initializer_range, parameters.seed, &device),
         Init::Model if host.tensor_names()?.is_empty() => {
             return Err(Error::input("the model has a configuration but no weights")
                 .with_hint("begin with random ones: `init: \"random\"`"));
         }
-        Init::Model => Weights::load(&config, &HostWeights::new(host), &Device::Cpu),
+        Init::Model => Weights::load(&config, &HostWeights::new(host), &device),
     };
     let weights = weights.map_err(model_error)?;
     let found = sequences(host, "train", config.vocab_size)?.into_iter();

@@ -7,7 +7,7 @@ use workbench_rotation::Hadamard;
 
 use super::Context;
 use super::cache::LayerCache;
-use super::layers::{Linear, Norm};
+use super::layers::{Linear, Norm, only_f32};
 use super::mlp::{Mlp, refused};
 use super::ops::{self, Attention};
 use super::parameters::{Loading, PackedLoading, TensorSource};
@@ -15,6 +15,7 @@ use super::quantizer::ActivationQuantizer;
 use super::rope::Rope;
 use super::taps::Taps;
 use crate::arch::{NormInfo, Role, block_name};
+use crate::device::OnHost;
 use crate::{ModelConfig, ModelError, Precision, Site, SiteKind, WeightSource};
 
 /// One decoder layer: attention and an MLP or a mixture of experts, each behind an RMSNorm and added to the hidden states.
@@ -63,9 +64,27 @@ impl Block {
         source: &dyn WeightSource,
         index: usize,
         precision: Precision,
+        _: OnHost,
     ) -> Result<Self, ModelError> {
         let block = Self::new(config, &PackedLoading { source, precision }, index, &Arc::new(Rope::new(config)))?;
         Ok(Self { precision, ..block })
+    }
+
+    /// Loads block `index` as scoring and calibration want it: packed where it can be.
+    ///
+    /// # Errors
+    /// A malformed source; a precision that the device does not have.
+    pub fn load_for_scoring(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        index: usize,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        match OnHost::of(device) {
+            Some(host) => Self::load_packed(config, source, index, precision, host),
+            None => only_f32(precision, device).and_then(|()| Self::load(config, source, index, device)),
+        }
     }
 
     /// Builds block `index` over tensors, for example the variables of a model in training.

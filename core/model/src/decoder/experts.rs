@@ -4,7 +4,7 @@
 //! up in their order. Which experts a token passes is decided on the values of the router's logits, the largest first and of equal ones
 //! the first; how much each counts is differentiable.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Tensor};
 use workbench_rotation::Hadamard;
 
 use super::layers::Linear;
@@ -13,6 +13,7 @@ use super::parameters::TensorSource;
 use super::taps::Taps;
 use crate::arch::{BlockLayout, LinearInfo};
 use crate::config::{Experts, Routing};
+use crate::device::HOST;
 use crate::{ModelError, Site, SiteKind};
 
 /// A router and its experts.
@@ -105,7 +106,7 @@ impl Mixture {
     /// Routes tokens by their logits `[tokens, experts]`.
     fn routes(&self, logits: &Tensor) -> Result<Routes, ModelError> {
         let (count, experts) = logits.dims2()?;
-        let values: Vec<Vec<f32>> = logits.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec2()?;
+        let values: Vec<Vec<f32>> = logits.detach().to_device(&HOST)?.to_dtype(DType::F32)?.to_vec2()?;
         let (mut tokens, mut slots) = (vec![Vec::new(); experts], vec![Vec::new(); experts]);
         let mut chosen = Vec::with_capacity(count * self.per_token);
         for (token, logits) in values.iter().enumerate() {

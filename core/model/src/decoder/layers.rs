@@ -11,6 +11,7 @@ use super::parameters::{Loading, PackedLoading, TensorSource};
 use super::quantizer::ActivationQuantizer;
 use super::taps::Taps;
 use crate::arch::{EMBEDDINGS, FINAL_NORM, LM_HEAD, LinearInfo};
+use crate::device::{HOST, OnHost};
 use crate::{ModelConfig, ModelError, Precision, Site, WeightSource};
 
 /// How a linear holds its weight `[outputs, inputs]`.
@@ -63,7 +64,7 @@ impl Weight {
 
     fn pack(weight: &Tensor, precision: Precision) -> Result<Self, ModelError> {
         let (outputs, inputs) = weight.dims2()?;
-        let weight = weight.to_device(&Device::Cpu)?.contiguous()?;
+        let weight = weight.to_device(&HOST)?.contiguous()?;
         Ok(Self::Packed(matmul::Weight::new(View::new(&weight)?.values(), outputs, inputs, precision)))
     }
 }
@@ -94,7 +95,7 @@ impl Linear {
             return Err(candle_core::Error::Msg(message).into());
         }
         self.weight = match &self.weight {
-            Weight::Tensor(_) => Weight::Tensor(weight),
+            Weight::Tensor(before) => Weight::Tensor(weight.to_device(before.device())?),
             Weight::Packed(before) => Weight::pack(&weight, before.precision())?,
             Weight::Gone(_) => return Err(self.gone()),
         };
@@ -208,7 +209,7 @@ impl Embedding {
         batch: usize,
     ) -> Result<Tensor, ModelError> {
         let rows = source.rows(&config.weight_of(EMBEDDINGS), ids)?;
-        Ok(Tensor::from_vec(rows, (batch, ids.len() / batch.max(1), config.hidden_size), &Device::Cpu)?)
+        Ok(Tensor::from_vec(rows, (batch, ids.len() / batch.max(1), config.hidden_size), &HOST)?)
     }
 
     pub(super) fn new(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
@@ -244,6 +245,14 @@ impl FinalNorm {
     }
 }
 
+/// Other devices than the memory of the program multiply in f32.
+pub(super) fn only_f32(precision: Precision, device: &Device) -> Result<(), ModelError> {
+    match precision {
+        Precision::F32 => Ok(()),
+        other => Err(candle_core::Error::Msg(format!("products in {other:?} are not there for {device:?}")).into()),
+    }
+}
+
 /// The final norm and `lm_head`.
 pub struct Head {
     norm: FinalNorm,
@@ -261,8 +270,25 @@ impl Head {
         config: &ModelConfig,
         source: &dyn WeightSource,
         precision: Precision,
+        _: OnHost,
     ) -> Result<Self, ModelError> {
         Self::new(config, &PackedLoading { source, precision })
+    }
+
+    /// The head as scoring wants it: packed where it can be.
+    ///
+    /// # Errors
+    /// A malformed source; a precision that the device does not have.
+    pub fn load_for_scoring(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        match OnHost::of(device) {
+            Some(host) => Self::load_packed(config, source, precision, host),
+            None => only_f32(precision, device).and_then(|()| Self::load(config, source, device)),
+        }
     }
 
     pub(super) fn new(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
@@ -317,7 +343,7 @@ impl Head {
         for start in (0..rows).step_by(chunk) {
             let n = chunk.min(rows - start);
             let logits = self.forward(&hidden.narrow(0, start, n)?, &mut ())?;
-            let logits = logits.to_dtype(candle_core::DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
+            let logits = logits.to_dtype(candle_core::DType::F32)?.to_device(&HOST)?.contiguous()?;
             all.extend(scores(View::new(&logits)?.values(), vocabulary, &targets[start..start + n]));
         }
         Ok(all)

@@ -1,11 +1,12 @@
 //! Logits of a few positions.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::kernels::matmul;
 use super::layers::FinalNorm;
 use super::ops::View;
 use crate::arch::LM_HEAD;
+use crate::device::HOST;
 use crate::{ModelConfig, ModelError, WeightSource};
 
 /// Rows of `lm_head` that are in memory together, where its source has them one by one.
@@ -17,7 +18,7 @@ const ROWS: usize = 4096;
 /// # Errors
 /// A malformed source.
 pub fn logits(config: &ModelConfig, source: &dyn WeightSource, hidden: &Tensor) -> Result<Vec<f32>, ModelError> {
-    let normed = FinalNorm::load(config, source, &Device::Cpu)?.forward(hidden)?.contiguous()?;
+    let normed = FinalNorm::load(config, source, &HOST)?.forward(&hidden.to_device(&HOST)?)?.contiguous()?;
     let view = View::new(&normed)?;
     let (inputs, vocabulary, name) = (config.hidden_size, config.vocab_size, config.weight_of(LM_HEAD));
     let positions = view.values().len() / inputs.max(1);

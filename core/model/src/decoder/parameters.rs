@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::ops::View;
 use crate::arch::{Initial, TensorSpec};
+use crate::device::HOST;
 use crate::{ModelConfig, ModelError, Precision, WeightSource, matmul};
 
 /// Tensors by name.
@@ -49,7 +50,7 @@ pub(super) struct PackedLoading<'a> {
 
 impl TensorSource for PackedLoading<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        Loading { source: self.source, device: &Device::Cpu }.tensor(name, shape)
+        Loading { source: self.source, device: &HOST }.tensor(name, shape)
     }
 
     fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Option<matmul::Weight>, ModelError> {
@@ -191,7 +192,7 @@ impl WeightSource for Parameters {
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let var = self.vars.get(name).ok_or_else(|| missing(name))?;
-        let tensor = var.as_tensor().to_device(&Device::Cpu)?;
+        let tensor = var.as_tensor().to_device(&HOST)?;
         Ok(View::new(&tensor)?.values().to_vec())
     }
 }

@@ -1,10 +1,11 @@
 //! Quantizers on the inputs of linears.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result as CandleResult, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result as CandleResult, Shape, Tensor};
 use workbench_quant::{Dynamic, Grid, GridError, Parameters};
 
 use super::ops::View;
 use crate::ModelError;
+use crate::device::HOST;
 
 /// Fake quantization of a linear's input.
 pub trait ActivationQuantizer: Send + Sync {
@@ -59,7 +60,7 @@ impl GridQuantizer {
 impl ActivationQuantizer for GridQuantizer {
     fn apply(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let (device, dtype) = (x.device().clone(), x.dtype());
-        let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
+        let x = x.to_device(&HOST)?.to_dtype(DType::F32)?.contiguous()?;
         Ok(x.apply_op1(self.clone())?.to_dtype(dtype)?.to_device(&device)?)
     }
 }

@@ -4,7 +4,7 @@ mod sampler;
 
 use std::ops::ControlFlow;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use sampler::Sampler;
 pub use sampler::Sampling;
@@ -131,5 +131,5 @@ fn step(
     });
     let ids = Tensor::from_vec(padded.collect(), (running.len(), len), decoder.device())?;
     let logits = decoder.forward_cached(&ids, &lens, cache)?;
-    Ok(logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2()?)
+    Ok(logits.to_dtype(DType::F32)?.to_device(&crate::device::HOST)?.to_vec2()?)
 }

@@ -1,7 +1,8 @@
 use candle_core::{Device, IndexOp, Tensor};
 use workbench_model::config::Architecture;
 use workbench_model::decoder::{Embedding, Head};
-use workbench_model::{Block, Context, Decoder, ModelError, Site, SiteKind};
+use workbench_model::device::{HOST, OnHost};
+use workbench_model::{Block, Context, Decoder, ModelError, Precision, Site, SiteKind};
 
 use crate::brute_force;
 use crate::support::{Weights, distance, flat, random_ids, row, tiny, variations};
@@ -98,6 +99,24 @@ fn parts_standing_alone_make_the_whole() {
     }
     assert!(head.score(&hidden, &targets[1..], 10).is_err());
     assert!(head.score(&hidden, &[1000; 30], 10).is_err());
+}
+
+/// Products of packed operands are there for the memory of the program alone; any other device has their twins.
+#[test]
+fn packed_blocks_and_heads_equal_their_twins() {
+    for (seed, config) in variations().into_iter().enumerate() {
+        let weights = Weights::random(&config, seed as u64);
+        let (ids, context) = (random_ids(&config, 40, 9), Context::full(1, 40, None));
+        let hidden = Embedding::look_up(&config, &weights, &ids, 1).unwrap();
+        let host = OnHost::of(&HOST).unwrap();
+        let plain = Block::load(&config, &weights, 0, &HOST).unwrap().forward(&hidden, &context, &mut ()).unwrap();
+        let packed = Block::load_packed(&config, &weights, 0, Precision::F32, host).unwrap();
+        let packed = packed.forward(&hidden, &context, &mut ()).unwrap();
+        assert!(distance(&flat(&packed), &flat(&plain)) < 1e-5, "variation {seed}");
+        let head = Head::load(&config, &weights, &HOST).unwrap().forward(&plain, &mut ()).unwrap();
+        let packed = Head::load_for_scoring(&config, &weights, Precision::F32, &HOST).unwrap();
+        assert!(distance(&flat(&packed.forward(&plain, &mut ()).unwrap()), &flat(&head)) < 1e-5, "variation {seed}");
+    }
 }
 
 #[test]

@@ -6,10 +6,10 @@
 //! transformed model on the same mixtures of its own have the same logits. Each row lies in one mixture, at full length
 //! however short it is, and a row that is not what the others say stands out in the logits of its mixture.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
-use workbench_model::{ModelConfig, WeightSource, arch::EMBEDDINGS};
+use workbench_model::{ModelConfig, WeightSource, arch::EMBEDDINGS, device::HOST};
 
 use crate::error::Result;
 
@@ -76,7 +76,7 @@ impl Mixtures {
         })?;
         let values: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
         let shape = (self.count / self.length, self.length, hidden);
-        Ok(Tensor::from_vec(values, shape, &Device::Cpu).map_err(workbench_model::ModelError::from)?)
+        Ok(Tensor::from_vec(values, shape, &HOST).map_err(workbench_model::ModelError::from)?)
     }
 }
 

@@ -4,13 +4,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use workbench_api::sdk::Error;
 use workbench_model::arch::{LM_HEAD, LinearInfo, Role, block_of};
 use workbench_model::decoder::{
     ActivationQuantizer, Gradients, LossOptions, Parameters, Targets, TensorSource, loss_and_gradients,
 };
-use workbench_model::{Context, Decoder, ModelConfig, ModelError, Site, SiteKind, WeightSource};
+use workbench_model::{Context, Decoder, ModelConfig, ModelError, Site, SiteKind, WeightSource, device};
 use workbench_plugin_model::model_error;
 use workbench_quant::{Grid, Matrix};
 use workbench_rotation::Square;
@@ -57,7 +57,7 @@ impl<'a> Model<'a> {
     ) -> Result<Self, Error> {
         let config = ModelConfig { tie_word_embeddings: false, online: rotations.online, ..original.clone() };
         let parameters =
-            Parameters::load(&config, &Untied { source, config: original }, &Device::Cpu).map_err(model_error)?;
+            Parameters::load(&config, &Untied { source, config: original }, &device::chosen()).map_err(model_error)?;
         let first = format!("{}.weight", config.block(0).attention_norm.name);
         let tracked = Tracked { parameters: &parameters, first, weights: grids.weights.is_some() };
         let mut decoder = Decoder::over(&config, &tracked).map_err(model_error)?;
@@ -65,7 +65,7 @@ impl<'a> Model<'a> {
         quantize_inputs(&mut decoder, &grids, &sums).map_err(model_error)?;
         let teacher = match loss {
             Loss::NextToken => None,
-            Loss::Divergence => Some(Decoder::load(original, source, &Device::Cpu).map_err(model_error)?),
+            Loss::Divergence => Some(Decoder::load(original, source, &device::chosen()).map_err(model_error)?),
         };
         let folded = BTreeMap::new();
         let mut model = Self { source, original, config, parameters, decoder, grids, options, teacher, sums, folded };
@@ -216,7 +216,7 @@ fn weight_of(linear: &LinearInfo) -> String {
 }
 
 fn input(ids: &[u32]) -> Result<(Tensor, Context), Error> {
-    Ok((Tensor::from_vec(ids.to_vec(), (1, ids.len()), &Device::Cpu)?, Context::full(1, ids.len(), None)))
+    Ok((Tensor::from_vec(ids.to_vec(), (1, ids.len()), &device::chosen())?, Context::full(1, ids.len(), None)))
 }
 
 /// One quantizer a site, shared by the linears that read it.

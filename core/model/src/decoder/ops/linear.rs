@@ -1,8 +1,9 @@
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::super::kernels::matmul;
 use super::{View, composed, gradient, matrix, on_cpu, output, values};
 use crate::Precision;
+use crate::device::HOST;
 use workbench_matmul as packed;
 
 /// `x[.., i] w[o, i]^T + b[o]`.
@@ -53,7 +54,7 @@ pub(in super::super) fn linear_packed(
         let bias = bias.contiguous()?;
         add_bias(&mut y, View::new(&bias)?.values());
     }
-    Tensor::from_vec(y, dims, &Device::Cpu)
+    Tensor::from_vec(y, dims, &HOST)
 }
 
 fn add_bias(y: &mut [f32], bias: &[f32]) {
