@@ -295,3 +295,20 @@ fn the_map_names_every_folder() {
         }
     }
 }
+
+/// A document that names files has to follow them.
+#[test]
+fn the_map_names_what_is_there() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let path = Regex::new(r"`((?:core|plugins|tests|experiments|scripts|results)/[\w./-]*)`").unwrap();
+    let paths: BTreeSet<&str> = path.captures_iter(&text).map(|found| found.get(1).unwrap().as_str()).collect();
+    assert!(paths.len() > 50, "{} paths", paths.len());
+    // What a run leaves is not in a fresh clone.
+    let missing: Vec<&&str> = paths.iter().filter(|path| **path != "results/" && !root().join(path).exists()).collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md names {missing:?}");
+    let (_, dry) = text.split_once("## Five changes, dry").unwrap();
+    let rows = dry.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| a"));
+    let besides: Vec<usize> = rows.map(|row| path.find_iter(row.rsplit(" | ").next().unwrap()).count()).collect();
+    assert_eq!(besides.len(), 5);
+    assert!(besides.iter().all(|files| *files <= 4), "{besides:?}");
+}
