@@ -12,6 +12,6 @@ mod statistics;
 
 pub use look::{InputScale, Look, Seen};
 pub use pass::{Pass, Room, SiteWork};
-pub use statistics::{Wanted, statistics, wants};
+pub use statistics::{Found, Kept, Wanted, statistics, wants};
 
 pub use crate::graph::params::Order;

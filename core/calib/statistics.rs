@@ -4,16 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use workbench_api::job::Statistic;
 use workbench_model::{
-    Checkpoint, ModelConfig, Site,
+    Activations, Checkpoint, ModelConfig, Site,
     decoder::Block,
     statistics::{SiteStatistics, Wants},
 };
 
 use super::{Look, Pass, Room, Seen, SiteWork};
-use crate::{
-    error::{Error, Result},
-    progress::Progress,
-};
+use crate::error::{Error, Result};
 
 /// Which statistics are wanted of which sites, by the sites' names.
 pub type Wanted = BTreeMap<String, BTreeSet<Statistic>>;
@@ -27,24 +24,36 @@ pub fn wants<'a>(kinds: impl IntoIterator<Item = &'a Statistic>) -> Wants {
     })
 }
 
-/// Collects the wanted statistics of the model as it is.
+/// What was found, by the sites' names.
+pub type Found = BTreeMap<String, SiteStatistics>;
+
+/// Collects the wanted statistics of the model as it is. `kept` says how many blocks an interrupted walk has behind it, loads the hidden
+/// states behind them, and is told of every block that is done.
 ///
 /// # Errors
-/// An unknown site; a site that no token reached; an activation that is not finite.
+/// An unknown site; a site that no token reached; an activation that is not finite; what `kept` runs into.
 pub fn statistics(
     checkpoint: &Checkpoint,
     wanted: &Wanted,
     sequences: &[Vec<u32>],
     room: Room,
-    progress: &dyn Progress,
-) -> Result<BTreeMap<String, SiteStatistics>> {
+    kept: &mut dyn Kept,
+) -> Result<Found> {
     let config = checkpoint.config();
-    let mut gatherer = Gatherer { wanted, found: BTreeMap::new() };
-    let mut pass = Pass::begin(checkpoint, sequences, room)?;
-    for index in 0..config.num_layers {
+    let (done, found) = kept.found();
+    let mut gatherer = Gatherer { wanted, found };
+    let mut pass = match done {
+        0 => Pass::begin(checkpoint, sequences, room)?,
+        _ => {
+            let mut pass = Pass::empty(config, sequences, room)?;
+            kept.load(pass.hidden_mut())?;
+            pass
+        }
+    };
+    for index in done..config.num_layers {
         let mut block = pass.load(checkpoint, index)?;
         pass.at_once(index, &mut block, false, &mut gatherer)?;
-        progress.progress(index as u64 + 1, config.num_layers as u64, "blocks");
+        kept.done(index + 1, pass.hidden(), &gatherer.found)?;
     }
     pass.head(checkpoint, &mut gatherer)?;
     let found = gatherer.found;
@@ -63,9 +72,27 @@ fn of_expert(config: &ModelConfig, name: &str) -> bool {
     config.linears().iter().any(|linear| linear.site.expert.is_some() && linear.site.to_string() == name)
 }
 
+/// Where a walk leaves what it has found, and goes on after an interruption.
+pub trait Kept {
+    /// Blocks that are done, and what was found in them.
+    fn found(&self) -> (usize, Found);
+
+    /// Loads the hidden states behind them.
+    ///
+    /// # Errors
+    /// They are not what was left.
+    fn load(&self, hidden: &mut Activations) -> Result<()>;
+
+    /// So many blocks are done.
+    ///
+    /// # Errors
+    /// It cannot be left; the node is to stop.
+    fn done(&mut self, blocks: usize, hidden: &Activations, found: &Found) -> Result<()>;
+}
+
 struct Gatherer<'a> {
     wanted: &'a Wanted,
-    found: BTreeMap<String, SiteStatistics>,
+    found: Found,
 }
 
 impl SiteWork for Gatherer<'_> {

@@ -185,16 +185,30 @@ pub(super) fn blocks(project: &Project) -> Option<u64> {
 
 #[test]
 fn memory_does_not_grow_with_depth() {
-    let peak = |layers: usize| {
+    let awq = r#"
+let data = dataset("text.txt").tokens(#{ num_calibration_samples: 6, max_seq_length: 48, add_bos: false });
+let made = model("deep").transform("awq", #{ scheme: #{ scheme: "W4A16", group_size: 32 }, n_grid: 2, calibration: data });
+made.save_as("made");
+"#;
+    let peak = |layers: usize, method: &str| {
         let project = Project::new();
         project.write_model("deep", 384, layers);
-        let (folder, _) = quantize(&project, "deep", "gptq", "");
+        let folder = match method {
+            "awq" => {
+                project.write("awq.rhai", awq);
+                project.run(&["run", "awq.rhai", "--threads", "1"]).exits(0);
+                project.stored("results", "transform", "awq").swap_remove(0).0
+            }
+            _ => quantize(&project, "deep", method, "").0,
+        };
         let provenance: Value = serde_json::from_slice(&fs::read(folder.join("provenance.json")).unwrap()).unwrap();
         provenance["peak_memory"].as_f64().unwrap()
     };
-    // A layer of this model takes 6 MB.
-    let (shallow, deep) = (peak(10), peak(20));
-    assert!(deep < 1.1 * shallow, "{deep} bytes for 20 layers, {shallow} for 10");
+    for method in ["gptq", "awq"] {
+        // A layer of this model takes 6 MB.
+        let (shallow, deep) = (peak(10, method), peak(20, method));
+        assert!(deep < 1.1 * shallow, "{method}: {deep} bytes for 20 layers, {shallow} for 10");
+    }
 }
 
 /// Looks at every site and changes nothing.

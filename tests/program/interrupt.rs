@@ -228,6 +228,45 @@ table.write();
     assert!(again == artifacts);
 }
 
+/// AWQ searches block by block; what SmoothQuant goes by is gathered block by block.
+#[test]
+fn a_transform_goes_on_behind_its_last_block_to_the_same_bytes() {
+    let mut stopped = 0;
+    for (method, unit, options) in
+        [("awq", "tensors", r#"scheme: #{ scheme: "W4A16", group_size: 16 }, "#), ("smoothquant", "blocks", "")]
+    {
+        let start = || {
+            let project = Project::new();
+            project.write_model("deep", 64, 24);
+            let script = format!(
+                r#"
+let data = dataset("text.txt").tokens(#{{ num_calibration_samples: 6, max_seq_length: 48 }});
+let made = model("deep").transform("{method}", #{{ {options}calibration: data }});
+let table = report("stopped");
+table.row(made.evaluate(perplexity(#{{ text: dataset("text.txt"), max_seq_length: 16, blocks: 2 }})), #{{ model: "made" }});
+table.write();
+"#
+            );
+            project.write("stopped.rhai", &script);
+            project
+        };
+        let blocks = |events: &[Value]| -> Vec<u64> {
+            let of_node = events.iter().filter(|e| e["said"]["unit"] == unit && e["said"]["total"] == 24);
+            of_node.filter_map(|e| e["said"]["done"].as_u64()).collect()
+        };
+        let (expected, _) = undisturbed(&start());
+        let project = start();
+        let events = stopped_or_done(&project, |e| e["said"]["unit"] == unit && e["said"]["done"].as_u64() > Some(0));
+        stopped += usize::from(ends(&events).contains(&"interrupted"));
+        let before = blocks(&events).into_iter().max().unwrap();
+        let (found, events) = undisturbed(&project);
+        let again = blocks(&events).into_iter().next();
+        assert!(again.is_none_or(|first| first > before), "{method}: block {again:?} was made again, {before} before");
+        assert!(found == expected, "{method}: other bytes");
+    }
+    assert!(stopped > 0, "every run was done before the signal reached it");
+}
+
 #[test]
 fn an_evaluation_stops_at_once_and_gives_the_same_items_later() {
     let script = r#"

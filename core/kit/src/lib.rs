@@ -5,6 +5,7 @@
 //! what is about whole models; without it a quantizer of linears does not link the decoder.
 
 mod error;
+mod notes;
 mod quantized;
 #[cfg(feature = "model")]
 mod sequences;
@@ -16,6 +17,7 @@ mod weights;
 pub use error::grid_error;
 #[cfg(feature = "model")]
 pub use error::model_error;
+pub use notes::{read_note, write_note};
 pub use quantized::quantized_linear;
 #[cfg(feature = "model")]
 pub use sequences::{Sequence, calibration, sequences};

@@ -2,6 +2,7 @@
 
 mod config;
 mod put;
+mod spill;
 
 use std::{
     collections::BTreeMap,

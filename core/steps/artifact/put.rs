@@ -1,6 +1,6 @@
 //! What a method made of a model, before it is written: the tensors and codes that take the place of the model's own.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value;
 use workbench_model::{
@@ -10,25 +10,32 @@ use workbench_model::{
 };
 use workbench_quant::{GridError, QuantizedWeight};
 
+use super::spill::{Bytes, Spill};
+use crate::error;
+
 /// A dense tensor as it will be written.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(in crate::steps) struct DenseTensor {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     /// Row by row, little-endian.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
 }
 
 impl DenseTensor {
     /// Its values in f32.
-    pub(in crate::steps) fn values(&self) -> Vec<f32> {
-        widened(&self.bytes, self.dtype)
+    ///
+    /// # Errors
+    /// It lies in a file that cannot be read.
+    pub(in crate::steps) fn values(&self) -> Result<Vec<f32>, ModelError> {
+        Ok(widened(&self.bytes.all().map_err(spilled)?, self.dtype))
     }
 }
 
 /// What was put.
 #[derive(Debug, Default)]
 pub(in crate::steps) struct Put {
+    pub spill: Spill,
     pub tensors: BTreeMap<String, DenseTensor>,
     /// Quantized weights by module.
     pub weights: BTreeMap<String, QuantizedWeight>,
@@ -39,6 +46,27 @@ pub(in crate::steps) struct Put {
 }
 
 impl Put {
+    /// Nothing yet; large tensors will lie in a file of this folder.
+    pub(in crate::steps) fn into_folder(folder: PathBuf) -> Self {
+        Self { spill: Spill::into_folder(folder), ..Self::default() }
+    }
+
+    /// Puts a dense tensor.
+    ///
+    /// # Errors
+    /// The file for large ones cannot be written.
+    pub(in crate::steps) fn dense(
+        &mut self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        bytes: &[u8],
+    ) -> error::Result<()> {
+        let tensor = DenseTensor { dtype, shape: shape.to_vec(), bytes: self.spill.keep(bytes)? };
+        self.tensors.insert(name.to_owned(), tensor);
+        Ok(())
+    }
+
     /// The first tensor that was put and that `wanted` does not know, by the name of a dense one.
     pub(in crate::steps) fn stray(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
         let weights = self.weights.keys().map(|module| format!("{module}.weight"));
@@ -68,7 +96,7 @@ impl WeightSource for Overlay<'_> {
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         match (self.put.tensors.get(name), self.put.weight(name)) {
-            (Some(tensor), _) => Ok(tensor.values()),
+            (Some(tensor), _) => tensor.values(),
             (None, Some(weight)) => weight.dequantize().map_err(|error| unreadable(name, &error)),
             (None, None) => self.model.values(name),
         }
@@ -80,7 +108,10 @@ impl WeightSource for Overlay<'_> {
                 let (size, mut found) = (dtype.size() * shape.last().copied().unwrap_or(1), Vec::new());
                 for row in rows {
                     let start = *row as usize * size;
-                    found.extend_from_slice(bytes.get(start..start + size).ok_or_else(|| no_row(name, *row))?);
+                    if start + size > bytes.len() {
+                        return Err(no_row(name, *row));
+                    }
+                    found.extend_from_slice(&bytes.part(start..start + size).map_err(spilled)?);
                 }
                 Ok(widened(&found, *dtype))
             }
@@ -99,6 +130,10 @@ impl WeightSource for Overlay<'_> {
     fn has_rows(&self, name: &str) -> bool {
         self.put.tensors.contains_key(name) || self.put.weight(name).is_some() || self.model.has_rows(name)
     }
+}
+
+fn spilled(error: std::io::Error) -> ModelError {
+    candle_core::Error::Msg(format!("a tensor that was put cannot be read again: {error}")).into()
 }
 
 fn unreadable(name: &str, error: &GridError) -> ModelError {
@@ -131,7 +166,7 @@ mod tests {
         let bytes = [0, 0, 64, 63].repeat(size);
         let mut put = Put::default();
         put.weights.insert(module.to_owned(), weight);
-        put.tensors.insert(norm.to_owned(), DenseTensor { dtype: Dtype::F32, shape: vec![size], bytes });
+        put.dense(norm, Dtype::F32, &[size], &bytes).unwrap();
         assert_eq!(put.stray(|name| name == norm), Some(weight_name.clone()));
         assert_eq!(put.stray(|_| true), None);
 

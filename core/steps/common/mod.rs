@@ -1,7 +1,14 @@
-//! What every step needs: what it found, what it may read, and the recipe beside what it made.
+//! What every step needs: what it found, what it may read, what it goes on from after an interruption, and the recipe beside what it
+//! made.
 
 mod finding;
 mod reads;
 mod recipe;
+mod resume;
 
-pub(super) use self::{finding::Finding, reads::Reads, recipe::write as write_recipe};
+pub(super) use self::{
+    finding::Finding,
+    reads::Reads,
+    recipe::write as write_recipe,
+    resume::{Resume, When},
+};

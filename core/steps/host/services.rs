@@ -10,14 +10,14 @@ use std::{
 use serde_json::Value;
 use workbench_api::{
     abi::{Dtype as AbiDtype, Level, NamedTensor, Tensor, TensorInfo},
-    error::Error as ApiError,
+    error::{Error as ApiError, ErrorKind},
     job::Statistic,
 };
 use workbench_model::{Checkpoint, WeightSource, checkpoint::Dtype, statistics::SiteStatistics};
 use workbench_quant::{Grid, Parameters, QuantizedWeight};
 
 use super::{
-    super::artifact::{DenseTensor, Put, merge},
+    super::artifact::{Put, merge},
     streams::BatchStream,
 };
 use crate::{
@@ -74,7 +74,8 @@ pub(super) struct Services<'a> {
 
 impl<'a> Services<'a> {
     pub(super) fn new(setting: &'a Setting<'a>, inputs: Inputs<'a>) -> Self {
-        Self { setting, inputs, put: Mutex::default() }
+        let put = Put::into_folder(setting.scratch.clone());
+        Self { setting, inputs, put: Mutex::new(put) }
     }
 
     /// What the plugin put.
@@ -195,9 +196,8 @@ impl HostServices for Services<'_> {
             AbiDtype::BF16 => Dtype::BF16,
             other => return Err(ApiError::input(format!("`{name}` cannot be stored as {other:?}"))),
         };
-        let tensor = DenseTensor { dtype, shape: tensor.shape().to_vec(), bytes: tensor.bytes().to_vec() };
-        self.put().tensors.insert(name.to_owned(), tensor);
-        Ok(())
+        let put = self.put().dense(name, dtype, tensor.shape(), tensor.bytes());
+        put.map_err(|e| ApiError::new(ErrorKind::Host, e.to_string()))
     }
 
     fn put_codes(&self, module: &str, view: &CodesView<'_>) -> Result<(), ApiError> {

@@ -298,7 +298,8 @@ impl<'a> Made<'a> {
 
     /// Puts a dense tensor of the block in place of the model's.
     pub(super) fn put_dense(&mut self, name: &str, tensor: &DenseTensor) -> Result<()> {
-        self.artifact.put_dense(name, tensor.dtype, &tensor.shape, &tensor.bytes)
+        let bytes = tensor.bytes.all().map_err(|e| Error::internal(format!("`{name}` cannot be read again: {e}")))?;
+        self.artifact.put_dense(name, tensor.dtype, &tensor.shape, &bytes)
     }
 
     /// Notes what the plugin reported about a module or a block.

@@ -6,7 +6,6 @@ mod global_scales;
 mod kv_cache;
 mod made;
 mod progress;
-mod resume;
 mod rounded;
 
 use std::collections::BTreeMap;
@@ -23,10 +22,9 @@ use workbench_model::{
 };
 use workbench_quant::{Compute, Conventions, Dynamic, Grid, QuantizationArgs, StorageDtype};
 
-use self::resume::{Resume, When};
-use self::{ends::RoundedEnds, kv_cache::KvCache, made::Made, rounded::Rounded};
+use self::{ends::RoundedEnds, kv_cache::KvCache, made::Made, progress::Progress, rounded::Rounded};
 use super::{
-    common::Finding,
+    common::{self, Finding, When},
     host::{self, Plugin},
 };
 use crate::{
@@ -42,6 +40,9 @@ use crate::{
     progress::Progress as _,
     store::Scratch,
 };
+
+/// Where an interrupted quantization goes on.
+type Resume = common::Resume<Progress>;
 
 /// A linear with its grids.
 struct Target {
@@ -88,7 +89,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let warnings: Vec<String> =
         warnings(&groups, &checkpoint).into_iter().chain(ends.remarks.iter().cloned()).collect();
 
-    let mut resume = Resume::open(scratch)?;
+    let mut resume = Resume::open(scratch, "quantize.json")?;
     let cache = kv_cache.as_ref().map(|given| {
         let first = checkpoint.config().block(0);
         let keys = first.linear(Role::Key).map(LinearInfo::weight).unwrap_or_default();

@@ -150,7 +150,7 @@ fn write(scratch: &Scratch, start: &Start, dtype: Option<params::WeightDtype>, p
                         tensor.name, found.shape, tensor.shape
                     )));
                 }
-                (found.values(), found.dtype)
+                (found.values()?, found.dtype)
             }
             (None, Start::Weights(checkpoint)) => (
                 checkpoint.values(&tensor.name)?,

@@ -1,6 +1,7 @@
 //! Transform nodes: another model of the same function, and the proof of it.
 
 mod equivalence;
+mod gathered;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,7 @@ use workbench_model::{
     device,
 };
 
+use self::gathered::Gathered;
 use super::{
     artifact::{Artifact, Put, patched, stored_as, with_dtype},
     common::Finding,
@@ -71,7 +73,8 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
                 memory: job.memory_limit / 2,
                 folder: scratch.work_folder()?,
             };
-            calib::statistics(&checkpoint, &wanted, &found.ids, room, reporter)?
+            let mut kept = Gathered::open(scratch, &wanted, checkpoint.config().num_layers, reporter)?;
+            calib::statistics(&checkpoint, &wanted, &found.ids, room, &mut kept)?
         };
         inputs.statistics = statistics.iter().map(|(site, found)| (site.clone(), found)).collect();
         tokens = found.ids.first().cloned();

@@ -6,6 +6,7 @@
 
 mod algorithm;
 mod example;
+mod kept;
 mod observed;
 mod parameters;
 mod search;

@@ -14,11 +14,12 @@ use workbench_api::sdk::rescale::{Heads, Rescaling};
 use workbench_api::sdk::{Context, Error, Host, note_silent};
 use workbench_model::arch::block_name;
 use workbench_model::decoder::{Embedding, keep_pages};
-use workbench_model::{Block, Context as Positions, ModelConfig, ModelError, Site, device};
-use workbench_plugin_model::{HostWeights, calibration, grid_error, model_config, model_error, thread_pool};
+use workbench_model::{Activations, Block, Context as Positions, ModelConfig, ModelError, Site, device};
+use workbench_plugin_model::{HostWeights, Sequence, calibration, grid_error, model_config, model_error, thread_pool};
 use workbench_quant::{Grid, GridError, Matrix};
 
 use crate::algorithm::{Candidate, Span, candidates, scales, silent, weight_means};
+use crate::kept::{BlockFound, Kept};
 use crate::observed::{Observed, squared_difference};
 use crate::parameters::Parameters;
 
@@ -100,26 +101,25 @@ impl<'a, 'h> Search<'a, 'h> {
     }
 
     fn model(&self) -> Result<Facts, Error> {
-        let weights = HostWeights::new(self.host);
         let sequences = calibration(self.host, self.config.vocab_size)?;
         let tokens: usize = sequences.iter().map(|sequence| sequence.ids.len()).sum();
-        let embed = || -> Result<Vec<Values>, ModelError> {
-            // At once: the host hands the table out whole.
-            let flat: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.ids.iter().copied()).collect();
-            let all = Embedding::look_up(&self.config, &weights, &flat, 1)?.to_device(&self.device)?;
-            let lengths = sequences.iter().map(|sequence| sequence.ids.len());
-            let starts = lengths.clone().scan(0, |end, length| Some(std::mem::replace(end, *end + length)));
-            Ok(starts.zip(lengths).map(|(start, length)| all.narrow(1, start, length)).collect::<Result<_, _>>()?)
-        };
-        let mut states = embed().map_err(model_error)?;
-        let mut blocks = Facts::new();
-        for index in 0..self.config.num_layers {
+        let shapes: Vec<[usize; 2]> = sequences.iter().map(|sequence| [1, sequence.ids.len()]).collect();
+        let mut kept = Kept::open(self.host)?;
+        let mut states = kept.room("hidden", &shapes, self.config.hidden_size)?;
+        let mut outputs = kept.room("outputs", &shapes, self.config.hidden_size)?;
+        kept.load(&mut states)?;
+        match kept.blocks() {
+            [] => self.embed(&sequences, &mut states)?,
+            blocks => self.put_again(blocks)?,
+        }
+        for index in kept.blocks().len()..self.config.num_layers {
             let name = block_name(index);
-            let (next, found) = self.block(index, &name, states).context(|| format!("scaling `{name}`"))?;
-            states = next;
-            blocks.insert(name, found);
+            let found = self.block(index, &name, &mut states, &mut outputs).context(|| format!("scaling `{name}`"))?;
+            kept.add(found, &states)?;
             self.host.progress(index as u64 + 1, self.config.num_layers as u64);
         }
+        let names = (0..).map(block_name);
+        let blocks: Facts = names.zip(kept.blocks()).map(|(name, found)| (name, found.facts.clone())).collect();
         let facts = json!({
             "scheme": self.grid.args().to_string(), "tokens": tokens, "sequences": sequences.len(), "blocks": blocks,
             "skipped": self.skipped,
@@ -127,43 +127,88 @@ impl<'a, 'h> Search<'a, 'h> {
         Ok(facts.as_object().cloned().unwrap_or_default())
     }
 
-    /// Searches one block and puts what changes of it; returns the hidden states behind it.
-    fn block(&self, index: usize, name: &str, states: Vec<Values>) -> Result<(Vec<Values>, Value), Error> {
+    /// The hidden states before the first block.
+    fn embed(&self, sequences: &[Sequence], states: &mut Activations) -> Result<(), Error> {
+        let weights = HostWeights::new(self.host);
+        // At once: the host hands the table out whole.
+        let flat: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.ids.iter().copied()).collect();
+        let all = Embedding::look_up(&self.config, &weights, &flat, 1).map_err(model_error)?;
+        let mut start = 0;
+        for (index, sequence) in sequences.iter().enumerate() {
+            states.set(index, &all.narrow(1, start, sequence.ids.len())?).map_err(model_error)?;
+            start += sequence.ids.len();
+        }
+        Ok(())
+    }
+
+    /// Puts what changes of blocks that were searched before the node was interrupted.
+    fn put_again(&self, blocks: &[BlockFound]) -> Result<(), Error> {
+        for (index, found) in blocks.iter().enumerate() {
+            let name = block_name(index);
+            let mut rescaling = Rescaling::default();
+            for (label, scales) in &found.scales {
+                let here = |pair: &&&Pair| pair.block == name && pair.label(&self.pairs) == *label;
+                let pair = self.pairs.iter().find(here);
+                let pair = pair.ok_or_else(|| Error::input(format!("`{name}` has no pair `{label}` any more")))?;
+                rescaling.add(pair, scales, self.heads)?;
+            }
+            rescaling.put(self.host)?;
+            self.host.check_cancelled()?;
+        }
+        Ok(())
+    }
+
+    /// Searches one block and puts what changes of it; leaves the hidden states behind it. `outputs` is room for those of half a block.
+    fn block(
+        &self,
+        index: usize,
+        name: &str,
+        states: &mut Activations,
+        outputs: &mut Activations,
+    ) -> Result<BlockFound, Error> {
         let weights = HostWeights::new(self.host);
         let mut block = Block::load(&self.config, &weights, index, &self.device).map_err(model_error)?;
         let mut rescaling = Rescaling::default();
-        let mut facts = Facts::new();
-        let mut half = states;
+        let (mut facts, mut scales) = (Facts::new(), Vec::new());
         for part in [Part::Attention, Part::Mlp] {
-            let (outputs, seen) = self.observe(part, name, &block, &half)?;
+            let seen = self.observe(part, name, &block, states, outputs)?;
             for (pair, observed) in seen {
                 let label = pair.label(&self.pairs);
-                let found = self.pair(pair, &mut block, (part, &half, &outputs), &observed);
+                let found = self.pair(pair, &mut block, (part, states, outputs), &observed);
                 let found = found.context(|| label.clone())?;
                 rescaling.add(pair, &found.scales, self.heads)?;
-                facts.insert(label, found.facts());
+                facts.insert(label.clone(), found.facts());
+                scales.push((label, found.scales));
             }
-            half = half.iter().zip(&outputs).map(|(x, y)| x + y).collect::<Result<_, _>>()?;
+            for sequence in 0..states.len() {
+                let sum = (self.state(states, sequence)? + self.state(outputs, sequence)?)?;
+                states.set(sequence, &sum).map_err(model_error)?;
+            }
         }
         rescaling.put(self.host)?;
-        Ok((half, facts.into()))
+        Ok(BlockFound { scales, facts: facts.into() })
     }
 
-    /// Runs half of the block on all batches: its outputs, and what its mappings' sites saw.
+    /// The activation of a sequence, where blocks compute.
+    fn state(&self, of: &Activations, sequence: usize) -> Result<Values, Error> {
+        Ok(of.get(sequence).map_err(model_error)?.to_device(&self.device)?)
+    }
+
+    /// Runs half of the block on all sequences: leaves its outputs, and returns what its mappings' sites saw.
     fn observe(
         &self,
         part: Part,
         name: &str,
         block: &Block,
-        states: &[Values],
-    ) -> Result<(Vec<Values>, Vec<ObservedPair<'a>>), Error> {
+        states: &Activations,
+        outputs: &mut Activations,
+    ) -> Result<Vec<ObservedPair<'a>>, Error> {
         let here = |pair: &&&Pair| pair.block == name && part.mappings().contains(&pair.mapping);
         let of_part = self.pairs.iter().filter(here);
         let seen: Seen<'a> =
             RefCell::new(of_part.map(|pair| (*pair, Observed::new(pair.readers.len() == 1))).collect());
         let mut failed = None;
-        let mut outputs = Vec::with_capacity(states.len());
-        for state in states {
+        for sequence in 0..states.len() {
             let mut tap = |site: Site, x: &Values| -> Result<(), ModelError> {
                 let name = site.to_string();
                 let mut seen = seen.borrow_mut();
@@ -173,13 +218,14 @@ impl<'a, 'h> Search<'a, 'h> {
                 }
                 Ok(())
             };
-            outputs.push(part.run(block, state, &mut tap)?);
+            let output = part.run(block, &self.state(states, sequence)?, &mut tap)?;
+            outputs.set(sequence, &output).map_err(model_error)?;
             if let Some(error) = failed {
                 return Err(error);
             }
             self.host.check_cancelled()?;
         }
-        Ok((outputs, seen.into_inner()))
+        Ok(seen.into_inner())
     }
 
     /// Finds the scales of one pair, one per channel of its source.
@@ -187,7 +233,7 @@ impl<'a, 'h> Search<'a, 'h> {
         &self,
         pair: &Pair,
         block: &mut Block,
-        scene: (Part, &[Values], &[Values]),
+        scene: (Part, &Activations, &Activations),
         observed: &Observed,
     ) -> Result<Found, Error> {
         let (readers, mapping) = (self.readers(pair)?, pair.mapping);
@@ -230,7 +276,7 @@ impl<'a, 'h> Search<'a, 'h> {
         readers: &Readers,
         columns: &[f64],
         block: &mut Block,
-        (part, states, outputs): (Part, &[Values], &[Values]),
+        (part, states, outputs): (Part, &Activations, &Activations),
         observed: &Observed,
     ) -> Result<f64, Error> {
         for (module, values, shape) in &readers.linears {
@@ -242,9 +288,9 @@ impl<'a, 'h> Search<'a, 'h> {
             block.set_weight(module, Values::from_vec(rounded, shape, &self.device)?).map_err(model_error)?;
         }
         let (mut sum, mut count) = (0.0, 0);
-        for (state, output) in states.iter().zip(outputs) {
-            let (error, values) =
-                squared_difference(output, &part.run(block, state, &mut |_: Site, _: &Values| Ok(()))?)?;
+        for sequence in 0..states.len() {
+            let now = part.run(block, &self.state(states, sequence)?, &mut |_: Site, _: &Values| Ok(()))?;
+            let (error, values) = squared_difference(&self.state(outputs, sequence)?, &now)?;
             sum += error;
             count += values;
             self.host.check_cancelled()?;

@@ -1,5 +1,7 @@
 //! Statistics of the activation at one site, over all tokens that pass it.
 
+use serde::{Deserialize, Serialize};
+
 use super::gram::Gram;
 use crate::Precision;
 
@@ -14,18 +16,19 @@ pub struct Wants {
     pub precision: Precision,
 }
 
-/// What was seen at one site.
-#[derive(Clone, Debug)]
+/// What was seen at one site. Finished ones can be written down and read again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SiteStatistics {
     features: usize,
     count: u64,
     channels: Option<Channels>,
+    #[serde(skip)]
     gram: Option<Gram>,
     /// The finished matrix.
     full: Option<Vec<f32>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Channels {
     min: Vec<f32>,
     max: Vec<f32>,

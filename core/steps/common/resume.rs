@@ -1,8 +1,8 @@
-//! Continuing a quantization that was interrupted: behind the last finished block, to the same bytes.
+//! Continuing a node that was interrupted: behind the last finished block, to the same bytes.
 //!
-//! The shards of finished blocks lie in the folder of the model in the making. Beside them lie the hidden states behind one of
-//! those blocks, and what the record will say about the blocks before. A run continues from there; later shards are made
-//! again.
+//! In the scratch folder of a node lie the hidden states behind one of the blocks that it has finished, and a note of what it found in
+//! the blocks before. A run continues from there. Where a model is in the making, the shards of its finished blocks lie beside them,
+//! and later ones are made again.
 
 use std::{
     fs,
@@ -10,38 +10,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use workbench_model::Activations;
 
-use super::progress::Progress;
 use crate::{
     error::{Error, Result},
     store::{Scratch, read_sealed, write_sealed},
 };
 
-const STATE: &str = "quantize.json";
-
 /// Saving takes at most this share of the time, apart from the first time.
 const SHARE: u32 = 10;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct State {
+struct State<P> {
     blocks: usize,
     /// Digests of the hidden states' files.
     digests: Vec<String>,
-    progress: Progress,
+    progress: P,
 }
 
 /// What an interrupted run left, and where this one leaves the same.
-pub(super) struct Resume {
+pub(in crate::steps) struct Resume<P> {
     folder: PathBuf,
-    state: State,
+    /// The note.
+    file: PathBuf,
+    state: State<P>,
     saved: Option<(Instant, Duration)>,
 }
 
 /// When the state is worth its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum When {
+pub(in crate::steps) enum When {
     /// It takes little, or nothing comes behind it.
     Now,
     /// When enough time has passed since the last one.
@@ -50,40 +49,40 @@ pub(super) enum When {
 
 impl When {
     /// As it was found out whether the node goes on.
-    pub(super) fn before(stop: &Result<()>) -> Self {
+    pub(in crate::steps) fn before(stop: &Result<()>) -> Self {
         if stop.is_err() { Self::Now } else { Self::Sometimes }
     }
 }
 
-impl Resume {
-    /// Reads what is there.
-    pub(super) fn open(scratch: &Scratch) -> Result<Self> {
+impl<P: Clone + Default + Serialize + DeserializeOwned> Resume<P> {
+    /// Reads what is there, in a note of this name.
+    pub(in crate::steps) fn open(scratch: &Scratch, name: &str) -> Result<Self> {
         let folder = scratch.work_folder()?;
+        let file = folder.join(name);
         // One that is not as it was written, or belongs to another version, speaks for nothing: its work is made anew.
-        let state =
-            read_sealed(&folder.join(STATE)).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        Ok(Self { folder, state, saved: None })
+        let state = read_sealed(&file).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        Ok(Self { folder, file, state, saved: None })
     }
 
     /// Blocks that need not be made again.
-    pub(super) fn blocks(&self) -> usize {
+    pub(in crate::steps) fn blocks(&self) -> usize {
         self.state.blocks
     }
 
-    /// What the record says about them.
-    pub(super) fn progress(&self) -> &Progress {
+    /// What was found in them.
+    pub(in crate::steps) fn progress(&self) -> &P {
         &self.state.progress
     }
 
     /// The folder of the model in the making.
-    pub(super) fn model_folder(&self) -> PathBuf {
+    pub(in crate::steps) fn model_folder(&self) -> PathBuf {
         self.folder.join("model")
     }
 
     /// Forgets everything: the shards are not what they should be.
-    pub(super) fn start_over(&mut self) -> Result<()> {
+    pub(in crate::steps) fn start_over(&mut self) -> Result<()> {
         self.state = State::default();
-        for left in [self.folder.join(STATE), self.model_folder()] {
+        for left in [self.file.clone(), self.model_folder()] {
             let removed = if left.is_dir() { fs::remove_dir_all(&left) } else { fs::remove_file(&left) };
             match removed {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &left, &e)),
@@ -101,22 +100,22 @@ impl Resume {
     ///
     /// # Errors
     /// A file is not what was written.
-    pub(super) fn load(&self, into: &mut [&mut Activations]) -> Result<()> {
+    pub(in crate::steps) fn load(&self, into: &mut [&mut Activations]) -> Result<()> {
         for (number, (activations, digest)) in into.iter_mut().zip(&self.state.digests).enumerate() {
             let path = self.file(self.state.blocks, number);
             if !activations.load(&path, digest)? {
                 return Err(damaged(&path));
             }
         }
-        if into.len() == self.state.digests.len() { Ok(()) } else { Err(damaged(&self.folder.join(STATE))) }
+        if into.len() == self.state.digests.len() { Ok(()) } else { Err(damaged(&self.file)) }
     }
 
     /// Leaves the state behind so many blocks.
-    pub(super) fn save(
+    pub(in crate::steps) fn save(
         &mut self,
         blocks: usize,
         hidden: Option<&[&Activations]>,
-        progress: &Progress,
+        progress: &P,
         when: When,
     ) -> Result<()> {
         let began = Instant::now();
@@ -132,7 +131,7 @@ impl Resume {
         }
         let before = std::mem::replace(&mut self.state, State { blocks, digests, progress: progress.clone() });
         let text = serde_json::to_string(&self.state).map_err(|e| Error::internal(e.to_string()))?;
-        write_sealed(&self.folder.join(STATE), &text)?;
+        write_sealed(&self.file, &text)?;
         for number in 0..before.digests.len() {
             let _ = fs::remove_file(self.file(before.blocks, number));
         }
