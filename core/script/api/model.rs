@@ -334,6 +334,12 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, buil
             .at(option)
             .hint("leave the option out"));
     }
+    let by_block = descriptor.scope == Scope::Block;
+    if by_block && min_expert_tokens.is_some() {
+        return Err(Error::usage(format!("`{}` takes whole blocks, and judges itself of experts", descriptor.name))
+            .at("min_expert_tokens")
+            .hint("leave the option out"));
+    }
     let targets = targets.map(|Texts(targets)| targets);
     let assigned = groups::read(
         &mut options,
@@ -342,7 +348,7 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, buil
             signature: &model.signature,
             tied: model.signature.config.tie_word_embeddings && model.history.is_empty(),
             method: descriptor.name.as_str(),
-            by_block: descriptor.scope == Scope::Block,
+            by_block,
         },
     )?;
     accepted(descriptor, &assigned.groups)?;
@@ -382,7 +388,7 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, buil
             hidden_states,
             compute_dtype,
             calibrate_all_experts: calibrate_all_experts.unwrap_or_default(),
-            min_expert_tokens: mixture.then(|| min_expert_tokens.unwrap_or(params::MIN_EXPERT_TOKENS)),
+            min_expert_tokens: (mixture && !by_block).then(|| min_expert_tokens.unwrap_or(params::MIN_EXPERT_TOKENS)),
             calibration: Some(tokens),
             ..params
         };

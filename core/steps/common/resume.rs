@@ -79,6 +79,18 @@ impl<P: Clone + Default + Serialize + DeserializeOwned> Resume<P> {
         self.folder.join("model")
     }
 
+    /// Takes back a model that was moved to its place when the node ended before it was committed.
+    ///
+    /// # Errors
+    /// It cannot be moved.
+    pub(in crate::steps) fn take_back(&self, scratch: &Scratch) -> Result<()> {
+        let (folder, moved) = (self.model_folder(), scratch.model_path());
+        if folder.is_dir() || !moved.is_dir() {
+            return Ok(());
+        }
+        fs::rename(&moved, &folder).map_err(|e| Error::io("move back", &moved, &e))
+    }
+
     /// Forgets everything: the shards are not what they should be.
     pub(in crate::steps) fn start_over(&mut self) -> Result<()> {
         self.state = State::default();

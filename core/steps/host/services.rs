@@ -160,7 +160,9 @@ impl HostServices for Services<'_> {
             return Ok(None);
         }
         let Some(found) = self.inputs.statistics.get(site) else {
-            return Err(ApiError::input(format!("statistics of `{site}` were not asked for")));
+            let message =
+                format!("there are no statistics of `{site}`: they were not asked for, or no token reached it");
+            return Err(ApiError::input(message));
         };
         let n = found.features();
         let is = |wanted: Statistic| kind == wanted.name();

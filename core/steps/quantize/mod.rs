@@ -90,6 +90,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         warnings(&groups, &checkpoint).into_iter().chain(ends.remarks.iter().cloned()).collect();
 
     let mut resume = Resume::open(scratch, "quantize.json")?;
+    resume.take_back(scratch)?;
     let cache = kv_cache.as_ref().map(|given| {
         let first = checkpoint.config().block(0);
         let keys = first.linear(Role::Key).map(LinearInfo::weight).unwrap_or_default();
