@@ -83,6 +83,11 @@ impl MachineOptions {
     pub(super) fn resolve(&self, project: &Project) -> Result<Options> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let run = &project.config.run;
+        for (option, count) in [("jobs", self.jobs.or(run.jobs)), ("threads", self.threads.or(run.threads))] {
+            if count == Some(0) {
+                return Err(Error::usage(format!("with 0 {option} nothing would run")).hint("give at least 1"));
+            }
+        }
         let jobs = self.jobs.or(run.jobs).unwrap_or(cores).max(1);
         let threads = self.threads.or(run.threads).unwrap_or((cores / jobs).max(1)).max(1);
         let memory = match self.memory.as_ref().or(run.memory.as_ref()) {

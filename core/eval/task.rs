@@ -365,6 +365,9 @@ impl TaskFile {
             let hint = "name the file that the examples come from; an item is left out of its own prompt";
             return Err(("few_shot", "`few_shot` needs `few_shot_data`".into(), Some(hint.into())));
         }
+        if self.stop.iter().any(String::is_empty) {
+            return Err(("stop", "an empty text would end every answer before it begins".into(), None));
+        }
         if self.max_new_tokens == Some(0) {
             return Err(("max_new_tokens", "no answer fits into 0 tokens".into(), None));
         }

@@ -1,11 +1,17 @@
 //! The plan: which nodes of a graph are done already, which have to run, and why.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use serde_json::Value;
 
-use super::{FileDigests, Graph, Key, NodeId, canonical::differences, digest::KnownFile};
-use crate::{error::Result, store::Store};
+use super::{FileDigests, Graph, Input, Key, NodeId, canonical::differences, digest::KnownFile};
+use crate::{
+    error::{Error, Result},
+    store::{Store, changed_shard},
+};
 
 /// What a run has to do about a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +67,8 @@ impl Plan {
         let planned = |(i, (identity, key)): (usize, &(Value, Key))| {
             state[i].map(|state| PlanNode { id: NodeId(i), key: key.clone(), identity: identity.clone(), state })
         };
+        let run = state.iter().enumerate().filter(|(_, state)| **state == Some(State::Pending));
+        check_sources(graph, run.map(|(id, _)| NodeId(id)), digests)?;
         let nodes: Vec<PlanNode> = identities.iter().enumerate().filter_map(planned).collect();
         let pending = nodes.iter().filter(|node| node.state == State::Pending);
         let read = pending.flat_map(|node| graph.node(node.id).files());
@@ -77,6 +85,26 @@ impl Plan {
     pub fn pending(&self) -> usize {
         self.nodes.iter().filter(|n| n.state == State::Pending).count()
     }
+}
+
+/// Refuses a model that was saved with other weights than those that lie in its folder now: a bit that a disk or a copy flipped would
+/// give another number without a word.
+fn check_sources(graph: &Graph, nodes: impl Iterator<Item = NodeId>, digests: &mut FileDigests) -> Result<()> {
+    let inputs = nodes.flat_map(|id| graph.node(id).inputs.values());
+    let folders: BTreeSet<&PathBuf> = inputs
+        .filter_map(|input| match input {
+            Input::Source(source) => Some(&source.path),
+            Input::Node(_) => None,
+        })
+        .collect();
+    for folder in folders {
+        if let Some(shard) = changed_shard(folder, &mut |path| digests.file(path))? {
+            return Err(Error::refused(format!("`{}` does not hold what was saved", shard.display()))
+                .hint("save the model again, or copy the file anew")
+                .hint("if the change is meant, remove `manifest.json` from the folder"));
+        }
+    }
+    Ok(())
 }
 
 /// Why a node is not cached: the differences to the most similar stored node of its kind.

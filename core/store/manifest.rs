@@ -46,7 +46,7 @@ pub(super) enum Depth {
 }
 
 /// Gives the digest of a file: by reading it, or by what is known of it.
-pub(super) type Hash<'a> = dyn FnMut(&Path) -> Result<String> + 'a;
+pub type Hash<'a> = dyn FnMut(&Path) -> Result<String> + 'a;
 
 /// Whether a path names a weight shard.
 pub(super) fn is_shard(path: &Path) -> bool {
@@ -130,6 +130,25 @@ impl Manifest {
     pub(super) fn digest(&self, name: &str) -> Option<&str> {
         self.files.get(name).map(|entry| entry.digest.as_str())
     }
+}
+
+/// The first weight shard of a model that `save_as` wrote which does not hold any more what it was written with; `None` too for a folder
+/// without a manifest of ours.
+///
+/// # Errors
+/// A shard cannot be read.
+pub fn changed_shard(folder: &Path, hash: &mut Hash<'_>) -> Result<Option<PathBuf>> {
+    let manifest = fs::read(folder.join(MANIFEST)).ok();
+    let Some(manifest) = manifest.and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok()) else {
+        return Ok(None);
+    };
+    for (name, entry) in &manifest.files {
+        let path = folder.join(name);
+        if is_shard(&path) && path.is_file() && hash(&path)? != entry.digest {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 impl Entry {

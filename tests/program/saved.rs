@@ -73,6 +73,29 @@ fn a_saved_model_is_replaced_where_nobody_changed_it() {
     save(&project, "out").exits(0);
 }
 
+/// A flipped bit of a weight is another model with another key, and a number that nobody asked for.
+#[test]
+fn a_saved_model_whose_weights_changed_is_not_read() {
+    let project = project("");
+    save(&project, "out").exits(0);
+    let read = r#"
+let table = report("read");
+table.row(model("out").evaluate(perplexity(#{ text: dataset("text.txt"), max_seq_length: 32, blocks: 2 })), #{ model: "saved" });
+table.write();
+"#;
+    project.write("read.rhai", read);
+    project.run(&["run", "read.rhai"]).exits(0);
+    let shard = fs::read_dir(project.path().join("out")).unwrap().map(|entry| entry.unwrap().path());
+    let shard = shard.into_iter().find(|path| path.to_string_lossy().contains("block-00000")).unwrap();
+    let mut bytes = fs::read(&shard).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    refused(project.run(&["run", "read.rhai"]), "does not hold what was saved");
+    // Whoever means it says so.
+    fs::remove_file(project.path().join("out/manifest.json")).unwrap();
+    project.run(&["run", "read.rhai"]).exits(0);
+}
+
 #[test]
 fn nothing_of_the_users_is_in_the_way_of_a_save() {
     let project = project("");

@@ -21,6 +21,16 @@ q.save_as("saved/q");
 "#;
 
 #[test]
+fn nothing_runs_with_no_thread_or_no_job() {
+    let project = Project::new();
+    project.write("a.rhai", "");
+    for (option, name) in [("--threads", "threads"), ("--jobs", "jobs")] {
+        let outcome = project.run(&["run", "a.rhai", option, "0"]).exits(2);
+        assert!(outcome.err.contains(&format!("with 0 {name} nothing would run")), "{}", outcome.err);
+    }
+}
+
+#[test]
 fn paths_begin_at_the_project_and_results_lie_under_it() {
     let project = Project::new();
     project.write("exp/small.rhai", SCRIPT);

@@ -193,6 +193,13 @@ fn faults_of_the_task_file_name_their_line() {
         "task.toml:2: `a b` cannot name a task | use letters, digits, `-` and `_`"
     );
     assert_eq!(with("answer = \"answer\"", "stop = []"), "task.toml:7: `stop` has no meaning for a choice task");
+    let written = CHOICE
+        .replace("kind = \"choice\"", "kind = \"generate\"")
+        .replace("choices = \"options\"", "max_new_tokens = 4");
+    assert_eq!(
+        error(&format!("{written}stop = [\"\", \"zz\"]\n"), "{}\n"),
+        "task.toml:8: an empty text would end every answer before it begins"
+    );
     assert_eq!(with("answer = \"answer\"", ""), "task.toml:3: a choice task needs the key `answer`");
     assert_eq!(
         with("choices = \"options\"", "choices = 3"),

@@ -31,8 +31,9 @@ pub struct Tokens {
     pub shuffle: bool,
     /// Seed of that order; the run's if not given (`--seed`, else 0).
     pub seed: Option<u64>,
-    /// Join all documents and cut the stream into sequences of equal length, the tail dropped; otherwise each document is a
-    /// sequence of its own, cut at `max_seq_length`. Sequences are not padded, and nothing masks one document from the next.
+    /// Join all documents, a blank line between them where the tokenizer puts nothing around a text, and cut the stream into sequences
+    /// of equal length, the tail dropped; otherwise each document is a sequence of its own, cut at `max_seq_length`. Sequences are not
+    /// padded, and nothing masks one document from the next.
     pub concatenate: bool,
     /// The column of a file with rows that holds the text, or the messages of a conversation.
     pub text_column: String,
