@@ -9,7 +9,7 @@ use workbench_model::{
     statistics::{SiteStatistics, Wants},
 };
 
-use super::{Look, Pass, Room, Seen, SiteWork};
+use super::{ActivationStorage, LayerwiseCalibration, Observation, SiteObserver, SiteVisitor};
 use crate::error::{Error, Result};
 
 /// Which statistics are wanted of which sites, by the sites' names.
@@ -36,23 +36,23 @@ pub fn statistics(
     checkpoint: &Checkpoint,
     wanted: &Wanted,
     sequences: &[Vec<u32>],
-    room: Room,
+    storage: ActivationStorage,
     kept: &mut dyn Kept,
 ) -> Result<Found> {
     let config = checkpoint.config();
     let (done, found) = kept.found();
     let mut gatherer = Gatherer { wanted, found };
     let mut pass = match done {
-        0 => Pass::begin(checkpoint, sequences, room)?,
+        0 => LayerwiseCalibration::begin(checkpoint, sequences, storage)?,
         _ => {
-            let mut pass = Pass::empty(config, sequences, room)?;
+            let mut pass = LayerwiseCalibration::empty(config, sequences, storage)?;
             kept.load(pass.hidden_mut())?;
             pass
         }
     };
     for index in done..config.num_layers {
         let mut block = pass.load(checkpoint, index)?;
-        pass.at_once(index, &mut block, false, &mut gatherer)?;
+        pass.whole_block(index, &mut block, false, &mut gatherer)?;
         kept.done(index + 1, pass.hidden(), &gatherer.found)?;
     }
     pass.head(checkpoint, &mut gatherer)?;
@@ -95,15 +95,15 @@ struct Gatherer<'a> {
     found: Found,
 }
 
-impl SiteWork for Gatherer<'_> {
-    fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>> {
+impl SiteVisitor for Gatherer<'_> {
+    fn observe(&mut self, site: Site, features: usize) -> Result<Option<SiteObserver>> {
         let kinds = self.wanted.get(&site.to_string());
-        kinds.map(|kinds| Look::new(site, features, wants(kinds), &[])).transpose()
+        kinds.map(|kinds| SiteObserver::new(site, features, wants(kinds), &[])).transpose()
     }
 
-    fn reached(&mut self, site: Site, seen: Option<Seen>, _: Option<&mut Block>) -> Result<()> {
-        if let Some(seen) = seen {
-            self.found.insert(site.to_string(), seen.statistics);
+    fn visit(&mut self, site: Site, observation: Option<Observation>, _: Option<&mut Block>) -> Result<()> {
+        if let Some(observation) = observation {
+            self.found.insert(site.to_string(), observation.statistics);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     exec::{self, Options},
     report,
-    script::{self, Builder, Force, Settings, Surroundings},
+    script::{self, Builder, Force, ScriptEnv, Settings},
     store::Store,
 };
 
@@ -118,7 +118,7 @@ pub(super) fn build(
         Err(e) => return (builder, Err(e)),
     };
     for seed in &seeds {
-        let surroundings = Surroundings {
+        let env = ScriptEnv {
             root: project.root.clone(),
             registry: Arc::clone(&registry),
             force: Arc::clone(&force),
@@ -126,7 +126,7 @@ pub(super) fn build(
             seed: *seed,
             label_seed: seeds.len() > 1,
         };
-        let (grown, result) = script::run(path, builder, &surroundings);
+        let (grown, result) = script::run(path, builder, &env);
         builder = grown;
         if result.is_err() {
             return (builder, result);
@@ -194,7 +194,7 @@ fn execute(
     let keys = &planned.identities;
     runner.check_saves(&builder, &project.root)?;
     let mut tables = report::Tables::new(&builder, keys, store, script)?;
-    runner.execute(&builder.graph, &planned, &mut |event| tables.hear(event))?;
+    runner.execute(&builder.graph, &planned, &mut |event| tables.on_event(event))?;
     runner.ending();
     let look = report::Terminal { color: style::color(&std::io::stdout()), width: style::width() };
     let written = tables.finish(&runner.outcome(), &runner.run_id(), look)?;

@@ -45,7 +45,7 @@ impl Ears {
         let listener = Arc::clone(&ears);
         thread::Builder::new()
             .name("signals".into())
-            .spawn(move || signals.forever().for_each(|signal| listener.hear(signal)))
+            .spawn(move || signals.forever().for_each(|signal| listener.on_signal(signal)))
             .map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?;
         Ok(ears)
     }
@@ -66,7 +66,7 @@ impl Ears {
         self.phase.store(ENDING, Ordering::Relaxed);
     }
 
-    fn hear(&self, signal: i32) {
+    fn on_signal(&self, signal: i32) {
         match self.phase.load(Ordering::Relaxed) {
             RUNNING if signal == libc::SIGINT => self.interrupt.ask(),
             RUNNING => self.interrupt.ask_at_once(),

@@ -38,7 +38,7 @@ impl Loaded {
         let facts = json!({
             "bits_per_weight": checkpoint.bits_per_weight(),
             "bits_per_parameter": checkpoint.bits_per_parameter(),
-            "quantized_ends": checkpoint.quantized_ends(),
+            "quantized_embeddings": checkpoint.quantized_embeddings(),
             "bytes_on_disk": checkpoint.bytes_on_disk(),
             "compute_dtype": "f32",
             "kernel": Kernel::of(Precision::F32).name(),

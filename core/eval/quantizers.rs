@@ -74,7 +74,7 @@ impl Quantizers {
 
 fn quantizer(
     grid: &workbench_quant::Grid,
-    parameters: Option<workbench_quant::Parameters>,
+    parameters: Option<workbench_quant::QuantParams>,
     features: usize,
 ) -> Result<Shared, ModelError> {
     Ok(Arc::new(GridQuantizer::new(grid.clone(), parameters, features)?))

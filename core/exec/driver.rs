@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{End, Event, Executor, Interrupt, Job, News, NodeEvent, Update};
+use super::{End, Event, Executor, Interrupt, Job, JobUpdate, NodeEvent, Update};
 use crate::{
     error::Result,
     graph::{Graph, Key, NodeId, Plan, PlanNode, State},
@@ -106,13 +106,13 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn tell(&mut self, event: &Event) {
+    fn emit(&mut self, event: &Event) {
         (self.context.listener)(event);
     }
 
     fn start(&mut self) {
         let event = Event::RunStarted { run: self.context.run.id(), nodes: self.of + self.cached, cached: self.cached };
-        self.tell(&event);
+        self.emit(&event);
     }
 
     fn open(&self) -> bool {
@@ -134,7 +134,7 @@ impl<'a> Driver<'a> {
             let label = self.label(node);
             let started =
                 Event::NodeStarted { key: node.key.clone(), label, index: self.index[&node.key], of: self.of };
-            self.tell(&started);
+            self.emit(&started);
             let memory = self.context.graph.node(node.id).memory;
             let submitted = Job::new(self.context.graph, node, self.plan, self.context.store)
                 .and_then(|job| executor.submit(job, memory, self.context.run));
@@ -170,9 +170,9 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn take(&mut self, update: Update) {
-        match update.news {
-            News::Said(said) => {
+    fn take(&mut self, update: JobUpdate) {
+        match update.update {
+            Update::Message(said) => {
                 if let Some(running) = self.running.get_mut(&update.key) {
                     match &said {
                         NodeEvent::Done { .. } => running.said = Some(End::Done),
@@ -186,10 +186,10 @@ impl<'a> Driver<'a> {
                         }
                         _ => {}
                     }
-                    self.tell(&Event::Node { key: update.key, said });
+                    self.emit(&Event::Node { key: update.key, said });
                 }
             }
-            News::Ended(reason) => {
+            Update::Ended(reason) => {
                 if let Some(running) = self.running.remove(&update.key) {
                     let end = self.judge(&running, reason);
                     self.end(running, end);
@@ -230,7 +230,7 @@ impl<'a> Driver<'a> {
             index: self.index[&node.key],
             of: self.of,
         };
-        self.tell(&event);
+        self.emit(&event);
     }
 
     /// The first Ctrl-C starts nothing more and asks what runs to stop where it can be continued, the second one ends it, the
@@ -245,7 +245,7 @@ impl<'a> Driver<'a> {
         self.stopping = true;
         let keys: Vec<Key> = self.running.keys().cloned().collect();
         if asked == 1 {
-            self.tell(&Event::Interrupting { running: keys.len() });
+            self.emit(&Event::Interrupting { running: keys.len() });
             keys.iter().for_each(|key| executor.interrupt(key));
         } else if before < 2 {
             keys.iter().for_each(|key| executor.cancel(key));
@@ -268,7 +268,7 @@ impl<'a> Driver<'a> {
             interrupted: self.outcome.count(|e| *e == End::Interrupted),
             seconds: self.began.elapsed().as_secs_f64(),
         };
-        self.tell(&event);
+        self.emit(&event);
         self.outcome
     }
 

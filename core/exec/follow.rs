@@ -19,7 +19,7 @@ use crate::{
 /// What became known of a node's process.
 #[derive(Debug)]
 pub(super) enum Line {
-    Said(NodeEvent),
+    Message(NodeEvent),
     /// It will say nothing more.
     Silent,
     /// What it writes cannot be kept.
@@ -47,7 +47,7 @@ pub(super) fn follow(leader: &mut Leader, mut log: NodeLog, key: &Key, sender: &
         drain(pipe, Arc::clone(&gone), move |bytes| {
             lines.add(bytes, |line| {
                 if let Ok(event) = serde_json::from_slice(line) {
-                    said(Line::Said(event));
+                    said(Line::Message(event));
                 }
             });
         })
@@ -65,14 +65,14 @@ pub(super) fn follow(leader: &mut Leader, mut log: NodeLog, key: &Key, sender: &
         events.map(JoinHandle::join);
         silent(Line::Silent);
     });
-    let (pid, tell) = (leader.pid(), say(key, sender));
+    let (pid, emit) = (leader.pid(), say(key, sender));
     thread::spawn(move || {
         await_exit(pid);
         end_rest(pid);
         gone.store(true, Ordering::Release);
         output.map(JoinHandle::join);
         let _ = events.join();
-        tell(Line::Gone);
+        emit(Line::Gone);
     });
 }
 

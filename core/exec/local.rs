@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Executor, Job, News, NodeEvent, Update,
+    Executor, Job, JobUpdate, NodeEvent, Update,
     follow::{Line, follow},
     log::NodeLog,
     machine::tree_memory,
@@ -139,9 +139,9 @@ impl LocalExecutor {
         }
     }
 
-    fn take(&mut self, key: Key, line: Line) -> Option<Update> {
+    fn take(&mut self, key: Key, line: Line) -> Option<JobUpdate> {
         match line {
-            Line::Said(said) => {
+            Line::Message(said) => {
                 let running = self.running.get_mut(&key)?;
                 running.heard = Instant::now();
                 match &said {
@@ -154,7 +154,7 @@ impl LocalExecutor {
                     }
                     _ => {}
                 }
-                Some(Update { key, news: News::Said(said) })
+                Some(JobUpdate { key, update: Update::Message(said) })
             }
             Line::Silent => {
                 let running = self.running.get_mut(&key)?;
@@ -164,7 +164,7 @@ impl LocalExecutor {
             Line::Unlogged(error) => {
                 // A log is worth a warning, not the work of hours.
                 let said = NodeEvent::Log { level: "warn".to_owned(), message: error.to_string() };
-                Some(Update { key, news: News::Said(said) })
+                Some(JobUpdate { key, update: Update::Message(said) })
             }
             Line::Gone => {
                 let mut running = self.running.remove(&key)?;
@@ -175,7 +175,7 @@ impl LocalExecutor {
                     Some(running.changed().map_or_else(|| how.clone(), |changed| format!("{changed}: {how}")))
                 };
                 let reason = running.verdict.clone().or_else(died);
-                Some(Update { key, news: News::Ended(reason) })
+                Some(JobUpdate { key, update: Update::Ended(reason) })
             }
         }
     }
@@ -223,7 +223,7 @@ impl Executor for LocalExecutor {
         Ok(())
     }
 
-    fn poll(&mut self, patience: Duration) -> Vec<Update> {
+    fn poll(&mut self, patience: Duration) -> Vec<JobUpdate> {
         let deadline = Instant::now() + patience;
         let mut updates = Vec::new();
         loop {

@@ -52,7 +52,7 @@ pub trait Executor {
     fn submit(&mut self, job: Job, memory: MemoryNeed, run: &RunFolder) -> Result<()>;
 
     /// What happened since the last call, waiting up to `patience` for something to happen.
-    fn poll(&mut self, patience: Duration) -> Vec<Update>;
+    fn poll(&mut self, patience: Duration) -> Vec<JobUpdate>;
 
     /// Asks a job to stop at the next point from which it can be continued. Its end is reported by [`poll`](Self::poll).
     fn interrupt(&mut self, key: &Key);
@@ -63,16 +63,16 @@ pub trait Executor {
 
 /// News of one job.
 #[derive(Debug)]
-pub struct Update {
+pub struct JobUpdate {
     pub key: Key,
-    pub news: News,
+    pub update: Update,
 }
 
 /// What the executor learned.
 #[derive(Debug)]
-pub enum News {
+pub enum Update {
     /// The node said something.
-    Said(NodeEvent),
+    Message(NodeEvent),
     /// The job is over. `None` means that its process ended as a finished node does.
     Ended(Option<String>),
 }

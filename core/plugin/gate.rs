@@ -12,7 +12,7 @@ use workbench_api::descriptor::Scope;
 use workbench_api::error::{Error, ErrorKind};
 use workbench_api::host::{CodesView, HostServices};
 use workbench_api::job::{Job, Linear};
-use workbench_quant::{Dynamic, Grid, GridError, Parameters, Strategy};
+use workbench_quant::{Dynamic, Grid, GridError, QuantParams, Strategy};
 
 /// Services behind checks.
 pub(super) struct Gate<'a> {
@@ -162,7 +162,7 @@ impl<'a> Gate<'a> {
 
 /// Whether codes, scales and zero-points are what their grid can hold.
 fn check_against_grid(grid: &Grid, codes: &CodesView<'_>) -> Result<(), GridError> {
-    let parameters = Parameters {
+    let parameters = QuantParams {
         scales: codes.scales.to_vec(),
         zero_points: codes.zero_points.map(<[i32]>::to_vec),
         global_scale: codes.global_scale,

@@ -161,7 +161,7 @@ pub fn comparisons_csv(analysis: &Analysis<'_>) -> Result<String, ReportError> {
         all.iter().map(|c| c.outcome.as_ref().ok().and_then(get)).collect()
     };
     let names = |side: fn(&super::Pair) -> usize| -> Vec<String> {
-        all.iter().map(|c| notes::name(analysis, side(&c.pair))).collect()
+        all.iter().map(|c| footer::name(analysis, side(&c.pair))).collect()
     };
     let key = |c: &&Comparison| &analysis.metrics[c.metric];
     let method = |c: &&Comparison| c.outcome.as_ref().ok().map(|p| format!("{:?}", p.method).to_lowercase());

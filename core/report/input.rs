@@ -74,7 +74,7 @@ pub struct ModelFacts {
     /// Bits per parameter of the whole model, everything counted.
     pub bits_per_parameter: Option<f64>,
     /// Whether `lm_head` or the embeddings are quantized.
-    pub quantized_ends: bool,
+    pub quantized_embeddings: bool,
     /// Bytes of the checkpoint's files.
     pub bytes_on_disk: Option<u64>,
     /// Dtype of the arithmetic that produced the scores, e.g. `f32`.

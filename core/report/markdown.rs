@@ -12,7 +12,7 @@ use crate::printable;
 /// Where the pivot fails.
 pub fn markdown(analysis: &Analysis<'_>) -> Result<String, ReportError> {
     let mut out = format!("## {}\n\n", escape(&analysis.table.name));
-    for line in notes::caption(analysis) {
+    for line in footer::caption(analysis) {
         out += &format!("{}  \n", escape(&line));
     }
     out.push('\n');
@@ -21,7 +21,7 @@ pub fn markdown(analysis: &Analysis<'_>) -> Result<String, ReportError> {
         out += "\n### Contrasts\n\n";
         table(&mut out, &contrasts);
     }
-    let footer = notes::footer(analysis, Intervals::Arm);
+    let footer = footer::footer(analysis, Intervals::Arm);
     if !footer.is_empty() {
         out.push('\n');
     }

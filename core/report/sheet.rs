@@ -287,7 +287,7 @@ fn model_columns(sheet: &mut Builder, analysis: &Analysis<'_>) {
         sheet.column("", "bits/weight", true, |row| facts(row)?.bits_per_weight.map(text));
     }
     // The column before counts the linears of the blocks alone.
-    if rows.clone().any(|row| facts(row).is_some_and(|f| f.quantized_ends)) {
+    if rows.clone().any(|row| facts(row).is_some_and(|f| f.quantized_embeddings)) {
         let text = |bits: f64| (format!("{bits:.2}"), Tone::Plain);
         sheet.column("", "bits/parameter", true, |row| facts(row)?.bits_per_parameter.map(text));
     }

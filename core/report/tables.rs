@@ -14,7 +14,7 @@ use super::{
         TaskResult,
     },
     markdown,
-    remarks::{machines, remarks},
+    provenance::{machines, remarks},
     terminal,
 };
 use crate::{
@@ -154,7 +154,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Hears an event of the run: a row whose last task has ended is appended to its CSV.
-    pub fn hear(&mut self, event: &Event) {
+    pub fn on_event(&mut self, event: &Event) {
         if !matches!(event, Event::NodeEnded { end: End::Done, .. } | Event::RunStarted { .. }) {
             return;
         }
@@ -366,7 +366,7 @@ fn model_facts(record: &Record) -> ModelFacts {
     ModelFacts {
         bits_per_weight: model["bits_per_weight"].as_f64(),
         bits_per_parameter: model["bits_per_parameter"].as_f64(),
-        quantized_ends: model["quantized_ends"].as_array().is_some_and(|ends| !ends.is_empty()),
+        quantized_embeddings: model["quantized_embeddings"].as_array().is_some_and(|ends| !ends.is_empty()),
         bytes_on_disk: model["bytes_on_disk"].as_u64(),
         compute_dtype: text("compute_dtype"),
         engine: text("engine"),

@@ -37,7 +37,7 @@ pub fn terminal(analysis: &Analysis<'_>, terminal: Terminal) -> Result<String, R
     let mut out = String::new();
     out += &paint(&one_line(&analysis.table.name), "1", terminal.color);
     out.push('\n');
-    push_lines(&mut out, &notes::caption(analysis), width, "");
+    push_lines(&mut out, &footer::caption(analysis), width, "");
     out.push('\n');
     out += &render(&sheet::main(analysis, Intervals::Arm)?, width, terminal.color)?;
     if let Some(sheet) = sheet::contrasts(analysis, Intervals::Arm)? {
@@ -47,7 +47,7 @@ pub fn terminal(analysis: &Analysis<'_>, terminal: Terminal) -> Result<String, R
         out += &render(&sheet, width, terminal.color)?;
     }
     out.push('\n');
-    push_lines(&mut out, &notes::footer(analysis, Intervals::Arm), width, "  ");
+    push_lines(&mut out, &footer::footer(analysis, Intervals::Arm), width, "  ");
     Ok(out)
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Cautions, Clock, Settings, Surroundings, handle::Signature};
+use super::{Cautions, Clock, ScriptEnv, Settings, handle::Signature};
 use crate::graph::{Graph, NodeId, node::Origin};
 
 /// Labels of a row, in the order in which the script gave them.
@@ -77,13 +77,13 @@ pub struct Builder {
 
 impl Builder {
     /// Prepares for a pass of a script.
-    pub(crate) fn enter(&mut self, name: &str, source: &str, surroundings: &Surroundings) {
+    pub(crate) fn enter(&mut self, name: &str, source: &str, env: &ScriptEnv) {
         self.sources.insert(name.to_owned(), source.to_owned());
         if self.settings.is_unset() {
-            self.settings = surroundings.settings.clone();
+            self.settings = env.settings.clone();
         }
-        self.seed = surroundings.seed;
-        self.label_seed = surroundings.label_seed;
+        self.seed = env.seed;
+        self.label_seed = env.label_seed;
         self.first_report_of_pass = self.reports.len();
         self.opened.clear();
         self.clock = Arc::default();

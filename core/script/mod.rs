@@ -52,7 +52,7 @@ pub trait Force: Send + Sync {
 }
 
 /// What a script may know of its surroundings.
-pub struct Surroundings {
+pub struct ScriptEnv {
     /// The project: imports and the demo are found under it, and imports may not leave it.
     pub root: PathBuf,
     pub registry: Arc<Registry>,
@@ -80,11 +80,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STACK: usize = 512 << 20;
 
 /// Runs a script and adds what it asks for to `builder`, which comes back even when the script fails.
-pub fn run(path: &Path, builder: Builder, surroundings: &Surroundings) -> (Builder, Result<()>) {
+pub fn run(path: &Path, builder: Builder, env: &ScriptEnv) -> (Builder, Result<()>) {
     let shared = Arc::new(Mutex::new(builder));
     let result = thread::scope(|scope| {
         let script = thread::Builder::new().name("script".into()).stack_size(STACK);
-        let running = script.spawn_scoped(scope, || evaluate(path, &shared, surroundings));
+        let running = script.spawn_scoped(scope, || evaluate(path, &shared, env));
         let running = running.map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?;
         running.join().unwrap_or_else(|_| Err(Error::internal("the script's thread panicked")))
     });
@@ -92,7 +92,7 @@ pub fn run(path: &Path, builder: Builder, surroundings: &Surroundings) -> (Build
     (builder, result)
 }
 
-fn evaluate(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Result<()> {
+fn evaluate(path: &Path, shared: &Shared, env: &ScriptEnv) -> Result<()> {
     let source = files::read_text(path).map_err(|e| {
         let error = Error::io("read the script", path, &e);
         Error { kind: crate::error::ErrorKind::Usage, ..error }
@@ -100,9 +100,9 @@ fn evaluate(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Result
     let name = path.display().to_string();
     {
         let mut builder = lock(shared);
-        builder.enter(&name, &source, surroundings);
+        builder.enter(&name, &source, env);
     }
-    let engine = engine(path, shared, surroundings);
+    let engine = engine(path, shared, env);
     let outcome = engine.compile(&source).map_err(Box::<EvalAltResult>::from).and_then(|mut ast| {
         ast.set_source(name.as_str());
         engine.run_ast(&ast)
@@ -111,7 +111,7 @@ fn evaluate(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Result
 }
 
 /// The engine with everything that a script can call, and with limits against scripts that never end.
-fn engine(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Engine {
+fn engine(path: &Path, shared: &Shared, env: &ScriptEnv) -> Engine {
     let mut engine = Engine::new();
     engine.set_strict_variables(true);
     engine.set_fail_on_invalid_map_property(true);
@@ -132,8 +132,8 @@ fn engine(path: &Path, shared: &Shared, surroundings: &Surroundings) -> Engine {
         let source = source.unwrap_or("script");
         tracing::info!(target: "script", "{source}:{position:?}: {}", printable::lines(text));
     });
-    engine.set_module_resolver(resolver::ProjectModules::new(path, surroundings.root.clone(), Arc::clone(shared)));
-    api::register(&mut engine, shared, surroundings);
+    engine.set_module_resolver(resolver::ProjectModules::new(path, env.root.clone(), Arc::clone(shared)));
+    api::register(&mut engine, shared, env);
     engine
 }
 
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn the_definitions_name_every_function_and_no_other() {
-        let surroundings = Surroundings {
+        let env = ScriptEnv {
             root: PathBuf::new(),
             registry: Arc::default(),
             force: Arc::new(Nothing),
@@ -197,7 +197,7 @@ mod tests {
             label_seed: false,
         };
         let plain: BTreeSet<String> = Engine::new().gen_fn_signatures(false).into_iter().collect();
-        let ours = engine(Path::new(""), &Arc::default(), &surroundings).gen_fn_signatures(false);
+        let ours = engine(Path::new(""), &Arc::default(), &env).gen_fn_signatures(false);
         let ours = calls(ours.iter().filter(|line| !plain.contains(*line)).map(String::as_str));
         assert_eq!(ours, calls(definitions().lines().filter(|line| line.starts_with("fn "))));
     }

@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::json;
 
-use self::common::{Finding, Reads, write_recipe};
+use self::common::{Reads, StepOutput, write_recipe};
 use crate::{
     error::{ErrorKind, Result},
     exec::{self, Job, NodeReporter},
@@ -33,18 +33,14 @@ pub fn run(job: &Job, run: &RunFolder, reporter: &NodeReporter) -> Result<Commit
     let Some(scratch) = store.scratch(&job.key)? else { return Ok(Commit::Existed) };
     let reads = Reads::check(job, run)?;
     // What went wrong may have been that a file was not the one that was keyed: then that is what to say.
-    let finding = step(job, &scratch, reporter).map_err(|error| match error.kind {
+    let output = step(job, &scratch, reporter).map_err(|error| match error.kind {
         ErrorKind::Interrupted => error,
         _ => reads.check_again().err().unwrap_or(error),
     })?;
     write_recipe(job, &scratch)?;
     reads.check_again()?;
-    let record = Record {
-        version: Record::VERSION,
-        identity: job.identity.clone(),
-        values: finding.values,
-        facts: finding.facts,
-    };
+    let record =
+        Record { version: Record::VERSION, identity: job.identity.clone(), values: output.values, facts: output.facts };
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let provenance = json!({
         "workbench": env!("CARGO_PKG_VERSION"),
@@ -63,7 +59,7 @@ pub fn run(job: &Job, run: &RunFolder, reporter: &NodeReporter) -> Result<Commit
     scratch.commit(&record, &provenance)
 }
 
-fn step(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
+fn step(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<StepOutput> {
     match job.kind {
         NodeKind::Evaluate => evaluate::run(job, scratch, reporter),
         NodeKind::Quantize => quantize::run(job, scratch, reporter),

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use rustix::process::Signal;
 use serde_json::Value;
 use workbench::{
-    calib::{Look, Pass, Room, Seen, SiteWork},
+    calib::{ActivationStorage, LayerwiseCalibration, Observation, SiteObserver, SiteVisitor},
     eval::Loaded,
 };
 use workbench_model::{Block, Checkpoint, Context, ModelError, Precision, Site, device::HOST, statistics::Wants};
@@ -118,17 +118,22 @@ fn full_precision_scales_are_those_of_the_original() {
 
 #[test]
 fn the_orders_observe_different_models() {
-    let mut seen = Vec::new();
+    let mut observation = Vec::new();
     for order in ["sequential", "block", "full_precision"] {
         let project = Project::new();
         let (_, record) = quantize(&project, "tiny", "gptq", &format!("observe: \"{order}\""));
         let ranges = record["facts"]["input_scales"]["observed"]["ranges"].clone();
         // The first site sees the embeddings in all of them.
         let first = ranges["model.layers.0.self_attn.input"].clone();
-        seen.push((first, ranges["model.layers.1.mlp.down_proj.input"].clone()));
+        observation.push((first, ranges["model.layers.1.mlp.down_proj.input"].clone()));
     }
-    assert!(seen.iter().all(|(first, _)| *first == seen[0].0));
-    assert!(seen[0].1 != seen[1].1 && seen[1].1 != seen[2].1 && seen[0].1 != seen[2].1, "{seen:?}");
+    assert!(observation.iter().all(|(first, _)| *first == observation[0].0));
+    assert!(
+        observation[0].1 != observation[1].1
+            && observation[1].1 != observation[2].1
+            && observation[0].1 != observation[2].1,
+        "{seen:?}"
+    );
 }
 
 /// Killed as soon as it has left something to continue from, and continued: the same bytes, and not all work done twice.
@@ -214,13 +219,18 @@ made.save_as("made");
 /// Looks at every site and changes nothing.
 struct Everything;
 
-impl SiteWork for Everything {
-    fn look(&mut self, site: Site, features: usize) -> workbench::error::Result<Option<Look>> {
-        Look::new(site, features, Wants { channels: true, gram: true, ..Wants::default() }, &[]).map(Some)
+impl SiteVisitor for Everything {
+    fn observe(&mut self, site: Site, features: usize) -> workbench::error::Result<Option<SiteObserver>> {
+        SiteObserver::new(site, features, Wants { channels: true, gram: true, ..Wants::default() }, &[]).map(Some)
     }
 
-    fn reached(&mut self, _: Site, seen: Option<Seen>, _: Option<&mut Block>) -> workbench::error::Result<()> {
-        assert!(seen.unwrap().statistics.count() == 2 * 20);
+    fn visit(
+        &mut self,
+        _: Site,
+        observation: Option<Observation>,
+        _: Option<&mut Block>,
+    ) -> workbench::error::Result<()> {
+        assert!(observation.unwrap().statistics.count() == 2 * 20);
         Ok(())
     }
 }
@@ -233,9 +243,14 @@ fn activations_that_do_not_fit_into_memory_lie_in_files() {
     let mut found = Vec::new();
     for (memory, compute_dtype) in [(u64::MAX, Precision::F32), (0, Precision::F32), (0, Precision::Bf16)] {
         let folder = tempfile::tempdir().unwrap();
-        let room =
-            Room { precision: Precision::Bf16, compute_dtype, device: HOST, memory, folder: folder.path().to_owned() };
-        let mut pass = Pass::begin(&checkpoint, &sequences, room).unwrap();
+        let storage = ActivationStorage {
+            precision: Precision::Bf16,
+            compute_dtype,
+            device: HOST,
+            memory,
+            folder: folder.path().to_owned(),
+        };
+        let mut pass = LayerwiseCalibration::begin(&checkpoint, &sequences, storage).unwrap();
         for index in 0..LAYERS {
             let mut block = pass.load(&checkpoint, index).unwrap();
             pass.sequential(index, &mut block, &mut Everything).unwrap();

@@ -7,7 +7,7 @@ mod calibration;
 mod changed;
 mod damage;
 mod demo_training;
-mod ends;
+mod embeddings;
 mod experts;
 mod full_disk;
 mod good_plugins;

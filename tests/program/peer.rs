@@ -324,7 +324,7 @@ fn packed_and_tied_tables_of_llm_compressor_hold_the_codes_that_bytes_hold() {
     let open = |name: &str| Checkpoint::open(&work.path().join(name)).unwrap();
     let (tied, table) = (open("tied"), open("bytes").values("model.embed_tokens.weight").unwrap());
     assert!(tied.config().tie_word_embeddings);
-    assert_eq!(tied.quantized_ends(), ["lm_head", "model.embed_tokens"]);
+    assert_eq!(tied.quantized_embeddings(), ["lm_head", "model.embed_tokens"]);
     for model in [&tied, &open("packed")] {
         assert!(model.values("model.embed_tokens.weight").unwrap() == table);
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
-    exec::{NodeEvent, Update},
+    exec::{JobUpdate, NodeEvent},
     graph::{
         FileDigests, Graph, MemoryNeed, Node, NodeKind,
         node::Origin,
@@ -42,20 +42,20 @@ impl Executor for Held {
         Ok(())
     }
 
-    fn poll(&mut self, _: Duration) -> Vec<Update> {
+    fn poll(&mut self, _: Duration) -> Vec<JobUpdate> {
         if let Some(interrupt) = &self.asks {
             interrupt.ask();
         }
-        let update = |key: &Key, news| Update { key: key.clone(), news };
+        let update = |key: &Key, updates| JobUpdate { key: key.clone(), update };
         let stopped: Vec<Key> = self.interrupted.drain(..).collect();
-        let said = stopped.iter().map(|key| update(key, News::Said(NodeEvent::Interrupted)));
-        let mut news: Vec<Update> = said.collect();
+        let said = stopped.iter().map(|key| update(key, Update::Message(NodeEvent::Interrupted)));
+        let mut updates: Vec<JobUpdate> = said.collect();
         let over: Vec<Key> = if self.ends { self.running.keys().cloned().collect() } else { stopped };
-        news.extend(over.iter().chain(&self.cancelled).map(|key| update(key, News::Ended(Some("over".into())))));
+        updates.extend(over.iter().chain(&self.cancelled).map(|key| update(key, Update::Ended(Some("over".into())))));
         for key in over.iter().chain(&self.cancelled) {
             self.running.remove(key);
         }
-        news
+        updates
     }
 
     fn interrupt(&mut self, key: &Key) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use workbench_model::config::{Architecture, RopeScaling};
-use workbench_model::decoder::{Parameters, keep_pages};
+use workbench_model::decoder::{TrainableParams, keep_pages};
 use workbench_model::statistics::{SiteStatistics, Wants};
 use workbench_model::{Block, Context, ModelConfig, Precision};
 
@@ -77,7 +77,7 @@ fn product_rate(config: &ModelConfig, tokens: usize) -> f64 {
 }
 
 /// What calibration adds to a forward pass, and the same pass with packed weights.
-fn calibration(config: &ModelConfig, parameters: &Parameters) {
+fn calibration(config: &ModelConfig, parameters: &TrainableParams) {
     let tokens = 512;
     let rate = product_rate(config, tokens);
     let share = |operations: f64, seconds: f64| {
@@ -112,7 +112,7 @@ fn calibration(config: &ModelConfig, parameters: &Parameters) {
 fn benches(criterion: &mut Criterion) {
     keep_pages();
     let config = config();
-    let parameters = Parameters::random(&config, 0.02, 1, &Device::Cpu).unwrap();
+    let parameters = TrainableParams::random(&config, 0.02, 1, &Device::Cpu).unwrap();
     calibration(&config, &parameters);
     let block = Block::over(&config, &parameters, 0).unwrap();
     let mut group = criterion.benchmark_group("qwen3-0.6b block");

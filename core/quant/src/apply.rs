@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::derive::{not_finite, tensor_range};
 use crate::error::{ArgsError, GridError};
-use crate::grid::{Grid, Parameters};
+use crate::grid::{Grid, QuantParams};
 use crate::kernel::{self, Ranges, Scales, with_codec};
 use crate::matrix::{Layout, Matrix, check_len};
 use crate::observer::{self, Method};
@@ -19,7 +19,7 @@ struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    fn new(grid: &Grid, p: &'a Parameters, rows: usize, columns: usize) -> Result<Self, GridError> {
+    fn new(grid: &Grid, p: &'a QuantParams, rows: usize, columns: usize) -> Result<Self, GridError> {
         let layout = grid.layout(rows, columns)?;
         p.check(grid, &layout)?;
         let [down, across] = layout.shape();
@@ -80,13 +80,13 @@ impl Grid {
     /// # Errors
     /// When the parameters are not those of a tensor of this shape. Values that are not finite get arbitrary codes:
     /// [`Grid::parameters`] refuses them.
-    pub fn quantize(&self, x: Matrix<'_>, p: &Parameters) -> Result<Vec<i8>, GridError> {
+    pub fn quantize(&self, x: Matrix<'_>, p: &QuantParams) -> Result<Vec<i8>, GridError> {
         let mut codes = vec![0i8; x.values().len()];
         self.quantize_into(x, p, &mut codes)?;
         Ok(codes)
     }
 
-    fn quantize_into(&self, x: Matrix<'_>, p: &Parameters, codes: &mut [i8]) -> Result<(), GridError> {
+    fn quantize_into(&self, x: Matrix<'_>, p: &QuantParams, codes: &mut [i8]) -> Result<(), GridError> {
         let prepared = Prepared::new(self, p, x.rows(), x.columns())?;
         with_codec!(self.codec(), codec => prepared.for_each(x.values(), as_bytes_mut(codes), |row, x, out| {
             kernel::encode(codec, x, prepared.layout.columns, prepared.rows(row), out);
@@ -99,7 +99,7 @@ impl Grid {
     ///
     /// # Errors
     /// As for [`Grid::parameters`].
-    pub fn round_to_nearest(&self, x: Matrix<'_>) -> Result<(Vec<i8>, Parameters), GridError> {
+    pub fn round_to_nearest(&self, x: Matrix<'_>) -> Result<(Vec<i8>, QuantParams), GridError> {
         let mut codes = vec![0i8; x.values().len()];
         let parameters = self.round_to_nearest_into(x, &mut codes)?;
         Ok((codes, parameters))
@@ -109,7 +109,7 @@ impl Grid {
     ///
     /// # Errors
     /// As for [`Grid::parameters`], or when the slice has another length than the tensor. The codes are then undefined.
-    pub fn round_to_nearest_into(&self, x: Matrix<'_>, codes: &mut [i8]) -> Result<Parameters, GridError> {
+    pub fn round_to_nearest_into(&self, x: Matrix<'_>, codes: &mut [i8]) -> Result<QuantParams, GridError> {
         check_len("codes", codes.len(), x.rows(), x.columns())?;
         let layout = self.layout(x.rows(), x.columns())?;
         let fusible = layout.height == 1 && !layout.is_empty() && !self.is_two_level();
@@ -145,7 +145,7 @@ impl Grid {
             return Err(not_finite(x.values(), columns, offset));
         }
         let zero_points = (!self.args().symmetric).then(|| zero_points.into_iter().map(|point| point as i32).collect());
-        Ok(Parameters { scales, zero_points, global_scale: None, shape: [down, across] })
+        Ok(QuantParams { scales, zero_points, global_scale: None, shape: [down, across] })
     }
 
     /// The values that codes stand for, into `out`, [rows, columns].
@@ -157,7 +157,7 @@ impl Grid {
         codes: &[i8],
         rows: usize,
         columns: usize,
-        p: &Parameters,
+        p: &QuantParams,
         out: &mut [f32],
     ) -> Result<(), GridError> {
         check_len("codes", codes.len(), rows, columns)?;
@@ -174,7 +174,7 @@ impl Grid {
     ///
     /// # Errors
     /// When the slice or the parameters do not fit the shape.
-    pub fn fake_quantize(&self, x: &mut [f32], rows: usize, columns: usize, p: &Parameters) -> Result<(), GridError> {
+    pub fn fake_quantize(&self, x: &mut [f32], rows: usize, columns: usize, p: &QuantParams) -> Result<(), GridError> {
         check_len("values", x.len(), rows, columns)?;
         let prepared = Prepared::new(self, p, rows, columns)?;
         // One value of input per value of output, and nothing to read from it.
@@ -253,7 +253,7 @@ impl Grid {
         x: &[f32],
         rows: usize,
         columns: usize,
-        p: &Parameters,
+        p: &QuantParams,
         grad_out: &[f32],
         grad_in: &mut [f32],
     ) -> Result<(), GridError> {

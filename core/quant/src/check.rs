@@ -13,7 +13,7 @@ use crate::args::{NumberType, ScaleDtype};
 use crate::conventions::RangeConvention;
 use crate::error::GridError;
 use crate::float::{e8m0, f8e4m3};
-use crate::grid::{Grid, Parameters};
+use crate::grid::{Grid, QuantParams};
 use crate::scale;
 
 /// Steps of a wide code that are looked at at once: enough for vector code, few enough to find the culprit soon.
@@ -28,7 +28,7 @@ impl Grid {
     ///
     /// # Errors
     /// [`GridError::Value`] with the first that cannot be, and its place in row-major order.
-    pub fn check_parameters(&self, p: &Parameters) -> Result<(), GridError> {
+    pub fn check_parameters(&self, p: &QuantParams) -> Result<(), GridError> {
         self.check_scales(&p.scales, p.global_scale)?;
         self.check_zero_points(p.zero_points.as_deref().unwrap_or_default())
     }

@@ -1,7 +1,7 @@
 //! Rounding column by column, for methods that change later columns by the error of earlier ones.
 
 use crate::error::GridError;
-use crate::grid::{Grid, Parameters};
+use crate::grid::{Grid, QuantParams};
 use crate::kernel::{self, codec::AnyCodec, with_codec};
 
 /// A grid with the scales of one tensor, laid out so that a column of many rows can be rounded at once.
@@ -21,7 +21,7 @@ impl Grid {
     ///
     /// # Errors
     /// When the parameters are not those of a tensor of this shape.
-    pub fn column_rounder(&self, p: &Parameters, rows: usize, columns: usize) -> Result<ColumnRounder, GridError> {
+    pub fn column_rounder(&self, p: &QuantParams, rows: usize, columns: usize) -> Result<ColumnRounder, GridError> {
         let layout = self.layout(rows, columns)?;
         p.check(self, &layout)?;
         let across = p.shape[1];

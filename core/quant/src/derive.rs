@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::error::GridError;
-use crate::grid::{Grid, Parameters};
+use crate::grid::{Grid, QuantParams};
 use crate::kernel::{self, Ranges};
 use crate::matrix::{Layout, Matrix};
 use crate::observer::{self, Method, mse, percentile};
@@ -22,7 +22,7 @@ impl Grid {
     ///
     /// # Errors
     /// When a value is not finite, the group size does not divide the columns, or the observer is unknown.
-    pub fn parameters(&self, x: Matrix<'_>) -> Result<Parameters, GridError> {
+    pub fn parameters(&self, x: Matrix<'_>) -> Result<QuantParams, GridError> {
         self.parameters_with_global(x, None)
     }
 
@@ -32,7 +32,7 @@ impl Grid {
     ///
     /// # Errors
     /// As for [`Grid::parameters`].
-    pub fn parameters_with_global(&self, x: Matrix<'_>, global: Option<f32>) -> Result<Parameters, GridError> {
+    pub fn parameters_with_global(&self, x: Matrix<'_>, global: Option<f32>) -> Result<QuantParams, GridError> {
         let options = observer::Options::from_args(self.args())?;
         let layout = self.layout(x.rows(), x.columns())?;
         let range = match options.method {
@@ -48,7 +48,7 @@ impl Grid {
     ///
     /// # Errors
     /// When the ranges are not finite, crossed, or of different lengths.
-    pub fn parameters_from_range(&self, min: &[f32], max: &[f32]) -> Result<Parameters, GridError> {
+    pub fn parameters_from_range(&self, min: &[f32], max: &[f32]) -> Result<QuantParams, GridError> {
         if min.len() != max.len() || min.is_empty() {
             return Err(GridError::Shape(format!("ranges with {} minima and {} maxima", min.len(), max.len())));
         }
@@ -63,7 +63,7 @@ impl Grid {
         let range = TensorRange { min: min.to_vec(), max: max.to_vec(), shape: [1, min.len()] };
         let parameters = self.parameters_of(&range, None)?;
         if self.is_local() {
-            return Ok(Parameters { global_scale: parameters.global_scale, ..Parameters::default() });
+            return Ok(QuantParams { global_scale: parameters.global_scale, ..QuantParams::default() });
         }
         Ok(parameters)
     }
@@ -73,7 +73,7 @@ impl Grid {
         self.rule().global_scale(absmax)
     }
 
-    pub(crate) fn parameters_of(&self, range: &TensorRange, global: Option<f32>) -> Result<Parameters, GridError> {
+    pub(crate) fn parameters_of(&self, range: &TensorRange, global: Option<f32>) -> Result<QuantParams, GridError> {
         let rule = self.rule();
         let global_scale = self.is_two_level().then(|| {
             let absmax = range.min.iter().chain(&range.max).fold(0f32, |absmax, bound| absmax.max(bound.abs()));
@@ -82,7 +82,7 @@ impl Grid {
         let (scales, zero_points) =
             range.min.iter().zip(&range.max).map(|(min, max)| rule.scale(*min, *max, global_scale)).unzip();
         let zero_points = (!self.args().symmetric).then_some(zero_points);
-        Ok(Parameters { scales, zero_points, global_scale, shape: range.shape })
+        Ok(QuantParams { scales, zero_points, global_scale, shape: range.shape })
     }
 }
 

@@ -41,7 +41,7 @@ impl From<StorageDtype> for ScaleDtype {
 
 /// Scales and zero-points of one tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Parameters {
+pub struct QuantParams {
     /// Scales in row-major order, already rounded to the dtype they are stored in. For the MX formats they are the
     /// powers of two themselves, not their exponents.
     pub scales: Vec<f32>,
@@ -204,11 +204,11 @@ impl Grid {
     /// The rows lie outside of the tensor, or cut rectangles that share a scale (`block`) other than within one of them.
     pub fn parameters_of_rows(
         &self,
-        p: &Parameters,
+        p: &QuantParams,
         [rows, columns]: [usize; 2],
         first: usize,
         count: usize,
-    ) -> Result<Parameters, GridError> {
+    ) -> Result<QuantParams, GridError> {
         let layout = self.layout(rows, columns)?;
         p.check(self, &layout)?;
         let (height, across) = (layout.height, p.shape[1]);
@@ -220,7 +220,7 @@ impl Grid {
         // One row of scales may serve them all.
         let down = if p.shape[0] == 1 { 0..1 } else { first / height..(first + count).div_ceil(height) };
         let part = down.start * across..down.end * across;
-        Ok(Parameters {
+        Ok(QuantParams {
             scales: p.scales[part.clone()].to_vec(),
             zero_points: p.zero_points.as_ref().map(|points| points[part].to_vec()),
             global_scale: p.global_scale,
@@ -274,7 +274,7 @@ impl Grid {
     }
 }
 
-impl Parameters {
+impl QuantParams {
     /// Checks that the parameters are those of a tensor laid out like this.
     pub(crate) fn check(&self, grid: &Grid, layout: &Layout) -> Result<(), GridError> {
         let [down, across] = layout.shape();

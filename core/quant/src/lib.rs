@@ -25,7 +25,7 @@ pub use args::{ActivationOrdering, Dynamic, NumberType, QuantizationArgs, ScaleD
 pub use column::ColumnRounder;
 pub use conventions::{ClampOrder, Compute, Conventions, MxRule, RangeConvention};
 pub use error::{ArgsError, GridError, dividing_group_sizes};
-pub use grid::{Grid, Parameters, StorageDtype};
+pub use grid::{Grid, QuantParams, StorageDtype};
 pub use matrix::Matrix;
 pub use preset::{preset, preset_names};
 pub use scheme::{Format, Scheme, kv_cache_args};

@@ -2,7 +2,7 @@
 
 use crate::args::Strategy;
 use crate::error::GridError;
-use crate::grid::{Grid, Parameters};
+use crate::grid::{Grid, QuantParams};
 use crate::matrix::Matrix;
 
 /// A weight `[out_features, in_features]` as codes on a grid.
@@ -15,7 +15,7 @@ pub struct QuantizedWeight {
     /// Integer codes, or the bit patterns of floating-point ones, row by row.
     pub codes: Vec<i8>,
     /// Scales and zero-points.
-    pub parameters: Parameters,
+    pub parameters: QuantParams,
 }
 
 impl QuantizedWeight {
@@ -79,7 +79,7 @@ impl Grid {
         &self,
         codes: &[i8],
         [rows, columns]: [usize; 2],
-        parameters: &Parameters,
+        parameters: &QuantParams,
     ) -> Result<(), GridError> {
         if codes.len() != rows * columns {
             return Err(GridError::Shape(format!("{} codes cannot be {rows} x {columns}", codes.len())));
@@ -94,7 +94,7 @@ impl Grid {
     ///
     /// # Errors
     /// [`GridError::Shape`] with what does not fit, [`GridError::Value`] with the first number that cannot be.
-    pub fn check_stored(&self, parameters: &Parameters, [rows, columns]: [usize; 2]) -> Result<(), GridError> {
+    pub fn check_stored(&self, parameters: &QuantParams, [rows, columns]: [usize; 2]) -> Result<(), GridError> {
         let expected = self.parameters_shape(rows, columns)?;
         let other = |what: String| Err(GridError::Shape(what));
         let [down, across] = expected;

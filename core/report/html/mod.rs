@@ -123,7 +123,7 @@ fn head(page: &mut String, analysis: &Analysis<'_>) {
         fact(format!("{}: {}", format::plural(tasks.len(), "task"), tasks.join(", ")), "");
     }
     if let Some(baseline) = analysis.baseline.filter(|row| !analysis.groups[*row].labels.is_empty()) {
-        fact(format!("baseline: {}", notes::name(analysis, baseline)), "");
+        fact(format!("baseline: {}", footer::name(analysis, baseline)), "");
     }
     if !analysis.table.contrasts.is_empty() {
         fact(format::plural(analysis.table.contrasts.len(), "declared contrast"), "");
@@ -219,7 +219,7 @@ fn with_ends(text: &str) -> String {
 
 fn note_list(page: &mut String, analysis: &Analysis<'_>) {
     *page += "<ul class=\"card notes\">\n";
-    for line in notes::footer(analysis, Intervals::Ends) {
+    for line in footer::footer(analysis, Intervals::Ends) {
         let class = if line.starts_with("Warning: ") { " class=\"warning\"" } else { "" };
         *page += &format!("<li{class}>{}</li>\n", escape(&line));
     }

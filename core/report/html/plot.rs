@@ -113,7 +113,7 @@ fn row_name(analysis: &Analysis<'_>, group: usize) -> String {
         .map(|key| labels::text(labels::get(&analysis.groups[group].labels, key)))
         .filter(|text| !text.is_empty())
         .collect::<Vec<_>>();
-    if values.is_empty() { notes::name(analysis, group) } else { values.join(" · ") }
+    if values.is_empty() { footer::name(analysis, group) } else { values.join(" · ") }
 }
 
 fn contrast_row(analysis: &Analysis<'_>, comparison: &Comparison) -> String {

@@ -78,7 +78,7 @@ pub(super) fn facts(bits: f64, bytes: u64, engine: &str) -> ModelFacts {
     ModelFacts {
         bits_per_weight: Some(bits),
         bits_per_parameter: None,
-        quantized_ends: false,
+        quantized_embeddings: false,
         bytes_on_disk: Some(bytes),
         compute_dtype: Some("f32".into()),
         engine: Some(engine.into()),

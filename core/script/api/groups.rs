@@ -9,7 +9,7 @@ use super::scheme::{self, KvCache, Read};
 use crate::{
     error::{Error, Result},
     graph::{
-        ends::{Asked, ENDS, Ends, select_targets},
+        embeddings::{Asked, EMBEDDINGS_AND_HEAD, EmbeddingsAndHead, select_targets},
         experts, fused,
         params::{self, GroupScheme},
         selector::select,
@@ -153,7 +153,7 @@ fn group(title: &str, name: Option<&str>, value: Value) -> Result<Group> {
 fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -> Result<Assignment> {
     let names = &task.signature.linears;
     // To ignore an end that no target names, as recipes of others do, is no mistake.
-    let all: Vec<String> = names.iter().cloned().chain(ENDS.map(str::to_owned)).collect();
+    let all: Vec<String> = names.iter().cloned().chain(EMBEDDINGS_AND_HEAD.map(str::to_owned)).collect();
     let ignored: Vec<&str> = if ignore.is_empty() { Vec::new() } else { select(ignore, &all)? };
     // By module, the index of its group.
     let mut chosen: BTreeMap<&str, usize> = BTreeMap::new();
@@ -197,18 +197,18 @@ fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -
             .map(|index| &groups[*index].scheme)
             .map(|read| Asked { scheme: &read.scheme.args, conventions: read.scheme.conventions })
     };
-    let [head, embeddings] = ENDS.map(asked);
-    let ends = Ends { head, embeddings, tied: task.tied, untie };
-    check_ends(&ends, &groups, names)?;
+    let [head, embeddings] = EMBEDDINGS_AND_HEAD.map(asked);
+    let embeddings_and_head = EmbeddingsAndHead { head, embeddings, tied: task.tied, untie };
+    check_embeddings_and_head(&embeddings_and_head, &groups, names)?;
     let by_module: BTreeMap<&str, &GroupScheme> = chosen.iter().map(|(m, g)| (*m, &groups[*g].scheme.scheme)).collect();
     let fixed: Vec<&str> =
         groups.iter().filter(|g| g.scheme.static_activations).map(|g| g.scheme.name.as_str()).collect();
-    let blocks = by_module.keys().filter(|module| !ENDS.contains(module)).count();
-    let named = ENDS.into_iter().filter(|end| chosen.contains_key(end));
+    let blocks = by_module.keys().filter(|module| !EMBEDDINGS_AND_HEAD.contains(module)).count();
+    let named = EMBEDDINGS_AND_HEAD.into_iter().filter(|end| chosen.contains_key(end));
     let also: String = named.map(|end| format!(", {end}")).collect();
     let mut warnings = fused::splits(&by_module);
     warnings.extend(experts::unread(&task.signature.config, &by_module));
-    warnings.extend(ends.remarks(task.method, task.by_block));
+    warnings.extend(embeddings_and_head.remarks(task.method, task.by_block));
     Ok(Assignment {
         groups: merged(&all, &by_module),
         kv_cache: None,
@@ -221,8 +221,12 @@ fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -
 }
 
 /// Checks what is asked for head and embeddings. An error stands at the target that names them.
-fn check_ends(ends: &Ends<'_>, groups: &[Group], linears: &[String]) -> Result<()> {
-    let Err(problem) = ends.check() else { return Ok(()) };
+fn check_embeddings_and_head(
+    embeddings_and_head: &EmbeddingsAndHead<'_>,
+    groups: &[Group],
+    linears: &[String],
+) -> Result<()> {
+    let Err(problem) = embeddings_and_head.check() else { return Ok(()) };
     let names = |pattern: &&String| {
         let picked = select_targets(std::slice::from_ref(*pattern), linears);
         picked.is_ok_and(|picked| picked.contains(&problem.module))

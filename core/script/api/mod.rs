@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use rhai::{Dynamic, Engine, EvalAltResult, NativeCallContext};
 
-use super::{Force, Root, Shared, Surroundings, lock, place};
+use super::{Force, Root, ScriptEnv, Shared, lock, place};
 use crate::{error::Result, plugin::Registry};
 
 /// What the functions share.
@@ -38,12 +38,12 @@ fn placed<T>(context: &NativeCallContext<'_>, result: Result<T>) -> Called<T> {
 }
 
 /// Registers everything.
-pub(super) fn register(engine: &mut Engine, shared: &Shared, surroundings: &Surroundings) {
+pub(super) fn register(engine: &mut Engine, shared: &Shared, env: &ScriptEnv) {
     let host = Host {
         shared: Arc::clone(shared),
-        registry: Arc::clone(&surroundings.registry),
-        force: Arc::clone(&surroundings.force),
-        root: Root::new(surroundings.root.clone(), surroundings.settings.values()),
+        registry: Arc::clone(&env.registry),
+        force: Arc::clone(&env.force),
+        root: Root::new(env.root.clone(), env.settings.values()),
     };
     let parameters = host.clone();
     engine.register_fn(

@@ -65,8 +65,8 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
                   method: &str,
                   options: Map|
                   -> Called<ModelHandle> {
-                let made = given(options).and_then(|given| apply(&h, kind, model, method, given, origin(&context)));
-                placed(&context, made)
+                let draft = given(options).and_then(|given| apply(&h, kind, model, method, given, origin(&context)));
+                placed(&context, draft)
             },
         );
         let h = host.clone();
@@ -220,7 +220,7 @@ pub(super) fn apply(
         _ => "`quantize`",
     };
     let options = Options::new(call, given);
-    let made = match kind {
+    let draft = match kind {
         NodeKind::Quantize => quantize(model, plugin, options, &mut lock(&host.shared))?,
         NodeKind::Train => train(model, plugin, options, &mut lock(&host.shared))?,
         _ => transform(model, plugin, options, &mut lock(&host.shared))?,
@@ -230,26 +230,26 @@ pub(super) fn apply(
     signature.coded_experts = false;
     signature.quantized = kind == NodeKind::Quantize;
     let by_block = plugin.descriptor.scope == Scope::Block;
-    let memory = estimates::making(&signature, &made.params, &made.data, by_block);
-    let scratch = estimates::scratch(&signature, &made.params, by_block);
-    let step = if made.note.is_empty() { method.to_owned() } else { format!("{method} {}", made.label) };
+    let memory = estimates::making(&signature, &draft.params, &draft.data, by_block);
+    let scratch = estimates::scratch(&signature, &draft.params, by_block);
+    let step = if draft.note.is_empty() { method.to_owned() } else { format!("{method} {}", draft.label) };
     let mut history = model.history.clone();
     history.push(step.trim().to_owned());
     let label = format!("{kind} {}", history.join(" > "));
-    warn(host, &label, &made.warnings);
+    warn(host, &label, &draft.warnings);
     if model.signature.coded_experts {
         let note = "its experts are MXFP4 codes, read as the numbers that they stand for; those that stay as they are, are written out as f32";
         warn(host, &label, &[note.to_owned()]);
     }
     let mut seen = model.seen.clone();
-    seen.extend(made.data.values().cloned());
+    seen.extend(draft.data.values().cloned());
     let node = Node {
         kind,
         method: method.to_owned(),
         label,
-        params: made.params,
+        params: draft.params,
         inputs: BTreeMap::from([("model".to_owned(), model.input.clone())]),
-        data: made.data,
+        data: draft.data,
         plugin: Some(PluginUse {
             name: method.to_owned(),
             identity: plugin.identity.clone(),
@@ -260,7 +260,7 @@ pub(super) fn apply(
         disk: signature.parameters * if kind == NodeKind::Quantize { 2 } else { 4 },
         scratch,
         memory,
-        note: made.note,
+        note: draft.note,
     };
     let read: Vec<DataSource> =
         node.data.values().filter(|source| matches!(source, DataSource::Demo(_))).cloned().collect();
@@ -279,7 +279,7 @@ fn warn(host: &Host, label: &str, warnings: &[String]) {
 }
 
 /// A node's parameters and what goes with them.
-struct Made {
+struct NodeDraft {
     params: Params,
     data: BTreeMap<String, DataSource>,
     /// A few words for labels.
@@ -289,7 +289,7 @@ struct Made {
     warnings: Vec<String>,
 }
 
-impl Made {
+impl NodeDraft {
     fn new(params: Params, data: Option<(&str, DataSource)>) -> Self {
         let data = data.into_iter().map(|(role, source)| (role.to_owned(), source)).collect();
         Self { params, data, label: String::new(), note: String::new(), warnings: Vec::new() }
@@ -304,7 +304,12 @@ fn calibration(data: Dataset, model: &ModelHandle) -> Result<(DataSource, TokenO
     Ok((handle.source, tokens))
 }
 
-fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, builder: &mut Builder) -> Result<Made> {
+fn quantize(
+    model: &ModelHandle,
+    plugin: &PluginInfo,
+    mut options: Options,
+    builder: &mut Builder,
+) -> Result<NodeDraft> {
     let descriptor = &plugin.descriptor;
     if options.has("dtype") && descriptor.schema["properties"].get("dtype").is_none() {
         return Err(Error::usage("`quantize` has no option `dtype`").at("dtype").hint(
@@ -393,9 +398,9 @@ fn quantize(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, buil
             ..params
         };
     }
-    let made = Made::new(Params::Quantize(params), source);
+    let draft = NodeDraft::new(Params::Quantize(params), source);
     let warnings = assigned.warnings.into_iter().chain(notes).collect();
-    Ok(Made { label: assigned.label, note: assigned.note, warnings, ..made })
+    Ok(NodeDraft { label: assigned.label, note: assigned.note, warnings, ..draft })
 }
 
 /// Refuses static scales for inputs of experts that might see no token.
@@ -429,7 +434,12 @@ fn accepted(plugin: &Descriptor, groups: &[params::Group]) -> Result<()> {
         .hint(refusal.hint))
 }
 
-fn transform(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, builder: &mut Builder) -> Result<Made> {
+fn transform(
+    model: &ModelHandle,
+    plugin: &PluginInfo,
+    mut options: Options,
+    builder: &mut Builder,
+) -> Result<NodeDraft> {
     let calls::Transform { dtype, calibration: data } = options.take()?;
     let (parameters, notes) = parameters(plugin, options, builder)?;
     let needs = &plugin.descriptor.needs;
@@ -443,8 +453,8 @@ fn transform(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, bui
         None if must => return Err(without_data(plugin)),
         _ => (None, None),
     };
-    let made = Made::new(Params::Transform(params::Transform { dtype, calibration: tokens, parameters }), source);
-    Ok(Made { warnings: notes, ..made })
+    let draft = NodeDraft::new(Params::Transform(params::Transform { dtype, calibration: tokens, parameters }), source);
+    Ok(NodeDraft { warnings: notes, ..draft })
 }
 
 /// The error for a plugin that observes but was given nothing to look at.
@@ -453,7 +463,7 @@ fn without_data(plugin: &PluginInfo) -> Error {
     Error::usage(format!("`{name}` needs calibration data")).at(name).hint(PASS_CALIBRATION)
 }
 
-fn train(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, builder: &mut Builder) -> Result<Made> {
+fn train(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, builder: &mut Builder) -> Result<NodeDraft> {
     let calls::Train { data, dtype } = options.take()?;
     let Some(Dataset { handle: data }) = data else {
         return Err(Error::usage("`train` needs data").hint("pass data: dataset(…).tokens(#{ … })"));
@@ -463,7 +473,7 @@ fn train(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, builder
     let tokens = data.tokens.unwrap_or_default().for_model(&model.signature.config)?;
     supply::for_tokens(&data.source, &tokens)?;
     let params = params::Train { dtype, from_scratch, data: tokens, parameters };
-    Ok(Made { warnings: notes, ..Made::new(Params::Train(params), Some(("data", data.source))) })
+    Ok(NodeDraft { warnings: notes, ..NodeDraft::new(Params::Train(params), Some(("data", data.source))) })
 }
 
 /// The tokens of calibration data that say nothing about them.

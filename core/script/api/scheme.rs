@@ -11,7 +11,7 @@ use workbench_quant::{
 use crate::{
     error::{Error, Result},
     graph::{
-        ends::ENDS,
+        embeddings::EMBEDDINGS_AND_HEAD,
         params::{self, GroupScheme},
     },
     script::{calls::SchemeOptions, options::Options},
@@ -154,8 +154,9 @@ pub(super) fn check_shapes(read: &Read, config: &ModelConfig, modules: &[&String
             continue;
         };
         let blocks = config.linears().into_iter().map(|linear| (linear.name, linear.in_features));
-        let ends = ENDS.map(|end| (end.to_owned(), config.hidden_size));
-        let asked: Vec<(String, usize)> = blocks.chain(ends).filter(|(name, _)| modules.contains(&name)).collect();
+        let embeddings_and_head = EMBEDDINGS_AND_HEAD.map(|end| (end.to_owned(), config.hidden_size));
+        let asked: Vec<(String, usize)> =
+            blocks.chain(embeddings_and_head).filter(|(name, _)| modules.contains(&name)).collect();
         if let Some((name, inputs)) = asked.iter().find(|(_, inputs)| inputs % size != 0) {
             let message = format!("groups of {size} do not divide the {inputs} inputs of `{name}`");
             return Err(Error::usage(message).at("group_size").hint(sizes_for_all(args, &asked)));

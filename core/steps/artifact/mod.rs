@@ -15,7 +15,7 @@ use workbench_model::{
     arch::{LM_HEAD, block_name, block_of},
     checkpoint::{CheckpointWriter, Dtype, narrow, widened},
 };
-use workbench_quant::{Grid, Parameters, QuantizedWeight};
+use workbench_quant::{Grid, QuantParams, QuantizedWeight};
 
 pub(super) use self::{
     config::{merge, patched, stored_as, with_dtype},
@@ -46,7 +46,7 @@ pub(in crate::steps) struct Artifact {
     dense: BTreeMap<String, blake3::Hash>,
     coded: BTreeMap<String, blake3::Hash>,
     /// Scales of keys and values, by block.
-    kv_scales: BTreeMap<usize, [Parameters; 2]>,
+    kv_scales: BTreeMap<usize, [QuantParams; 2]>,
 }
 
 impl Artifact {
@@ -151,7 +151,7 @@ impl Artifact {
     }
 
     /// Puts the static scale of a linear's input.
-    pub(in crate::steps) fn put_input_scale(&mut self, module: &str, parameters: &Parameters) -> Result<()> {
+    pub(in crate::steps) fn put_input_scale(&mut self, module: &str, parameters: &QuantParams) -> Result<()> {
         Ok(self.writer.put_input_scale(module, parameters)?)
     }
 
@@ -161,7 +161,12 @@ impl Artifact {
     }
 
     /// Puts the static scales of a block's keys and values.
-    pub(in crate::steps) fn put_kv_scales(&mut self, block: usize, key: &Parameters, value: &Parameters) -> Result<()> {
+    pub(in crate::steps) fn put_kv_scales(
+        &mut self,
+        block: usize,
+        key: &QuantParams,
+        value: &QuantParams,
+    ) -> Result<()> {
         self.writer.put_kv_scales(block, key, value)?;
         self.kv_scales.insert(block, [key.clone(), value.clone()]);
         Ok(())
@@ -255,13 +260,13 @@ fn rounded(name: &str, values: &[f32], dtype: Dtype) -> Result<Vec<u8>> {
 /// Codes that are hashed at once: few enough to stay in the first cache.
 const PIECE: usize = 1 << 14;
 
-fn digest(codes: &[i8], parameters: &Parameters) -> blake3::Hash {
+fn digest(codes: &[i8], parameters: &QuantParams) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
-    let mut piece = Vec::with_capacity(PIECE);
+    let mut sublayer = Vec::with_capacity(PIECE);
     for codes in codes.chunks(PIECE) {
-        piece.clear();
-        piece.extend(codes.iter().map(|code| code.cast_unsigned()));
-        hasher.update(&piece);
+        sublayer.clear();
+        sublayer.extend(codes.iter().map(|code| code.cast_unsigned()));
+        hasher.update(&sublayer);
     }
     for scale in &parameters.scales {
         hasher.update(&scale.to_bits().to_le_bytes());

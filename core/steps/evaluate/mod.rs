@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::common::Finding;
+use super::common::StepOutput;
 use crate::{
     error::{Error, Result},
     eval::{
@@ -28,7 +28,7 @@ impl Notes for Notebook {
     }
 }
 
-pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
+pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<StepOutput> {
     let model = Loaded::open(job.model("model")?)?;
     let method = Method::named(&job.method)
         .ok_or_else(|| Error::internal(format!("there is no evaluation `{}`", job.method)))?;
@@ -60,7 +60,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     check(&measured)?;
     scratch.write_items(&measured.items)?;
     let facts = json!({ "task": task, "model": Engine::facts(&model), "measured": measured.description() });
-    Ok(Finding { values: measured.values(), facts })
+    Ok(StepOutput { values: measured.values(), facts })
 }
 
 /// A divergence compares predictions of the same token, so both models have to read a text as the same tokens.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use workbench_api::{
     error::{Error as ApiError, ErrorKind as ApiErrorKind},
-    job::{Facts, Job as Work, Linear, Needs},
+    job::{self, Facts, Linear, Needs},
 };
 use workbench_quant::QuantizedWeight;
 
@@ -61,7 +61,7 @@ impl<'a> Plugin<'a> {
     ///
     /// # Errors
     /// The plugin does not know the work.
-    pub(in crate::steps) fn needs(&self, work: &Work) -> Result<Needs> {
+    pub(in crate::steps) fn needs(&self, work: &job::Job) -> Result<Needs> {
         self.running.needs(work).map_err(plugin_error)
     }
 
@@ -69,7 +69,7 @@ impl<'a> Plugin<'a> {
     ///
     /// # Errors
     /// The plugin's own; what it put is not what it may put.
-    pub(in crate::steps) fn run(&self, work: &Work, inputs: Inputs<'_>) -> Result<(Put, Facts)> {
+    pub(in crate::steps) fn run(&self, work: &job::Job, inputs: Inputs<'_>) -> Result<(Put, Facts)> {
         let missing = self.needs(work)?.inputs.into_iter().find(|name| !inputs.models.contains_key(name.as_str()));
         if let Some(name) = missing {
             return Err(Error::refused(format!(
@@ -97,7 +97,7 @@ impl<'a> Plugin<'a> {
     /// As for [`run`](Self::run).
     pub(in crate::steps) fn quantize(&self, linear: Linear, inputs: Inputs<'_>) -> Result<(QuantizedWeight, Facts)> {
         let module = linear.module.clone();
-        let (mut put, facts) = self.run(&Work::Linear(linear), inputs)?;
+        let (mut put, facts) = self.run(&job::Job::Linear(linear), inputs)?;
         let weight = put.weights.remove(&module);
         Ok((weight.ok_or_else(|| Error::internal(format!("no codes of `{module}` arrived")))?, facts))
     }

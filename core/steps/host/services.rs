@@ -14,7 +14,7 @@ use workbench_api::{
     job::Statistic,
 };
 use workbench_model::{Checkpoint, WeightSource, checkpoint::Dtype, statistics::SiteStatistics};
-use workbench_quant::{Grid, Parameters, QuantizedWeight};
+use workbench_quant::{Grid, QuantParams, QuantizedWeight};
 
 use super::{
     super::artifact::{Put, merge},
@@ -211,7 +211,7 @@ impl HostServices for Services<'_> {
         }
         let grid: Grid = serde_json::from_value(view.grid.clone())
             .map_err(|e| ApiError::input(format!("the grid of `{module}` is not understood: {e}")))?;
-        let parameters = Parameters {
+        let parameters = QuantParams {
             scales: view.scales.to_vec(),
             zero_points: view.zero_points.map(<[i32]>::to_vec),
             global_scale: view.global_scale,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use workbench_api::job::{Block as BlockJob, Job as Work};
+use workbench_api::job::{self, Block as BlockJob};
 use workbench_model::{
     Site, SiteKind,
     arch::{block_name, block_of},
@@ -15,12 +15,11 @@ use super::{
         artifact::Put,
         host::{self, BlockInputs},
     },
-    Resume, Walk, When, linear,
-    made::Made,
-    sites,
+    Resume, Walk, When, linear, sites,
+    state::QuantizationState,
 };
 use crate::{
-    calib::{self, Look, Order, Pass, Room, Seen, SiteWork},
+    calib::{self, ActivationStorage, LayerwiseCalibration, Observation, Order, SiteObserver, SiteVisitor},
     error::{Error, Result},
     graph::selector::select,
     progress::Progress as _,
@@ -31,65 +30,78 @@ const INPUTS: &str = "inputs";
 
 /// Quantizes block after block: `full` carries the hidden states of the model as it was given, `quantized` those of what was
 /// made of it.
-pub(super) fn run<'m>(walk: &Walk<'_>, room: Room, mut made: Made<'m>, resume: &mut Resume) -> Result<Made<'m>> {
+pub(super) fn run<'m>(
+    walk: &Walk<'_>,
+    storage: ActivationStorage,
+    mut state: QuantizationState<'m>,
+    resume: &mut Resume,
+) -> Result<QuantizationState<'m>> {
     let config = walk.checkpoint.config();
-    let (mut full, mut quantized) = begin(walk, &room, &made, resume)?;
+    let (mut full, mut quantized) = begin(walk, &storage, &state, resume)?;
     let held = walk.reporter.hold()?;
     quantized.show_all_to_experts(walk.all_experts);
     for index in resume.blocks()..config.num_layers {
         let original = full.load(walk.checkpoint, index)?;
-        let job = job(&made, index, full.len())?;
-        let mut gatherer = Statistics { wants: wants(&made, &job, index)?, found: BTreeMap::new() };
-        for (site, seen) in quantized.gather(index, &original, false, &mut gatherer)? {
-            gatherer.found.insert(site.to_string(), seen.statistics);
+        let job = job(&state, index, full.len())?;
+        let mut gatherer = Statistics { wants: wants(&state, &job, index)?, found: BTreeMap::new() };
+        for (site, observation) in quantized.gather(index, &original, false, &mut gatherer)? {
+            gatherer.found.insert(site.to_string(), observation.statistics);
         }
-        let mut inputs = made.inputs();
+        let mut inputs = state.inputs();
         inputs.statistics = gatherer.found.iter().map(|(site, found)| (site.clone(), found)).collect();
         inputs.streams.insert(INPUTS, BlockInputs::new(full.hidden(), quantized.hidden()).into());
-        let (put, report) = made.plugin.run(&Work::Block(job), inputs)?;
-        made.report(&block_name(index), &report);
+        let (put, report) = state.plugin.run(&job::Job::Block(job), inputs)?;
+        state.report(&block_name(index), &report);
 
         let mut block = full.block(config, &put.over(walk.checkpoint), index)?;
-        store(&mut made, index, put)?;
-        quantized.sequential(index, &mut block, &mut Inputs { made: &mut made })?;
+        store(&mut state, index, put)?;
+        quantized.sequential(index, &mut block, &mut Inputs { state: &mut state })?;
         full.forward(&original)?;
-        made.finish_block(index)?;
+        state.finish_block(index)?;
         let stop = held.check();
         let hidden = [full.hidden(), quantized.hidden()];
-        resume.save(index + 1, Some(&hidden), &made.record(), When::before(&stop))?;
+        resume.save(index + 1, Some(&hidden), &state.record(), When::before(&stop))?;
         walk.reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
         stop?;
     }
     drop(held);
-    quantized.head(walk.checkpoint, &mut Inputs { made: &mut made })?;
-    Ok(made)
+    quantized.head(walk.checkpoint, &mut Inputs { state: &mut state })?;
+    Ok(state)
 }
 
-fn begin(walk: &Walk<'_>, room: &Room, made: &Made<'_>, resume: &Resume) -> Result<(Pass, Pass)> {
+fn begin(
+    walk: &Walk<'_>,
+    storage: &ActivationStorage,
+    state: &QuantizationState<'_>,
+    resume: &Resume,
+) -> Result<(LayerwiseCalibration, LayerwiseCalibration)> {
     let config = walk.checkpoint.config();
-    let own = |name: &str| -> Result<Room> {
-        let folder = room.folder.join(name);
+    let own = |name: &str| -> Result<ActivationStorage> {
+        let folder = storage.folder.join(name);
         std::fs::create_dir_all(&folder).map_err(|e| Error::io("create the folder", &folder, &e))?;
-        Ok(Room { folder, memory: room.memory / 2, ..room.clone() })
+        Ok(ActivationStorage { folder, memory: storage.memory / 2, ..storage.clone() })
     };
     let (a, b) = (own("full")?, own("quantized")?);
     if resume.blocks() == 0 {
-        return Ok((walk.begin(a, made, Order::FullPrecision)?, walk.begin(b, made, Order::Sequential)?));
+        return Ok((walk.begin(a, state, Order::FullPrecision)?, walk.begin(b, state, Order::Sequential)?));
     }
-    let (mut full, mut quantized) = (Pass::empty(config, walk.sequences, a)?, Pass::empty(config, walk.sequences, b)?);
+    let (mut full, mut quantized) = (
+        LayerwiseCalibration::empty(config, walk.sequences, a)?,
+        LayerwiseCalibration::empty(config, walk.sequences, b)?,
+    );
     resume.load(&mut [full.hidden_mut(), quantized.hidden_mut()])?;
     Ok((full, quantized))
 }
 
 /// What the plugin is told about a block: all its linears, those that are left alone without a grid.
-fn job(made: &Made<'_>, index: usize, batches: usize) -> Result<BlockJob> {
-    let config = made.checkpoint.config();
+fn job(state: &QuantizationState<'_>, index: usize, batches: usize) -> Result<BlockJob> {
+    let config = state.checkpoint.config();
     let layout = config.block(index);
     let mut linears = Vec::new();
     for info in &layout.linears {
-        let target = made.targets.get(&info.site).into_iter().flatten().find(|t| t.info.name == info.name);
+        let target = state.targets.get(&info.site).into_iter().flatten().find(|t| t.info.name == info.name);
         linears.push(match target {
-            Some(target) => linear(target, made.checkpoint)?,
+            Some(target) => linear(target, state.checkpoint)?,
             None => host::linear(info, config, serde_json::Value::Null),
         });
     }
@@ -98,11 +110,11 @@ fn job(made: &Made<'_>, index: usize, batches: usize) -> Result<BlockJob> {
 }
 
 /// The statistics that the plugin asks for, by site.
-fn wants(made: &Made<'_>, job: &BlockJob, index: usize) -> Result<BTreeMap<Site, Wants>> {
-    let sites = sites(made.checkpoint.config(), index);
+fn wants(state: &QuantizationState<'_>, job: &BlockJob, index: usize) -> Result<BTreeMap<Site, Wants>> {
+    let sites = sites(state.checkpoint.config(), index);
     let names: Vec<String> = sites.iter().map(Site::to_string).collect();
     let mut kinds: BTreeMap<String, BTreeSet<_>> = BTreeMap::new();
-    for need in made.plugin.needs(&Work::Block(job.clone()))?.statistics {
+    for need in state.plugin.needs(&job::Job::Block(job.clone()))?.statistics {
         let patterns = if need.sites.is_empty() { vec!["*".to_owned()] } else { need.sites };
         for name in select(&patterns, &names)? {
             kinds.entry(name.to_owned()).or_default().insert(need.kind);
@@ -112,22 +124,22 @@ fn wants(made: &Made<'_>, job: &BlockJob, index: usize) -> Result<BTreeMap<Site,
 }
 
 /// Stores what the plugin put for a block.
-fn store(made: &mut Made<'_>, index: usize, mut put: Put) -> Result<()> {
+fn store(state: &mut QuantizationState<'_>, index: usize, mut put: Put) -> Result<()> {
     if let Some(stray) = put.stray(|name| block_of(name) == Some(index)) {
         return Err(Error::refused(format!("the plugin put `{stray}`, which is not of block {index}")));
     }
     for (name, tensor) in &put.tensors {
-        made.put_dense(name, tensor)?;
+        state.put_dense(name, tensor)?;
     }
-    for site in sites(made.checkpoint.config(), index) {
-        let targets = made.targets.remove(&site).unwrap_or_default();
+    for site in sites(state.checkpoint.config(), index) {
+        let targets = state.targets.remove(&site).unwrap_or_default();
         for target in &targets {
             let name = &target.info.name;
             let weight = put.weights.remove(name);
             let weight = weight.ok_or_else(|| Error::internal(format!("no codes of `{name}` arrived")))?;
-            made.take(target, &weight, None)?;
+            state.take(target, &weight, None)?;
         }
-        made.targets.insert(site, targets);
+        state.targets.insert(site, targets);
     }
     Ok(())
 }
@@ -138,12 +150,12 @@ struct Statistics {
     found: BTreeMap<String, SiteStatistics>,
 }
 
-impl SiteWork for Statistics {
-    fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>> {
-        self.wants.get(&site).map(|wants| Look::new(site, features, *wants, &[])).transpose()
+impl SiteVisitor for Statistics {
+    fn observe(&mut self, site: Site, features: usize) -> Result<Option<SiteObserver>> {
+        self.wants.get(&site).map(|wants| SiteObserver::new(site, features, *wants, &[])).transpose()
     }
 
-    fn reached(&mut self, _: Site, _: Option<Seen>, _: Option<&mut Block>) -> Result<()> {
+    fn visit(&mut self, _: Site, _: Option<Observation>, _: Option<&mut Block>) -> Result<()> {
         Ok(())
     }
 }
@@ -151,32 +163,32 @@ impl SiteWork for Statistics {
 /// Calibrates input scales of a block whose weights are quantized already. An `lm_head` is rounded to nearest when it is reached:
 /// the plugin takes blocks.
 struct Inputs<'m, 'a> {
-    made: &'m mut Made<'a>,
+    state: &'m mut QuantizationState<'a>,
 }
 
-impl SiteWork for Inputs<'_, '_> {
-    fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>> {
+impl SiteVisitor for Inputs<'_, '_> {
+    fn observe(&mut self, site: Site, features: usize) -> Result<Option<SiteObserver>> {
         if matches!(site.kind, SiteKind::Key | SiteKind::Value) {
-            return self.made.look_at_cache(site);
+            return self.state.observe_cache(site);
         }
-        let grids = self.made.calibrated_inputs(site);
+        let grids = self.state.calibrated_inputs(site);
         if grids.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Look::new(site, features, Wants::default(), &grids)?))
+        Ok(Some(SiteObserver::new(site, features, Wants::default(), &grids)?))
     }
 
-    fn reached(&mut self, site: Site, seen: Option<Seen>, block: Option<&mut Block>) -> Result<()> {
+    fn visit(&mut self, site: Site, observation: Option<Observation>, block: Option<&mut Block>) -> Result<()> {
         if matches!(site.kind, SiteKind::Key | SiteKind::Value) {
-            return self.made.cache_site(site, seen, block);
+            return self.state.cache_site(site, observation, block);
         }
-        let targets = self.made.targets.remove(&site).unwrap_or_default();
+        let targets = self.state.targets.remove(&site).unwrap_or_default();
         for target in &targets {
-            self.made.rounded_here(target)?;
+            self.state.rounded_here(target)?;
         }
-        let scales = seen.map(|s| s.input_scales).unwrap_or_default();
-        self.made.set_inputs(site, &targets, &scales, block)?;
-        self.made.targets.insert(site, targets);
+        let scales = observation.map(|s| s.input_scales).unwrap_or_default();
+        self.state.set_inputs(site, &targets, &scales, block)?;
+        self.state.targets.insert(site, targets);
         Ok(())
     }
 }

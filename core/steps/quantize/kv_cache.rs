@@ -8,10 +8,10 @@ use workbench_model::{
     decoder::{ActivationQuantizer, Block, GridQuantizer},
     statistics::Wants,
 };
-use workbench_quant::{Dynamic, Grid, Parameters, StorageDtype};
+use workbench_quant::{Dynamic, Grid, QuantParams, StorageDtype};
 
 use crate::{
-    calib::{InputScale, Look, Seen},
+    calib::{InputScale, Observation, SiteObserver},
     error::{Error, Result},
     graph::params,
 };
@@ -28,8 +28,8 @@ pub(super) struct KvCache {
 
 /// Static scales of a block's keys and values.
 pub(super) struct KvScales {
-    pub key: Parameters,
-    pub value: Parameters,
+    pub key: QuantParams,
+    pub value: QuantParams,
     /// What was observed at either site, for the record.
     pub ranges: [(Site, Value); 2],
     /// Sites that were zero throughout.
@@ -64,11 +64,11 @@ impl KvCache {
     }
 
     /// What is to be gathered of keys or values.
-    pub(super) fn look(&self, site: Site) -> Result<Option<Look>> {
+    pub(super) fn observe(&self, site: Site) -> Result<Option<SiteObserver>> {
         if !self.is_static() {
             return Ok(None);
         }
-        Ok(Some(Look::new(site, self.features, Wants::default(), std::slice::from_ref(&self.heads))?))
+        Ok(Some(SiteObserver::new(site, self.features, Wants::default(), std::slice::from_ref(&self.heads))?))
     }
 
     /// All keys (first) or all values (then) of a block have passed. What follows in the block sees them rounded. Returns the
@@ -76,13 +76,13 @@ impl KvCache {
     ///
     /// # Errors
     /// Static scales were not observed.
-    pub(super) fn reached(
+    pub(super) fn visit(
         &mut self,
         site: Site,
-        seen: Option<Seen>,
+        observation: Option<Observation>,
         block: Option<&mut Block>,
     ) -> Result<Option<KvScales>> {
-        let scale = seen.and_then(|seen| seen.input_scales.into_iter().next());
+        let scale = observation.and_then(|observation| observation.input_scales.into_iter().next());
         if self.is_static() && scale.is_none() {
             return Err(Error::internal(format!("{site} was not observed")));
         }

@@ -1,12 +1,12 @@
 //! Quantization nodes: the decoder is passed block by block, and each linear is quantized when its input is known.
 
 mod block;
-mod ends;
+mod embeddings;
 mod global_scales;
 mod kv_cache;
-mod made;
 mod progress;
 mod rounded;
+mod state;
 
 use std::collections::BTreeMap;
 
@@ -22,13 +22,16 @@ use workbench_model::{
 };
 use workbench_quant::{Compute, Conventions, Dynamic, Grid, QuantizationArgs, StorageDtype};
 
-use self::{ends::RoundedEnds, kv_cache::KvCache, made::Made, progress::Progress, rounded::Rounded};
+use self::{
+    embeddings::RoundedEmbeddingsAndHead, kv_cache::KvCache, progress::Progress, rounded::Rounded,
+    state::QuantizationState,
+};
 use super::{
-    common::{self, Finding, When},
+    common::{self, StepOutput, When},
     host::{self, Plugin},
 };
 use crate::{
-    calib::{Order, Pass, Room},
+    calib::{ActivationStorage, LayerwiseCalibration, Order},
     data::sequences,
     error::{Error, Result},
     exec::{Job, NodeReporter},
@@ -58,7 +61,7 @@ impl Target {
     }
 }
 
-pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
+pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<StepOutput> {
     let params::Quantize {
         groups,
         kv_cache,
@@ -76,18 +79,26 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     checkpoint.check_finite()?;
     let targets = targets(&groups, &checkpoint)?;
     let plugin = Plugin::open(job, &parameters, &scratch.work_folder()?, reporter, "layers")?;
-    let ends =
-        RoundedEnds::new(&groups, untie_word_embeddings, &checkpoint, &job.method, plugin.scope() == Scope::Block)?;
+    let embeddings_and_head = RoundedEmbeddingsAndHead::new(
+        &groups,
+        untie_word_embeddings,
+        &checkpoint,
+        &job.method,
+        plugin.scope() == Scope::Block,
+    )?;
     let mut facts = Map::new();
     let sequences = calibration(job, tokens.as_ref(), &checkpoint, &mut facts)?;
     let in_blocks = targets.iter().filter(|target| target.info.site.block.is_some()).count();
     facts.insert("layers".into(), json!({ "quantized": in_blocks, "of": checkpoint.config().linears().len() }));
-    if !ends.quantized.is_empty() || ends.unties {
-        facts.insert("ends".into(), json!({ "quantized": ends.quantized, "untied": ends.unties }));
+    if !embeddings_and_head.quantized.is_empty() || embeddings_and_head.unties {
+        facts.insert(
+            "ends".into(),
+            json!({ "quantized": embeddings_and_head.quantized, "untied": embeddings_and_head.unties }),
+        );
     }
-    facts.insert("grids".into(), grids(&targets, ends.embeddings.as_ref().map(Rounded::grid)));
+    facts.insert("grids".into(), grids(&targets, embeddings_and_head.embeddings.as_ref().map(Rounded::grid)));
     let warnings: Vec<String> =
-        warnings(&groups, &checkpoint).into_iter().chain(ends.remarks.iter().cloned()).collect();
+        warnings(&groups, &checkpoint).into_iter().chain(embeddings_and_head.remarks.iter().cloned()).collect();
 
     let mut resume = Resume::open(scratch, "quantize.json")?;
     resume.take_back(scratch)?;
@@ -97,17 +108,24 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         let stored = scales_of(&given.args, storage(&checkpoint, &keys));
         KvCache::new(given, stored, checkpoint.config())
     });
-    let mut made = Made::new(&checkpoint, plugin, reporter, (targets, ends), cache.transpose()?, &mut resume)?;
-    made.require_tokens(min_expert_tokens.unwrap_or_default().max(1));
-    let passes = made.observes()? || made.plugin.scope() == Scope::Block;
-    let made = match (&sequences, passes) {
+    let mut state = QuantizationState::new(
+        &checkpoint,
+        plugin,
+        reporter,
+        (targets, embeddings_and_head),
+        cache.transpose()?,
+        &mut resume,
+    )?;
+    state.require_tokens(min_expert_tokens.unwrap_or_default().max(1));
+    let passes = state.observes()? || state.plugin.scope() == Scope::Block;
+    let state = match (&sequences, passes) {
         (None, true) => {
             return Err(Error::refused(format!("`{}` needs calibration data", job.method))
                 .hint("pass calibration: dataset(…).tokens(#{ … })"));
         }
         (Some(sequences), true) => {
             let kept = precision(hidden_states, &checkpoint);
-            let room = Room {
+            let storage = ActivationStorage {
                 precision: kept,
                 compute_dtype: precision(compute_dtype, &checkpoint),
                 device: device::chosen(),
@@ -115,21 +133,21 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
                 folder: scratch.work_folder()?,
             };
             let name = |precision: Precision| format!("{precision:?}").to_lowercase();
-            let (hidden_states, compute) = (name(room.precision), name(room.compute_dtype));
-            let kernel = Kernel::of(room.compute_dtype).name();
+            let (hidden_states, compute) = (name(storage.precision), name(storage.compute_dtype));
+            let kernel = Kernel::of(storage.compute_dtype).name();
             let observed =
                 json!({ "order": order, "hidden_states": hidden_states, "compute_dtype": compute, "kernel": kernel });
             facts.insert("observed".into(), observed);
             let walk = Walk { checkpoint: &checkpoint, sequences, order, all_experts: calibrate_all_experts, reporter };
-            walk.run(room, made, &mut resume)?
+            walk.run(storage, state, &mut resume)?
         }
-        (_, false) => without_data(&checkpoint, made, &mut resume, reporter)?,
+        (_, false) => without_data(&checkpoint, state, &mut resume, reporter)?,
     };
     if !warnings.is_empty() {
         facts.insert("warnings".into(), json!(warnings));
     }
-    made.finish(scratch, &mut facts)?;
-    Ok(Finding { values: json!({}), facts: Value::Object(facts) })
+    state.finish(scratch, &mut facts)?;
+    Ok(StepOutput { values: json!({}), facts: Value::Object(facts) })
 }
 
 /// The sites of a block that linears read, in forward order.
@@ -142,26 +160,26 @@ fn sites(config: &ModelConfig, block: usize) -> Vec<Site> {
 /// Quantizes linears that need to know nothing about their inputs.
 fn without_data<'a>(
     checkpoint: &Checkpoint,
-    mut made: Made<'a>,
+    mut state: QuantizationState<'a>,
     resume: &mut Resume,
     reporter: &NodeReporter,
-) -> Result<Made<'a>> {
+) -> Result<QuantizationState<'a>> {
     // For the plugin: the host has an allocator of its own. Where data are passed, memory matters more than page faults.
     keep_pages();
     let blocks = checkpoint.config().num_layers;
     let held = reporter.hold()?;
     for index in resume.blocks()..blocks {
         for site in sites(checkpoint.config(), index) {
-            made.quantize_site(site, None, None)?;
+            state.quantize_site(site, None, None)?;
         }
-        made.finish_block(index)?;
-        resume.save(index + 1, None, &made.record(), When::Now)?;
+        state.finish_block(index)?;
+        resume.save(index + 1, None, &state.record(), When::Now)?;
         reporter.progress(index as u64 + 1, blocks as u64, "blocks");
         held.check()?;
     }
     drop(held);
-    made.quantize_site(Site::head(), None, None)?;
-    Ok(made)
+    state.quantize_site(Site::head(), None, None)?;
+    Ok(state)
 }
 
 /// The way through the decoder with calibration data.
@@ -175,15 +193,20 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn run<'m>(&self, room: Room, mut made: Made<'m>, resume: &mut Resume) -> Result<Made<'m>> {
+    fn run<'m>(
+        &self,
+        storage: ActivationStorage,
+        mut state: QuantizationState<'m>,
+        resume: &mut Resume,
+    ) -> Result<QuantizationState<'m>> {
         let config = self.checkpoint.config();
-        if made.plugin.scope() == Scope::Block {
-            return block::run(self, room, made, resume);
+        if state.plugin.scope() == Scope::Block {
+            return block::run(self, storage, state, resume);
         }
         let mut pass = match resume.blocks() {
-            0 => self.begin(room, &made, self.order)?,
+            0 => self.begin(storage, &state, self.order)?,
             _ => {
-                let mut pass = Pass::empty(config, self.sequences, room)?;
+                let mut pass = LayerwiseCalibration::empty(config, self.sequences, storage)?;
                 resume.load(&mut [pass.hidden_mut()])?;
                 pass
             }
@@ -193,28 +216,36 @@ impl Walk<'_> {
         for index in resume.blocks()..config.num_layers {
             let mut block = pass.load(self.checkpoint, index)?;
             match self.order {
-                Order::Sequential => pass.sequential(index, &mut block, &mut made)?,
-                Order::Block => pass.at_once(index, &mut block, true, &mut made)?,
-                Order::FullPrecision => pass.at_once(index, &mut block, false, &mut made)?,
+                Order::Sequential => pass.sequential(index, &mut block, &mut state)?,
+                Order::Block => pass.whole_block(index, &mut block, true, &mut state)?,
+                Order::FullPrecision => pass.whole_block(index, &mut block, false, &mut state)?,
             }
-            made.finish_block(index)?;
+            state.finish_block(index)?;
             let stop = held.check();
-            resume.save(index + 1, Some(&[pass.hidden()]), &made.record(), When::before(&stop))?;
+            resume.save(index + 1, Some(&[pass.hidden()]), &state.record(), When::before(&stop))?;
             self.reporter.progress(index as u64 + 1, config.num_layers as u64, "blocks");
             stop?;
         }
         drop(held);
-        pass.head(self.checkpoint, &mut made)?;
-        Ok(made)
+        pass.head(self.checkpoint, &mut state)?;
+        Ok(state)
     }
 
     /// Embeds the sequences: with the embeddings that the order says.
-    fn begin(&self, room: Room, made: &Made<'_>, order: Order) -> Result<Pass> {
-        match &made.ends.embeddings {
-            Some(rounded) if order != Order::FullPrecision => {
-                Pass::begin_with(self.checkpoint, &rounded.over(self.checkpoint), self.sequences, room)
-            }
-            _ => Pass::begin(self.checkpoint, self.sequences, room),
+    fn begin(
+        &self,
+        storage: ActivationStorage,
+        state: &QuantizationState<'_>,
+        order: Order,
+    ) -> Result<LayerwiseCalibration> {
+        match &state.embeddings_and_head.embeddings {
+            Some(rounded) if order != Order::FullPrecision => LayerwiseCalibration::begin_with(
+                self.checkpoint,
+                &rounded.over(self.checkpoint),
+                self.sequences,
+                storage,
+            ),
+            _ => LayerwiseCalibration::begin(self.checkpoint, self.sequences, storage),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use workbench_quant::{Grid, GridError, Parameters};
+use workbench_quant::{Grid, GridError, QuantParams};
 
 use crate::error::{Error, Result};
 
@@ -68,7 +68,7 @@ pub(super) fn parsed(texts: Vec<(String, String)>) -> Result<Value> {
     Ok(Value::Object(map.map_err(|e| Error::internal("the progress cannot be read back").cause(e.to_string()))?))
 }
 
-/// [`Parameters`] with the bits of their scales.
+/// [`QuantParams`] with the bits of their scales.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct StoredParameters {
     scales: Vec<u32>,
@@ -80,7 +80,7 @@ pub(super) struct StoredParameters {
 impl StoredParameters {
     /// Whether they are such as their grid has, in the dtype in which they are stored.
     fn check(&self, grid: &Grid) -> Result<(), GridError> {
-        let parameters = Parameters::from(self);
+        let parameters = QuantParams::from(self);
         let (count, wanted) = (parameters.scales.len(), parameters.shape.iter().product::<usize>());
         if count != wanted || parameters.zero_points.as_ref().is_some_and(|points| points.len() != count) {
             return Err(GridError::Shape(format!("{count} scales in the place of {wanted}")));
@@ -90,15 +90,15 @@ impl StoredParameters {
     }
 }
 
-impl From<&Parameters> for StoredParameters {
-    fn from(p: &Parameters) -> Self {
+impl From<&QuantParams> for StoredParameters {
+    fn from(p: &QuantParams) -> Self {
         let scales = p.scales.iter().map(|s| s.to_bits()).collect();
         let global_scale = p.global_scale.map(f32::to_bits);
         Self { scales, zero_points: p.zero_points.clone(), global_scale, shape: p.shape }
     }
 }
 
-impl From<&StoredParameters> for Parameters {
+impl From<&StoredParameters> for QuantParams {
     fn from(p: &StoredParameters) -> Self {
         let scales = p.scales.iter().map(|s| f32::from_bits(*s)).collect();
         let global_scale = p.global_scale.map(f32::from_bits);
@@ -117,7 +117,7 @@ mod tests {
         let args = QuantizationArgs { strategy: Strategy::Tensor, ..QuantizationArgs::default() };
         let grid = Grid::new(&args, StorageDtype::Bf16, Conventions::default()).unwrap();
         let observed = grid.parameters_from_range(&[-1.0], &[2.0]).unwrap();
-        let with = |change: fn(&mut Parameters)| {
+        let with = |change: fn(&mut QuantParams)| {
             let mut parameters = observed.clone();
             change(&mut parameters);
             let both = [StoredParameters::from(&observed), StoredParameters::from(&parameters)];
@@ -129,7 +129,7 @@ mod tests {
         };
         assert_eq!(with(|_| {}), [None, None]);
         for (change, what) in [
-            ((|p| p.scales[0] = f32::NAN) as fn(&mut Parameters), "scale 0 is NaN, not a positive number"),
+            ((|p| p.scales[0] = f32::NAN) as fn(&mut QuantParams), "scale 0 is NaN, not a positive number"),
             (|p| p.scales[0] = f32::INFINITY, "scale 0 is inf"),
             (|p| p.scales[0] = 0.0, "scale 0 is 0"),
             (|p| p.scales[0] = -0.5, "scale 0 is -0.5"),

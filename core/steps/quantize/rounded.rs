@@ -2,7 +2,7 @@
 //! in f32.
 
 use workbench_model::{Checkpoint, ModelError, WeightSource};
-use workbench_quant::{Grid, GridError, Matrix, Parameters, QuantizedWeight};
+use workbench_quant::{Grid, GridError, Matrix, QuantParams, QuantizedWeight};
 
 use crate::error::{Error, Result};
 
@@ -14,9 +14,9 @@ pub(super) struct Rounded {
     tensor: String,
     shape: [usize; 2],
     /// Values that are widened at once.
-    piece: usize,
+    sublayer: usize,
     grid: Grid,
-    parameters: Parameters,
+    parameters: QuantParams,
 }
 
 impl Rounded {
@@ -33,17 +33,17 @@ impl Rounded {
         let Some(&[rows, columns]) = checkpoint.shape(&tensor).as_deref() else {
             return Err(Error::refused(format!("the model has no matrix `{tensor}`")));
         };
-        let (shape, parameters) = ([rows, columns], Parameters::default());
-        let mut made = Self { tensor, shape, piece: values, grid: grid.clone(), parameters };
-        let height = if grid.rows_are_independent() { made.piece(checkpoint) } else { rows };
+        let (shape, parameters) = ([rows, columns], QuantParams::default());
+        let mut state = Self { tensor, shape, sublayer: values, grid: grid.clone(), parameters };
+        let height = if grid.rows_are_independent() { state.sublayer(checkpoint) } else { rows };
         for first in (0..rows).step_by(height.max(1)) {
             let count = height.min(rows - first);
-            let values = made.values_of(checkpoint, first, count)?;
+            let values = state.values_of(checkpoint, first, count)?;
             let matrix = Matrix::new(&values, count, columns).and_then(|matrix| grid.parameters(matrix));
-            let next = matrix.map_err(|error| made.error(&error))?;
-            append(&mut made.parameters, next);
+            let next = matrix.map_err(|error| state.error(&error))?;
+            append(&mut state.parameters, next);
         }
-        Ok(made)
+        Ok(state)
     }
 
     pub(super) fn grid(&self) -> &Grid {
@@ -56,17 +56,17 @@ impl Rounded {
     /// The tensor cannot be read.
     pub(super) fn codes(&self, checkpoint: &Checkpoint) -> Result<QuantizedWeight> {
         let [rows, columns] = self.shape;
-        let height = self.piece(checkpoint);
+        let height = self.sublayer(checkpoint);
         let mut codes = Vec::with_capacity(rows * columns);
         for first in (0..rows).step_by(height) {
             let count = height.min(rows - first);
             let values = self.values_of(checkpoint, first, count)?;
-            let piece =
+            let sublayer =
                 self.grid.parameters_of_rows(&self.parameters, self.shape, first, count).and_then(|parameters| {
                     let matrix = Matrix::new(&values, count, columns)?;
                     self.grid.quantize(matrix, &parameters)
                 });
-            codes.extend(piece.map_err(|error| self.error(&error))?);
+            codes.extend(sublayer.map_err(|error| self.error(&error))?);
         }
         checkpoint.drop_pages([self.tensor.as_str()]);
         Ok(QuantizedWeight { grid: self.grid.clone(), shape: self.shape, codes, parameters: self.parameters.clone() })
@@ -78,7 +78,7 @@ impl Rounded {
     }
 
     /// Rows of a piece. What is not stored row by row is decoded as a whole, and so only once.
-    fn piece(&self, checkpoint: &Checkpoint) -> usize {
+    fn sublayer(&self, checkpoint: &Checkpoint) -> usize {
         let [rows, columns] = self.shape;
         if !checkpoint.has_rows(&self.tensor) {
             return rows.max(1);
@@ -86,7 +86,7 @@ impl Rounded {
         // Rows that share a scale stay together; all that share one can be cut anywhere.
         let tile = self.grid.tile(rows, columns).ok().map(|[height, _]| height);
         let together = tile.filter(|tile| *tile < rows).unwrap_or(1);
-        (self.piece / columns.max(1)).next_multiple_of(together).max(together)
+        (self.sublayer / columns.max(1)).next_multiple_of(together).max(together)
     }
 
     fn values_of(&self, checkpoint: &Checkpoint, first: usize, count: usize) -> Result<Vec<f32>> {
@@ -113,7 +113,7 @@ impl Rounded {
 }
 
 /// Puts the parameters of the next rows behind those of the rows before.
-fn append(all: &mut Parameters, next: Parameters) {
+fn append(all: &mut QuantParams, next: QuantParams) {
     all.scales.extend(next.scales);
     if let Some(points) = next.zero_points {
         all.zero_points.get_or_insert_default().extend(points);
@@ -190,10 +190,10 @@ mod tests {
             let mut values = vec![0.0; weight.len()];
             grid.dequantize(&codes, shape[0], shape[1], &parameters, &mut values).unwrap();
             // 37 rows at a time, or as many more as share a scale.
-            let made = Rounded::in_pieces(&checkpoint, name.to_owned(), &grid, 37 * shape[1]).unwrap();
-            let found = made.codes(&checkpoint).unwrap();
+            let state = Rounded::in_pieces(&checkpoint, name.to_owned(), &grid, 37 * shape[1]).unwrap();
+            let found = state.codes(&checkpoint).unwrap();
             assert!(found.codes == codes && found.parameters == parameters, "{value}");
-            let over = made.over(&checkpoint);
+            let over = state.over(&checkpoint);
             assert!(over.values(name).unwrap() == values, "{value}");
             let rows = over.rows(name, &[2000, 3, 77]).unwrap();
             let expected = [2000, 3, 77].map(|row| &values[row * shape[1]..(row + 1) * shape[1]]).concat();

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
-use workbench_api::job::{Job as Work, Model, Stream};
+use workbench_api::job::{self, Model, Stream};
 use workbench_model::{ChatTemplate, Checkpoint, ModelConfig, Tokenizer, WeightSource, checkpoint::Dtype};
 
 use super::{
     artifact::{Artifact, Put, patched, stored_as, with_dtype},
-    common::Finding,
+    common::StepOutput,
     host::{self, Inputs, Plugin, SequenceStream, linears},
 };
 use crate::{
@@ -74,7 +74,7 @@ impl Start {
     }
 }
 
-pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
+pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<StepOutput> {
     let params::Train { dtype, from_scratch, data, parameters } = job.typed()?;
     let start = Start::open(job.model("model")?, from_scratch)?;
     let (tokenizer, template) = start.tokenizer()?;
@@ -89,7 +89,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let stream = SequenceStream::new(data);
     let streams = vec![Stream { name: "train".into(), batches: Some(stream.len()) }];
     inputs.streams.insert("train", stream.into());
-    let work = Work::Train(Model {
+    let work = job::Job::Train(Model {
         linears: linears(start.config()),
         inputs: vec!["model".into()],
         streams,
@@ -103,7 +103,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     }
     let values: Map<String, Value> =
         put.metrics.iter().map(|(name, (_, value))| (format!("last_{name}"), json!(value))).collect();
-    Ok(Finding { values: Value::Object(values), facts: Value::Object(facts) })
+    Ok(StepOutput { values: Value::Object(values), facts: Value::Object(facts) })
 }
 
 fn check_ids(data: &Sequences, config: &ModelConfig) -> Result<()> {

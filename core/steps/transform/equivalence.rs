@@ -47,7 +47,7 @@ pub(super) struct Found {
 }
 
 /// What a transform made.
-pub(super) struct Transformed<'a> {
+pub(super) struct TransformedModel<'a> {
     pub source: &'a dyn WeightSource,
     pub config: &'a ModelConfig,
     pub config_json: &'a Value,
@@ -62,7 +62,7 @@ pub(super) struct Transformed<'a> {
 /// ten times that of two evaluation orders.
 pub(super) fn check(
     original: &Checkpoint,
-    made: &Transformed<'_>,
+    made: &TransformedModel<'_>,
     dtype: Dtype,
     real: Option<&[u32]>,
     method: &str,
@@ -96,7 +96,7 @@ type Embed<'a> = dyn Fn(&ModelConfig, &dyn WeightSource) -> Result<Vec<Tensor>> 
 /// Logits of both models on the same inputs, and what is said about their difference.
 fn compare(
     original: &Checkpoint,
-    made: &Transformed<'_>,
+    made: &TransformedModel<'_>,
     method: &str,
     place: &str,
     embed: &Embed<'_>,
@@ -298,7 +298,7 @@ mod tests {
         }
         let rows_changed = tensors.contains_key(TABLE);
         let source = Changed { original, tensors };
-        let made = Transformed { source: &source, config: &untied_config, config_json: &untied, rows_changed };
+        let made = TransformedModel { source: &source, config: &untied_config, config_json: &untied, rows_changed };
         check(original, &made, Dtype::F32, None, "m")
     }
 

@@ -6,7 +6,7 @@ mod gathered;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
-use workbench_api::job::{Job as Work, Model, Stream};
+use workbench_api::job::{self, Model, Stream};
 use workbench_model::{
     ChatTemplate, Checkpoint, ModelConfig, Precision, Tokenizer, WeightSource,
     arch::{EMBEDDINGS, ModuleName},
@@ -16,11 +16,11 @@ use workbench_model::{
 use self::gathered::Gathered;
 use super::{
     artifact::{Artifact, Put, patched, stored_as, with_dtype},
-    common::Finding,
+    common::StepOutput,
     host::{self, Inputs, Plugin, SequenceStream, linears, pairs},
 };
 use crate::{
-    calib::{self, Room, Wanted},
+    calib::{self, ActivationStorage, Wanted},
     data::sequences,
     error::{Error, Result},
     exec::{Job, NodeReporter},
@@ -37,7 +37,7 @@ fn online() -> String {
     )
 }
 
-pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<Finding> {
+pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<StepOutput> {
     let params::Transform { dtype: named, calibration, parameters } = job.typed()?;
     let dtype = stored_as(named);
     let checkpoint = Checkpoint::open(job.model("model")?)?;
@@ -62,11 +62,11 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
             ChatTemplate::from_checkpoint(&checkpoint)?.as_ref(),
         )?;
         facts.insert("calibration".into(), found.facts.clone());
-        let wanted = wanted(&plugin, &Work::Transform(work.clone()), checkpoint.config())?;
+        let wanted = wanted(&plugin, &job::Job::Transform(work.clone()), checkpoint.config())?;
         statistics = if wanted.is_empty() {
             BTreeMap::new()
         } else {
-            let room = Room {
+            let storage = ActivationStorage {
                 precision: Precision::F32,
                 compute_dtype: Precision::F32,
                 device: device::chosen(),
@@ -74,7 +74,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
                 folder: scratch.work_folder()?,
             };
             let mut kept = Gathered::open(scratch, &wanted, checkpoint.config().num_layers, reporter)?;
-            calib::statistics(&checkpoint, &wanted, &found.ids, room, &mut kept)?
+            calib::statistics(&checkpoint, &wanted, &found.ids, storage, &mut kept)?
         };
         inputs.statistics = statistics.iter().map(|(site, found)| (site.clone(), found)).collect();
         tokens = found.ids.first().cloned();
@@ -82,11 +82,11 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         work.streams.push(Stream { name: "calibration".into(), batches: Some(stream.len()) });
         inputs.streams.insert("calibration", stream.into());
     }
-    let (put, report) = plugin.run(&Work::Transform(work), inputs)?;
+    let (put, report) = plugin.run(&job::Job::Transform(work), inputs)?;
     let config_json = patched(checkpoint.config_json(), &put.config_patch);
     let made = put.over(&checkpoint);
     let config = config_of(&checkpoint, &put, &made, &config_json)?;
-    let transformed = equivalence::Transformed {
+    let transformed = equivalence::TransformedModel {
         source: &made,
         config: &config,
         config_json: &config_json,
@@ -108,11 +108,11 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     if !report.is_empty() {
         facts.insert("plugin".into(), report.into());
     }
-    Ok(Finding { values: json!({}), facts: Value::Object(facts) })
+    Ok(StepOutput { values: json!({}), facts: Value::Object(facts) })
 }
 
 /// The statistics that the plugin asks for. Without a list of sites it wants those of every linear.
-fn wanted(plugin: &Plugin<'_>, work: &Work, config: &ModelConfig) -> Result<Wanted> {
+fn wanted(plugin: &Plugin<'_>, work: &job::Job, config: &ModelConfig) -> Result<Wanted> {
     let pairs = pairs(config);
     let sites: BTreeSet<String> = config.linears().iter().map(|l| l.site.to_string()).collect();
     let names: Vec<String> = sites.into_iter().collect();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use candle_core::Device;
 use workbench_model::ModelConfig;
 use workbench_model::config::{Architecture, RopeScaling};
-use workbench_model::decoder::{LossOptions, Parameters, keep_pages};
+use workbench_model::decoder::{LossOptions, TrainableParams, keep_pages};
 use workbench_train::{Example, NextToken, StepReport, TrainConfig, TrainError, train};
 
 fn config() -> ModelConfig {
@@ -50,7 +50,7 @@ fn main() {
     keep_pages();
     let config = config();
     let (sequences, len, steps) = (16, 256, 6);
-    let parameters = Parameters::random(&config, 0.02, 1, &Device::Cpu).unwrap();
+    let parameters = TrainableParams::random(&config, 0.02, 1, &Device::Cpu).unwrap();
     let examples: Vec<Example> = (0..sequences)
         .map(|row| Example {
             ids: (0..len as u32).map(|i| (i * 31 + row * 7 + i * i) % 2048).collect(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use workbench_model::decoder::{Gradients, Parameters};
+use workbench_model::decoder::{Gradients, TrainableParams};
 
 use crate::TrainError;
 
@@ -70,7 +70,7 @@ impl AdamW {
     /// When a parameter has no gradient: something in the model cuts the graph.
     pub fn step(
         &mut self,
-        parameters: &Parameters,
+        parameters: &TrainableParams,
         gradients: &Gradients,
         learning_rate: f64,
         factor: f64,

@@ -13,7 +13,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use workbench_model::WeightSource;
-use workbench_model::decoder::Parameters;
+use workbench_model::decoder::TrainableParams;
 
 use crate::TrainError;
 use crate::adamw::{AdamW, Moments};
@@ -39,7 +39,7 @@ fn broken(path: &Path, message: impl ToString) -> TrainError {
 /// Writes the state after `losses.len()` steps and removes older checkpoints.
 pub(crate) fn save(
     folder: &Path,
-    parameters: &Parameters,
+    parameters: &TrainableParams,
     optimizer: &AdamW,
     losses: &[f64],
     settings: &Value,
@@ -120,7 +120,7 @@ fn found(folder: &Path) -> Result<BTreeMap<u64, PathBuf>, TrainError> {
 /// there is no checkpoint.
 pub(crate) fn resume(
     folder: &Path,
-    parameters: &Parameters,
+    parameters: &TrainableParams,
     optimizer: &mut AdamW,
     settings: &Value,
 ) -> Result<Option<Vec<f64>>, TrainError> {

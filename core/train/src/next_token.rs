@@ -1,7 +1,7 @@
 //! Next-token training on sequences with a label mask.
 
 use candle_core::{Device, Tensor};
-use workbench_model::decoder::{Gradients, LossOptions, Parameters, Targets, loss_and_gradients};
+use workbench_model::decoder::{Gradients, LossOptions, Targets, TrainableParams, loss_and_gradients};
 use workbench_model::{Context, Decoder, ModelConfig};
 
 use crate::{Objective, TrainError};
@@ -18,7 +18,7 @@ pub struct Example {
 /// The mean cross-entropy of all tokens that count in a step, however the step is cut into parts.
 pub struct NextToken<'a> {
     decoder: Decoder,
-    parameters: &'a Parameters,
+    parameters: &'a TrainableParams,
     examples: Vec<Example>,
     options: LossOptions,
     device: Device,
@@ -31,7 +31,7 @@ impl<'a> NextToken<'a> {
     /// When there is no token to learn, a token is outside of the vocabulary, or parameters do not fit the configuration.
     pub fn new(
         config: &ModelConfig,
-        parameters: &'a Parameters,
+        parameters: &'a TrainableParams,
         examples: Vec<Example>,
         options: LossOptions,
     ) -> Result<Self, TrainError> {

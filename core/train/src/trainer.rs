@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use workbench_model::decoder::{Gradients, Parameters};
+use workbench_model::decoder::{Gradients, TrainableParams};
 
 use crate::adamw::{AdamW, AdamWConfig};
 use crate::{Order, Schedule, ScheduleKind, TrainError, checkpoint, clip_factor, global_norm};
@@ -143,7 +143,7 @@ impl TrainConfig {
     }
 
     /// What a checkpoint must agree on in order to be continued.
-    fn settings(&self, examples: usize, parameters: &Parameters) -> Value {
+    fn settings(&self, examples: usize, parameters: &TrainableParams) -> Value {
         json!({
             "learning_rate": self.learning_rate,
             "schedule": self.schedule,
@@ -178,7 +178,7 @@ pub struct Summary {
 /// Settings that make no sense, a diverged loss, a parameter without gradient, a checkpoint that cannot be used, or
 /// whatever the objective and the observer return.
 pub fn train(
-    parameters: &Parameters,
+    parameters: &TrainableParams,
     objective: &mut dyn Objective,
     config: &TrainConfig,
     folder: Option<&Path>,

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor, Var};
 use candle_nn::optim::{AdamW as Oracle, Optimizer, ParamsAdamW};
 use workbench_model::config::{Architecture, RopeScaling};
-use workbench_model::decoder::{Gradients, LossOptions, Parameters};
+use workbench_model::decoder::{Gradients, LossOptions, TrainableParams};
 use workbench_model::{ModelConfig, WeightSource};
 use workbench_train::{
     AdamW, AdamWConfig, Example, NextToken, Objective, StepReport, Summary, TrainConfig, TrainError, global_norm, train,
@@ -41,8 +41,8 @@ fn config() -> ModelConfig {
     }
 }
 
-fn parameters() -> Parameters {
-    Parameters::random(&config(), 0.1, 5, &Device::Cpu).unwrap()
+fn parameters() -> TrainableParams {
+    TrainableParams::random(&config(), 0.1, 5, &Device::Cpu).unwrap()
 }
 
 /// Sequences that count upwards, of different lengths, with the first tokens masked in some.
@@ -71,7 +71,7 @@ fn settings() -> TrainConfig {
 }
 
 fn run(
-    parameters: &Parameters,
+    parameters: &TrainableParams,
     settings: &TrainConfig,
     folder: Option<&Path>,
     observer: &mut dyn FnMut(&StepReport) -> Result<(), TrainError>,
@@ -81,7 +81,7 @@ fn run(
     train(parameters, &mut objective, settings, folder, &mut observer)
 }
 
-fn bits(parameters: &Parameters) -> Vec<(String, Vec<u32>)> {
+fn bits(parameters: &TrainableParams) -> Vec<(String, Vec<u32>)> {
     let bits = |name: &str| parameters.values(name).unwrap().iter().map(|x| x.to_bits()).collect();
     parameters.iter().map(|(name, _)| (name.to_owned(), bits(name))).collect()
 }
@@ -109,7 +109,7 @@ fn an_interrupted_run_ends_with_the_same_bits() {
     assert_eq!(expected.losses.len(), 15);
     // Stopped on request after 6 steps (a checkpoint is written there), killed after 10 (the one of step 8 counts).
     let folder = tempfile::tempdir().unwrap();
-    let fresh = || Parameters::random(&config(), 0.1, 77, &Device::Cpu).unwrap();
+    let fresh = || TrainableParams::random(&config(), 0.1, 77, &Device::Cpu).unwrap();
     let stop = |at: u64, how: fn() -> TrainError| {
         move |report: &StepReport| if report.step == at { Err(how()) } else { Ok(()) }
     };
@@ -161,7 +161,7 @@ fn accumulation_and_checkpointing_of_gradients_change_the_loss_by_rounding_only(
 }
 
 /// A sum of squares around 1, whose gradient is known.
-struct Squares<'a>(&'a Parameters);
+struct Squares<'a>(&'a TrainableParams);
 
 impl Objective for Squares<'_> {
     fn examples(&self) -> usize {

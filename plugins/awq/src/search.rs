@@ -7,14 +7,14 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{Device, Tensor as Values};
+use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use workbench_api::job::{Facts, Mapping, Model, Pair};
 use workbench_api::sdk::rescale::{Heads, Rescaling};
-use workbench_api::sdk::{Context, Error, Host, note_silent};
+use workbench_api::sdk::{Context as _, Error, Host, note_silent};
 use workbench_model::arch::block_name;
 use workbench_model::decoder::{Embedding, keep_pages};
-use workbench_model::{Activations, Block, Context as Positions, ModelConfig, ModelError, Site, device};
+use workbench_model::{Activations, Block, Context, ModelConfig, ModelError, Site, device};
 use workbench_plugin_model::{HostWeights, Sequence, calibration, grid_error, model_config, model_error, thread_pool};
 use workbench_quant::{Grid, GridError, Matrix};
 
@@ -190,7 +190,7 @@ impl<'a, 'h> Search<'a, 'h> {
     }
 
     /// The activation of a sequence, where blocks compute.
-    fn state(&self, of: &Activations, sequence: usize) -> Result<Values, Error> {
+    fn state(&self, of: &Activations, sequence: usize) -> Result<Tensor, Error> {
         Ok(of.get(sequence).map_err(model_error)?.to_device(&self.device)?)
     }
 
@@ -209,7 +209,7 @@ impl<'a, 'h> Search<'a, 'h> {
             RefCell::new(of_part.map(|pair| (*pair, Observed::new(pair.readers.len() == 1))).collect());
         let mut failed = None;
         for sequence in 0..states.len() {
-            let mut tap = |site: Site, x: &Values| -> Result<(), ModelError> {
+            let mut tap = |site: Site, x: &Tensor| -> Result<(), ModelError> {
                 let name = site.to_string();
                 let mut seen = seen.borrow_mut();
                 let observed = seen.iter_mut().find(|(pair, _)| pair.site == name);
@@ -261,7 +261,7 @@ impl<'a, 'h> Search<'a, 'h> {
             }
         }
         for (module, values, shape) in readers.linears {
-            block.set_weight(&module, Values::from_vec(values, &shape, &self.device)?).map_err(model_error)?;
+            block.set_weight(&module, Tensor::from_vec(values, &shape, &self.device)?).map_err(model_error)?;
         }
         best.filter(|found| found.before.is_finite()).ok_or_else(|| {
             Error::numeric("no scales give a finite error")
@@ -283,13 +283,13 @@ impl<'a, 'h> Search<'a, 'h> {
             let rounded = self.rounded(values, *shape, columns).context(|| format!("rounding `{module}.weight`"))?;
             if readers.linears.len() == 1 {
                 let change: Vec<f32> = rounded.iter().zip(values).map(|(q, w)| q - w).collect();
-                return observed.output_error(&Values::from_vec(change, shape, &self.device)?);
+                return observed.output_error(&Tensor::from_vec(change, shape, &self.device)?);
             }
-            block.set_weight(module, Values::from_vec(rounded, shape, &self.device)?).map_err(model_error)?;
+            block.set_weight(module, Tensor::from_vec(rounded, shape, &self.device)?).map_err(model_error)?;
         }
         let (mut sum, mut count) = (0.0, 0);
         for sequence in 0..states.len() {
-            let now = part.run(block, &self.state(states, sequence)?, &mut |_: Site, _: &Values| Ok(()))?;
+            let now = part.run(block, &self.state(states, sequence)?, &mut |_: Site, _: &Tensor| Ok(()))?;
             let (error, values) = squared_difference(&self.state(outputs, sequence)?, &now)?;
             sum += error;
             count += values;
@@ -364,13 +364,13 @@ impl Part {
     fn run(
         self,
         block: &Block,
-        state: &Values,
-        tap: &mut dyn FnMut(Site, &Values) -> Result<(), ModelError>,
-    ) -> Result<Values, Error> {
+        state: &Tensor,
+        tap: &mut dyn FnMut(Site, &Tensor) -> Result<(), ModelError>,
+    ) -> Result<Tensor, Error> {
         let (batch, len, _) = state.dims3()?;
-        let mut taps = |site: Site, x: &Values| tap(site, x);
+        let mut taps = |site: Site, x: &Tensor| tap(site, x);
         match self {
-            Self::Attention => block.attention(state, &Positions::full(batch, len, None), &mut taps),
+            Self::Attention => block.attention(state, &Context::full(batch, len, None), &mut taps),
             Self::Mlp => block.mlp(state, &mut taps),
         }
         .map_err(model_error)

@@ -1,7 +1,7 @@
 //! The method against llm-compressor, against its definition, and against what must hold for it.
 
 use safetensors::SafeTensors;
-use workbench_quant::{Conventions, Grid, Matrix, Parameters, QuantizationArgs, StorageDtype, Strategy};
+use workbench_quant::{Conventions, Grid, Matrix, QuantParams, QuantizationArgs, StorageDtype, Strategy};
 
 use super::{ActOrder, Factor, Rounded, round_columns};
 
@@ -28,7 +28,7 @@ fn gram(tokens: usize, n: usize, seed: u32) -> Vec<f32> {
     (0..n * n).map(|k| sum(k / n, k % n)).collect()
 }
 
-fn quantize(weight: &[f32], columns: usize, grid: &Grid, factor: &Factor) -> (Rounded, Parameters, Vec<f32>) {
+fn quantize(weight: &[f32], columns: usize, grid: &Grid, factor: &Factor) -> (Rounded, QuantParams, Vec<f32>) {
     let rows = weight.len() / columns;
     let p = grid.parameters(Matrix::new(weight, rows, columns).unwrap()).unwrap();
     let rounded = round_columns(weight, factor, &grid.column_rounder(&p, rows, columns).unwrap());
@@ -102,7 +102,7 @@ fn codes_are_those_of_llm_compressor() {
 
 /// The definition: at every step the inverse of the Hessian of what is left, computed anew (Frantar et al., equation 2; Hassibi and
 /// Stork's optimal brain surgeon).
-fn surgeon(weight: &[f32], hessian: &[f64], lambda: f64, n: usize, grid: &Grid, p: &Parameters) -> Vec<i8> {
+fn surgeon(weight: &[f32], hessian: &[f64], lambda: f64, n: usize, grid: &Grid, p: &QuantParams) -> Vec<i8> {
     let rows = weight.len() / n;
     let rounder = grid.column_rounder(p, rows, n).unwrap();
     let mut w: Vec<f64> = weight.iter().map(|v| f64::from(*v)).collect();

@@ -21,7 +21,7 @@ use workbench_model::{ModelConfig, WeightSource};
 use workbench_plugin_model::model_error;
 use workbench_rotation::Rotation;
 
-use crate::drawn::Rotations;
+use crate::rotations::Rotations;
 
 /// What is done with the folded model.
 pub(crate) trait Sink {

@@ -3,11 +3,11 @@
 //! A rotation spreads the few large channels of an activation over all of them, and the function stays as it is: what one
 //! weight rotates the next one rotates back.
 
-mod drawn;
 mod example;
 mod fold;
 mod learn;
 mod parameters;
+mod rotations;
 mod source;
 
 use serde_json::json;
@@ -17,9 +17,9 @@ use workbench_model::checkpoint::transform_config;
 use workbench_model::decoder::keep_pages;
 use workbench_plugin_model::{HostWeights, calibration, model_config, thread_pool};
 
-use drawn::Rotations;
 use fold::fold;
 use parameters::{Learn, Parameters, Place};
+use rotations::Rotations;
 use source::HostSink;
 
 /// The stream of calibration sequences.

@@ -3,7 +3,7 @@
 use serde_json::json;
 use workbench_api::job::Facts;
 use workbench_api::sdk::{Error, Host, Level, Tensor};
-use workbench_model::decoder::{LossOptions, Parameters as Weights, keep_pages};
+use workbench_model::decoder::{LossOptions, TrainableParams, keep_pages};
 use workbench_model::{WeightSource, device};
 use workbench_plugin_model::{HostWeights, Sequence, model_config, model_error, sequences, thread_pool};
 use workbench_train::{Example, NextToken, StepReport, Summary, TrainError, train};
@@ -23,12 +23,12 @@ fn in_pool(parameters: &Parameters, host: &Host<'_>) -> Result<Facts, Error> {
     let config = model_config(host)?;
     let device = device::chosen();
     let weights = match parameters.init {
-        Init::Random => Weights::random(&config, parameters.initializer_range, parameters.seed, &device),
+        Init::Random => TrainableParams::random(&config, parameters.initializer_range, parameters.seed, &device),
         Init::Model if host.tensor_names()?.is_empty() => {
             return Err(Error::input("the model has a configuration but no weights")
                 .with_hint("begin with random ones: `init: \"random\"`"));
         }
-        Init::Model => Weights::load(&config, &HostWeights::new(host), &device),
+        Init::Model => TrainableParams::load(&config, &HostWeights::new(host), &device),
     };
     let weights = weights.map_err(model_error)?;
     let found = sequences(host, "train", config.vocab_size)?.into_iter();
@@ -62,7 +62,7 @@ fn observe(step: &StepReport, host: &Host<'_>) -> Result<(), TrainError> {
     if host.cancelled() { Err(TrainError::Stopped) } else { Ok(()) }
 }
 
-fn put(weights: &Weights, host: &Host<'_>) -> Result<(), Error> {
+fn put(weights: &TrainableParams, host: &Host<'_>) -> Result<(), Error> {
     for (name, var) in weights.iter() {
         let values = weights.values(name).map_err(model_error)?;
         host.put_tensor(name, Tensor::from_vec(var.dims(), values)?)?;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use workbench_quant::{
-    Conventions, Format, Grid, NumberType, Parameters, QuantizationArgs, QuantizedWeight, ScaleDtype, Scheme, Strategy,
-    pack,
+    Conventions, Format, Grid, NumberType, QuantParams, QuantizationArgs, QuantizedWeight, ScaleDtype, Scheme,
+    Strategy, pack,
 };
 
 use super::dtype::Dtype;
@@ -20,7 +20,7 @@ pub struct InputQuantizer {
     /// Which numbers the input is rounded to.
     pub grid: Grid,
     /// The scale that was observed in advance; `None` where every input gives its own.
-    pub parameters: Option<Parameters>,
+    pub parameters: Option<QuantParams>,
 }
 
 /// Where the parts of a quantized weight lie.
@@ -250,7 +250,7 @@ impl CompressedLinear {
         Ok(QuantizedWeight { grid: self.grid.clone(), shape: self.shape, codes, parameters })
     }
 
-    fn parameters(&self) -> Result<Parameters, ModelError> {
+    fn parameters(&self) -> Result<QuantParams, ModelError> {
         let scales = float_values(&format!("{}.weight_scale", self.module), &self.scale)?;
         let [rows, columns] = self.shape;
         let shape = self.grid.parameters_shape(rows, columns);
@@ -282,7 +282,7 @@ impl CompressedLinear {
         let global_scale = self.global_scale.as_ref();
         let global_scale =
             global_scale.map(|scale| one_scale(&format!("{}.weight_global_scale", self.module), scale)).transpose()?;
-        let parameters = Parameters { scales, zero_points, global_scale, shape };
+        let parameters = QuantParams { scales, zero_points, global_scale, shape };
         let [scale, point] = ["weight_scale", "weight_zero_point"].map(|part| format!("{}.{part}", self.module));
         let zero_point = self.zero_point.as_ref().map(|tensor| (point.as_str(), tensor));
         Sources { scale: (&scale, &self.scale), zero_point }.check(&self.grid, &parameters)?;
@@ -325,11 +325,11 @@ impl StoredInputScale {
         Ok(Some(Self { scale, zero_point, is_global }))
     }
 
-    pub(crate) fn parameters(&self, module: &str, grid: &Grid) -> Result<Parameters, ModelError> {
+    pub(crate) fn parameters(&self, module: &str, grid: &Grid) -> Result<QuantParams, ModelError> {
         let symmetric = grid.args().symmetric;
         if self.is_global {
             let global_scale = Some(one_scale(&format!("{module}.input_global_scale"), &self.scale)?);
-            return Ok(Parameters { global_scale, ..Parameters::default() });
+            return Ok(QuantParams { global_scale, ..QuantParams::default() });
         }
         let scales = float_values(&format!("{module}.input_scale"), &self.scale)?;
         let points = self.zero_point.as_ref().map(|points| bytes_as_points(points.bytes()));
@@ -340,7 +340,7 @@ impl StoredInputScale {
             return Err(ModelError::tensor(self.scale.file.path(), format!("{module}.input_scale"), message, ""));
         }
         let shape = [1, scales.len()];
-        let parameters = Parameters { scales, zero_points, global_scale: None, shape };
+        let parameters = QuantParams { scales, zero_points, global_scale: None, shape };
         let [scale, point] = ["input_scale", "input_zero_point"].map(|part| format!("{module}.{part}"));
         let zero_point = self.zero_point.as_ref().map(|tensor| (point.as_str(), tensor));
         Sources { scale: (&scale, &self.scale), zero_point }.check(grid, &parameters)?;

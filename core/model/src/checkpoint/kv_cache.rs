@@ -1,7 +1,7 @@
 //! `kv_cache_scheme` of compressed-tensors: how keys (after RoPE) and values are rounded before they are cached, with their
 //! scales.
 
-use workbench_quant::{Conventions, Dynamic, Grid, Parameters, QuantizationArgs, Strategy};
+use workbench_quant::{Conventions, Dynamic, Grid, QuantParams, QuantizationArgs, Strategy};
 
 use super::compressed::{FLOATS, Unclaimed};
 use super::dtype::Dtype;
@@ -19,9 +19,9 @@ pub struct KvQuantizer {
     /// Which numbers they are rounded to, by the arguments of the format; [`Grid::of_heads`] is the grid of the matrices.
     pub grid: Grid,
     /// Scales of keys.
-    pub key: Option<Parameters>,
+    pub key: Option<QuantParams>,
     /// Scales of values.
-    pub value: Option<Parameters>,
+    pub value: Option<QuantParams>,
 }
 
 /// The scales of a block as they are stored.
@@ -106,7 +106,7 @@ impl StoredScale {
         }
     }
 
-    fn read(&self, grid: &Grid) -> Result<Parameters, ModelError> {
+    fn read(&self, grid: &Grid) -> Result<QuantParams, ModelError> {
         let symmetric = grid.args().symmetric;
         let scales = float_values(&self.name, &self.scale)?;
         let points = self.zero_point.as_ref().map(|points| bytes_as_points(points.bytes()));
@@ -116,7 +116,7 @@ impl StoredScale {
         }
         let shape = [1, scales.len()];
         let zero_points = points.filter(|_| !symmetric);
-        let parameters = Parameters { scales, zero_points, global_scale: None, shape };
+        let parameters = QuantParams { scales, zero_points, global_scale: None, shape };
         let zero_point = self.zero_point.as_ref().map(|tensor| (self.zero_point_name.as_str(), tensor));
         Sources { scale: (&self.name, &self.scale), zero_point }.check(grid, &parameters)?;
         Ok(parameters)

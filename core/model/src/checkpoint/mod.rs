@@ -302,7 +302,7 @@ impl Checkpoint {
     }
 
     /// Those of `lm_head` and the embeddings that are stored as codes, by their modules' names.
-    pub fn quantized_ends(&self) -> Vec<&'static str> {
+    pub fn quantized_embeddings(&self) -> Vec<&'static str> {
         let coded = |module: &&'static str| {
             matches!(self.tensors.get(&self.config.weight_of(module)), Some(Stored::Compressed(_)))
         };

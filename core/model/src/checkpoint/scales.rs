@@ -1,7 +1,7 @@
 //! Stored scales and zero-points: decoded, and checked with the place of what is wrong.
 
 use workbench_quant::float::{e8m0, f8e4m3};
-use workbench_quant::{Grid, GridError, Parameters, StorageDtype};
+use workbench_quant::{Grid, GridError, QuantParams, StorageDtype};
 
 use super::dtype::{Dtype, first_non_finite, widen};
 use super::safetensors::StoredTensor;
@@ -17,7 +17,7 @@ pub(super) struct Sources<'a> {
 
 impl Sources<'_> {
     /// Refuses parameters that the grid cannot have. A tensor-wide scale is checked where it is read.
-    pub(super) fn check(&self, grid: &Grid, parameters: &Parameters) -> Result<(), ModelError> {
+    pub(super) fn check(&self, grid: &Grid, parameters: &QuantParams) -> Result<(), ModelError> {
         let illegal = |(name, tensor): (&str, &StoredTensor), cause: GridError| {
             ModelError::tensor(tensor.file.path(), name, cause.to_string(), DAMAGED)
         };

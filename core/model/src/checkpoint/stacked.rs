@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use workbench_quant::{Conventions, Grid, Parameters, QuantizedWeight, StorageDtype, pack, preset};
+use workbench_quant::{Conventions, Grid, QuantParams, QuantizedWeight, StorageDtype, pack, preset};
 
 use super::compressed::Unclaimed;
 use super::dtype::{Dtype, widen};
@@ -241,7 +241,7 @@ impl StackedCodes {
         let all = float_values(&name, &own)?;
         let StackPlace { first, step, .. } = self.place;
         let scales = (0..rows).flat_map(|row| &all[(first + row * step) * groups..][..groups]).copied().collect();
-        let parameters = Parameters { scales, shape: [rows, groups], ..Parameters::default() };
+        let parameters = QuantParams { scales, shape: [rows, groups], ..QuantParams::default() };
         Sources { scale: (&name, &self.scales), zero_point: None }.check(&self.grid, &parameters)?;
         Ok(QuantizedWeight { grid: self.grid.clone(), shape: self.shape, codes, parameters })
     }

@@ -166,15 +166,15 @@ impl Block {
     }
 
     /// Frees the weights that [`mix`](Self::mix) uses, for a caller through whom all tokens have passed.
-    pub fn let_go_of_mixing(&mut self) {
-        [&mut self.q, &mut self.k, &mut self.v].into_iter().for_each(Linear::let_go);
+    pub fn free_qkv(&mut self) {
+        [&mut self.q, &mut self.k, &mut self.v].into_iter().for_each(Linear::free);
     }
 
     /// Frees the weights of all linears but `down_proj`, for a caller with [`mlp_inner`](Self::mlp_inner) of all tokens.
-    pub fn let_go_of_all_but_down(&mut self) {
-        [&mut self.q, &mut self.k, &mut self.v, &mut self.o].into_iter().for_each(Linear::let_go);
+    pub fn free_all_but_down(&mut self) {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o].into_iter().for_each(Linear::free);
         if let Mlp::Dense(mlp) = &mut self.mlp {
-            [&mut mlp.gate, &mut mlp.up].into_iter().for_each(Linear::let_go);
+            [&mut mlp.gate, &mut mlp.up].into_iter().for_each(Linear::free);
         }
     }
 
@@ -250,7 +250,7 @@ impl Block {
 
     /// The input `[batch, len, heads * head_dim]` of `o_proj`, of [`attention_input`](Self::attention_input). The taps see
     /// queries, keys and values.
-    pub fn mix(&self, x: &Tensor, context: &Context, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
+    pub fn attend(&self, x: &Tensor, context: &Context, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
         self.mix_with(x, context, None, taps)
     }
 
@@ -266,12 +266,12 @@ impl Block {
 
     /// The input `[batch, len, intermediate]` of `down_proj`, of [`mlp_input`](Self::mlp_input).
     pub fn mlp_inner(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        self.mlp.dense()?.inner(x)
+        self.mlp.dense()?.intermediate(x)
     }
 
     /// The block's output, of the hidden states after attention and [`mlp_inner`](Self::mlp_inner).
-    pub fn mlp_output(&self, hidden: &Tensor, inner: &Tensor) -> Result<Tensor, ModelError> {
-        self.mlp.dense()?.down.forward_onto(hidden, inner)
+    pub fn mlp_output(&self, hidden: &Tensor, intermediate: &Tensor) -> Result<Tensor, ModelError> {
+        self.mlp.dense()?.down.forward_onto(hidden, intermediate)
     }
 
     fn mix_with(

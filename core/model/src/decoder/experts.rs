@@ -80,9 +80,9 @@ impl Mixture {
         for (index, expert) in self.experts.iter().enumerate() {
             let sites = [SiteKind::MlpInput, SiteKind::DownInput].map(|kind| Site::in_expert(block, index, kind));
             if shows_all {
-                let inner = expert.inner(&flat)?;
+                let intermediate = expert.intermediate(&flat)?;
                 taps.observe(sites[0], x)?;
-                taps.observe(sites[1], &inner.reshape((batch, len, inner.dim(1)?))?)?;
+                taps.observe(sites[1], &intermediate.reshape((batch, len, intermediate.dim(1)?))?)?;
             }
             let (tokens, slots) = (&routes.tokens[index], &routes.slots[index]);
             if tokens.is_empty() {
@@ -90,14 +90,14 @@ impl Mixture {
             }
             let rows = Tensor::from_slice(tokens, tokens.len(), x.device())?;
             let own = flat.index_select(&rows, 0)?;
-            let inner = expert.inner(&own)?;
+            let intermediate = expert.intermediate(&own)?;
             if !shows_all {
                 taps.observe(sites[0], &own.unsqueeze(0)?)?;
-                taps.observe(sites[1], &inner.unsqueeze(0)?)?;
+                taps.observe(sites[1], &intermediate.unsqueeze(0)?)?;
             }
             let slots = Tensor::from_slice(slots, slots.len(), x.device())?;
             let weights = routes.weights.index_select(&slots, 0)?.unsqueeze(1)?;
-            let weighted = expert.down.forward(&inner)?.broadcast_mul(&weights)?;
+            let weighted = expert.down.forward(&intermediate)?.broadcast_mul(&weights)?;
             sum = sum.index_add(&rows, &weighted, 0)?;
         }
         Ok(sum.reshape((batch, len, hidden))?)

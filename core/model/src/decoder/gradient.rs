@@ -6,7 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, Tensor, Var};
 
 use super::ops::View;
-use super::{Context, Decoder, Parameters, Targets};
+use super::{Context, Decoder, Targets, TrainableParams};
 use crate::ModelError;
 
 /// Gradients by the names of the parameters.
@@ -34,7 +34,7 @@ impl Gradients {
     }
 
     /// Adds the gradients that a backward pass has found.
-    pub fn add(&mut self, parameters: &Parameters, found: &mut GradStore) -> Result<(), ModelError> {
+    pub fn add(&mut self, parameters: &TrainableParams, found: &mut GradStore) -> Result<(), ModelError> {
         for (name, var) in parameters.iter() {
             if let Some(gradient) = found.remove(var.as_tensor()) {
                 let sum = match self.tensors.remove(name) {
@@ -61,7 +61,7 @@ impl Tape {
     pub fn backward(
         self,
         decoder: &Decoder,
-        parameters: &Parameters,
+        parameters: &TrainableParams,
         gradient: &Tensor,
         gradients: &mut Gradients,
     ) -> Result<(), ModelError> {
@@ -114,7 +114,7 @@ impl Default for LossOptions {
 /// this from a thread with a stack of 64 MiB, or with gradient checkpointing.
 pub fn loss_and_gradients(
     decoder: &Decoder,
-    parameters: &Parameters,
+    parameters: &TrainableParams,
     ids: &Tensor,
     context: &Context,
     targets: &Targets,

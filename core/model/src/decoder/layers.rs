@@ -21,7 +21,7 @@ enum Weight {
     /// For products in its precision.
     Packed(matmul::Weight),
     /// Let go, because nothing will pass the linear any more.
-    Gone([usize; 2]),
+    Freed([usize; 2]),
 }
 
 /// What linears read, behind their quantizer.
@@ -50,7 +50,7 @@ impl Weight {
         match self {
             Self::Tensor(weight) => weight.dims(),
             Self::Packed(weight) => weight.shape(),
-            Self::Gone(shape) => shape,
+            Self::Freed(shape) => shape,
         }
     }
 
@@ -97,19 +97,19 @@ impl Linear {
         self.weight = match &self.weight {
             Weight::Tensor(before) => Weight::Tensor(weight.to_device(before.device())?),
             Weight::Packed(before) => Weight::pack(&weight, before.precision())?,
-            Weight::Gone(_) => return Err(self.gone()),
+            Weight::Freed(_) => return Err(self.freed()),
         };
         Ok(())
     }
 
     /// Frees the weight. The linear cannot be used any more.
-    pub(super) fn let_go(&mut self) {
+    pub(super) fn free(&mut self) {
         if let [outputs, inputs] = *self.weight.shape() {
-            self.weight = Weight::Gone([outputs, inputs]);
+            self.weight = Weight::Freed([outputs, inputs]);
         }
     }
 
-    fn gone(&self) -> ModelError {
+    fn freed(&self) -> ModelError {
         candle_core::Error::Msg(format!("the weight of `{}` was let go", self.name)).into()
     }
 
@@ -142,7 +142,7 @@ impl Linear {
             Weight::Packed(weight) => {
                 Ok(ops::linear_packed((input.packed(weight.precision())?, input.x.shape()), weight, bias, onto)?)
             }
-            Weight::Gone(_) => Err(self.gone()),
+            Weight::Freed(_) => Err(self.freed()),
         }
     }
 

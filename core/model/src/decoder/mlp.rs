@@ -42,15 +42,15 @@ impl GatedMlp {
     }
 
     /// The input of the last linear, of that of the others.
-    pub(super) fn inner(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+    pub(super) fn intermediate(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let [gate, up] = Linear::forward_together([&self.gate, &self.up], x)?;
-        let inner = match self.gating {
+        let intermediate = match self.gating {
             Gating::Silu => ops::silu_times(&gate, &up)?,
             Gating::Clamped { alpha, limit } => ops::clamped_silu_times(&gate, &up, [alpha, limit])?,
         };
         match &self.rotation {
-            Some(rotation) => Ok(ops::hadamard(&inner, rotation)?),
-            None => Ok(inner),
+            Some(rotation) => Ok(ops::hadamard(&intermediate, rotation)?),
+            None => Ok(intermediate),
         }
     }
 }
@@ -88,9 +88,9 @@ impl Mlp {
     pub(super) fn forward(&self, x: &Tensor, block: usize, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
         match self {
             Self::Dense(mlp) => {
-                let inner = mlp.inner(x)?;
-                taps.observe(Site::in_block(block, SiteKind::DownInput), &inner)?;
-                mlp.down.forward(&inner)
+                let intermediate = mlp.intermediate(x)?;
+                taps.observe(Site::in_block(block, SiteKind::DownInput), &intermediate)?;
+                mlp.down.forward(&intermediate)
             }
             Self::Sparse(mixture) => mixture.forward(x, block, taps),
         }

@@ -34,7 +34,7 @@ pub use layers::{Embedding, FinalNorm, Head};
 pub use logits::logits;
 pub use loss::Targets;
 pub use memory::keep_pages;
-pub use parameters::{Parameters, TensorSource};
+pub use parameters::{TensorSource, TrainableParams};
 pub use quantizer::{ActivationQuantizer, GridQuantizer};
 pub use taps::Taps;
 

@@ -85,11 +85,11 @@ fn missing(tensor: &str) -> ModelError {
 
 /// The variables of a model in training, by name.
 #[derive(Clone)]
-pub struct Parameters {
+pub struct TrainableParams {
     vars: BTreeMap<String, Var>,
 }
 
-impl Parameters {
+impl TrainableParams {
     /// Copies all weights that the architecture needs into variables.
     pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> Result<Self, ModelError> {
         let loading = Loading { source, device };
@@ -175,7 +175,7 @@ impl<F: FnOnce(&mut [f32])> InplaceOp1 for Change<F> {
     }
 }
 
-impl TensorSource for Parameters {
+impl TensorSource for TrainableParams {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         let var = self.vars.get(name).ok_or_else(|| missing(name))?;
         if var.dims() != shape {
@@ -185,7 +185,7 @@ impl TensorSource for Parameters {
     }
 }
 
-impl WeightSource for Parameters {
+impl WeightSource for TrainableParams {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.vars.get(name).map(|var| var.dims().to_vec())
     }

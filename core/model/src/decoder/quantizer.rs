@@ -1,7 +1,7 @@
 //! Quantizers on the inputs of linears.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result as CandleResult, Shape, Tensor};
-use workbench_quant::{Dynamic, Grid, GridError, Parameters};
+use workbench_quant::{Dynamic, Grid, GridError, QuantParams};
 
 use super::ops::View;
 use crate::ModelError;
@@ -20,7 +20,7 @@ pub trait ActivationQuantizer: Send + Sync {
 #[derive(Clone, Debug)]
 pub struct GridQuantizer {
     grid: Grid,
-    parameters: Option<Parameters>,
+    parameters: Option<QuantParams>,
 }
 
 impl GridQuantizer {
@@ -29,7 +29,7 @@ impl GridQuantizer {
     ///
     /// # Errors
     /// When a static grid comes without parameters, a dynamic one with them, or they do not fit the number of features.
-    pub fn new(grid: Grid, parameters: Option<Parameters>, features: usize) -> Result<Self, ModelError> {
+    pub fn new(grid: Grid, parameters: Option<QuantParams>, features: usize) -> Result<Self, ModelError> {
         let contradiction = match (grid.args().dynamic, &parameters) {
             (Dynamic::Yes, Some(_)) => Some("is dynamic and takes no calibrated scales"),
             (Dynamic::No, None) => Some("is static and needs calibrated scales"),
@@ -48,7 +48,7 @@ impl GridQuantizer {
 
     fn round(&self, x: &mut [f32], rows: usize, columns: usize) -> Result<(), GridError> {
         match (&self.parameters, self.grid.args().dynamic) {
-            (Some(Parameters { global_scale: Some(global), .. }), Dynamic::Local) => {
+            (Some(QuantParams { global_scale: Some(global), .. }), Dynamic::Local) => {
                 self.grid.fake_quantize_local(x, rows, columns, *global)
             }
             (Some(parameters), _) => self.grid.fake_quantize(x, rows, columns, parameters),

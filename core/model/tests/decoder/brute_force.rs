@@ -32,19 +32,19 @@ pub(crate) fn logits(config: &ModelConfig, weights: &Weights, ids: &[u32]) -> Ro
 
 fn mlp(config: &ModelConfig, gating: Gating, weights: &Weights, prefix: &str, x: &Rows) -> Rows {
     let gate = linear(weights, &format!("{prefix}.gate_proj"), x);
-    let mut inner = linear(weights, &format!("{prefix}.up_proj"), x);
-    for (inner, gate) in inner.iter_mut().flatten().zip(gate.iter().flatten()) {
-        *inner = match gating {
-            Gating::Silu => *inner * gate / (1.0 + (-gate).exp()),
+    let mut intermediate = linear(weights, &format!("{prefix}.up_proj"), x);
+    for (intermediate, gate) in intermediate.iter_mut().flatten().zip(gate.iter().flatten()) {
+        *intermediate = match gating {
+            Gating::Silu => *intermediate * gate / (1.0 + (-gate).exp()),
             Gating::Clamped { alpha, limit } => {
                 let (alpha, limit) = (f64::from(alpha), f64::from(limit));
-                let (gate, up) = (gate.min(limit), inner.clamp(-limit, limit));
+                let (gate, up) = (gate.min(limit), intermediate.clamp(-limit, limit));
                 gate / (1.0 + (-alpha * gate).exp()) * (up + 1.0)
             }
         };
     }
-    hadamard(config.online.down, &mut inner);
-    linear(weights, &format!("{prefix}.down_proj"), &inner)
+    hadamard(config.online.down, &mut intermediate);
+    linear(weights, &format!("{prefix}.down_proj"), &intermediate)
 }
 
 /// What the experts of one token make of it.

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use workbench_model::decoder::{Gradients, LossOptions, Parameters, Targets, loss_and_gradients};
+use workbench_model::decoder::{Gradients, LossOptions, Targets, TrainableParams, loss_and_gradients};
 use workbench_model::generate::{GenerationConfig, generate};
 use workbench_model::{Block, Checkpoint, Context, Decoder, Precision, Site, SiteKind};
 
@@ -104,7 +104,7 @@ fn the_loss_and_its_gradients_agree_with_torch() {
     for model in MODELS {
         let Some(golden) = Golden::open(name, model) else { return };
         let config = golden.checkpoint.config();
-        let parameters = Parameters::load(config, &golden.checkpoint, &Device::Cpu).unwrap();
+        let parameters = TrainableParams::load(config, &golden.checkpoint, &Device::Cpu).unwrap();
         let decoder = Decoder::over(config, &parameters).unwrap();
         let all = vec![vec![true; golden.rows[0].len()]; golden.rows.len()];
         let targets = Targets::next_token(&golden.rows, &all);

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::Device;
 use workbench_model::config::{Architecture, RopeScaling};
-use workbench_model::decoder::{Gradients, LossOptions, Parameters, Targets, loss_and_gradients};
+use workbench_model::decoder::{Gradients, LossOptions, Targets, TrainableParams, loss_and_gradients};
 use workbench_model::generate::{GenerationConfig, generate};
 use workbench_model::{Context, Decoder, ModelConfig};
 
@@ -75,7 +75,7 @@ fn loss_and_gradients_agree_with_torch() {
     let Some(weights) = fixture(name, "golden/tiny_trained/model.safetensors") else { return };
     let golden = Weights::read(&file);
     let config = config();
-    let parameters = Parameters::load(&config, &Weights::read(&weights), &Device::Cpu).unwrap();
+    let parameters = TrainableParams::load(&config, &Weights::read(&weights), &Device::Cpu).unwrap();
     let decoder = Decoder::over(&config, &parameters).unwrap();
     let ids = integers(&file, "tiny_trained.ids");
     let targets = Targets::next_token(std::slice::from_ref(&ids), &[vec![true; ids.len()]]);

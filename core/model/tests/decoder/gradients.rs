@@ -1,6 +1,6 @@
 use candle_core::{Device, Tensor};
 use workbench_model::config::Gating;
-use workbench_model::decoder::{Gradients, LossOptions, Parameters, Targets, loss_and_gradients};
+use workbench_model::decoder::{Gradients, LossOptions, Targets, TrainableParams, loss_and_gradients};
 use workbench_model::{Context, Decoder, ModelConfig, WeightSource};
 
 use crate::brute_force;
@@ -18,7 +18,7 @@ impl Batch {
         Self { rows, mask }
     }
 
-    fn run(&self, decoder: &Decoder, parameters: &Parameters, options: LossOptions) -> (f64, Gradients) {
+    fn run(&self, decoder: &Decoder, parameters: &TrainableParams, options: LossOptions) -> (f64, Gradients) {
         let ids = Tensor::from_vec(self.rows.concat(), (3, 17), &Device::Cpu).unwrap();
         let targets = Targets::next_token(&self.rows, &self.mask);
         let mut gradients = Gradients::default();
@@ -43,8 +43,8 @@ impl Batch {
     }
 }
 
-fn build(config: &ModelConfig, weights: &Weights) -> (Decoder, Parameters) {
-    let parameters = Parameters::load(config, weights, &Device::Cpu).unwrap();
+fn build(config: &ModelConfig, weights: &Weights) -> (Decoder, TrainableParams) {
+    let parameters = TrainableParams::load(config, weights, &Device::Cpu).unwrap();
     (Decoder::over(config, &parameters).unwrap(), parameters)
 }
 
@@ -136,9 +136,9 @@ fn variables_are_seen_by_the_decoder_when_they_change() {
 #[test]
 fn random_weights_depend_on_the_seed_alone() {
     let config = variations().pop().unwrap();
-    let make = |seed| Parameters::random(&config, 0.02, seed, &Device::Cpu).unwrap();
+    let make = |seed| TrainableParams::random(&config, 0.02, seed, &Device::Cpu).unwrap();
     let (a, b, c) = (make(1), make(1), make(2));
-    let values = |p: &Parameters| p.values("model.layers.1.self_attn.q_proj.weight").unwrap();
+    let values = |p: &TrainableParams| p.values("model.layers.1.self_attn.q_proj.weight").unwrap();
     assert_eq!(values(&a), values(&b));
     assert_ne!(values(&a), values(&c));
     let all: Vec<f32> = a.values("model.embed_tokens.weight").unwrap();

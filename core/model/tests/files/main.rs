@@ -10,7 +10,7 @@ mod chat;
 mod common;
 mod compressed;
 mod config;
-mod ends;
+mod embeddings;
 mod experts;
 mod folders;
 mod gguf_files;

@@ -6,7 +6,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use workbench_model::checkpoint::{CheckpointWriter, Dtype, Written};
 use workbench_model::{Checkpoint, ModelError, WeightSource};
-use workbench_quant::{Conventions, Grid, Matrix, Parameters, QuantizationArgs, RangeConvention, Scheme, StorageDtype};
+use workbench_quant::{
+    Conventions, Grid, Matrix, QuantParams, QuantizationArgs, RangeConvention, Scheme, StorageDtype,
+};
 
 use crate::common::{assert_holds, f32_bytes, parse, values};
 use crate::gguf_files::block_config;
@@ -23,7 +25,7 @@ fn config() -> Value {
 struct Codes {
     grid: Grid,
     codes: Vec<i8>,
-    parameters: Parameters,
+    parameters: QuantParams,
 }
 
 fn quantize(weight: &[f32], rows: usize, columns: usize, args: &QuantizationArgs, conventions: Conventions) -> Codes {
@@ -243,7 +245,7 @@ fn static_input_scales_come_back_exactly_beside_shards_that_dynamic_models_share
     assert_eq!(shards(&fixed_files, "model-block"), shards(&dynamic_files, "model-block"));
     assert_eq!((shards(&fixed_files, "model-input").len(), shards(&dynamic_files, "model-input").len()), (1, 0));
     let (packed_files, _) = write(weights.path(), &of(json!({"scheme": "W8A16", "strategy": "channel"})));
-    assert_eq!(shards(&packed_files, "model-ends"), shards(&fixed_files, "model-ends"));
+    assert_eq!(shards(&packed_files, "model-embeddings"), shards(&fixed_files, "model-embeddings"));
     assert_ne!(shards(&packed_files, "model-block"), shards(&fixed_files, "model-block"));
 }
 
@@ -380,7 +382,7 @@ fn mistakes_of_the_caller_are_named() {
     let args = scheme(json!({"scheme": "W8A16", "strategy": "channel"})).weights.unwrap();
     let good = quantize(&values(1, 96 * 64), 96, 64, &args, Conventions::default());
     let put =
-        |codes: &[i8], parameters: &Parameters| message(writer().put_quantized(module, &good.grid, codes, parameters));
+        |codes: &[i8], parameters: &QuantParams| message(writer().put_quantized(module, &good.grid, codes, parameters));
     assert_holds(&put(&good.codes[1..], &good.parameters), &[module, "6143 codes"]);
     let mut unrounded = good.parameters.clone();
     unrounded.scales[0] = 0.1;

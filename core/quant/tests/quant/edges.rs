@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use workbench_quant::{
-    Conventions, Grid, GridError, Matrix, Parameters, RangeConvention, StorageDtype, dividing_group_sizes,
+    Conventions, Grid, GridError, Matrix, QuantParams, RangeConvention, StorageDtype, dividing_group_sizes,
 };
 
 use crate::fixtures::{args, bell, faked, grid, matrix};
@@ -79,10 +79,10 @@ fn slices_and_parameters_that_do_not_fit_are_refused() {
     assert!(Matrix::new(&x, 5, 64).is_err());
     assert!(grid.fake_quantize(&mut x.clone(), 3, 64, &p).is_err(), "too many values");
     assert!(grid.quantize(matrix(&x, 8, 32), &p).is_err(), "parameters of another shape");
-    assert!(grid.quantize(matrix(&x, 4, 64), &Parameters { zero_points: Some(vec![1; 8]), ..p.clone() }).is_err());
-    assert!(grid.quantize(matrix(&x, 4, 64), &Parameters { scales: p.scales[1..].to_vec(), ..p.clone() }).is_err());
+    assert!(grid.quantize(matrix(&x, 4, 64), &QuantParams { zero_points: Some(vec![1; 8]), ..p.clone() }).is_err());
+    assert!(grid.quantize(matrix(&x, 4, 64), &QuantParams { scales: p.scales[1..].to_vec(), ..p.clone() }).is_err());
     // One row of scales serves every token.
-    let shared = Parameters { scales: p.scales[..2].to_vec(), shape: [1, 2], ..p.clone() };
+    let shared = QuantParams { scales: p.scales[..2].to_vec(), shape: [1, 2], ..p.clone() };
     let fake = faked(&grid, &x, 4, 64, &shared);
     assert_eq!(fake[..64], faked(&grid, &x, 4, 64, &p)[..64]);
     assert_eq!(fake[192..], faked(&grid, &x[192..], 1, 64, &shared)[..]);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
-use workbench_quant::{Conventions, Grid, Matrix, Parameters, QuantizationArgs, StorageDtype};
+use workbench_quant::{Conventions, Grid, Matrix, QuantParams, QuantizationArgs, StorageDtype};
 
 /// A safetensors file in memory.
 pub(crate) struct Fixture {
@@ -76,14 +76,14 @@ pub(crate) fn matrix(values: &[f32], rows: usize, columns: usize) -> Matrix<'_> 
 }
 
 /// Values of codes in a fresh vector.
-pub(crate) fn dequantized(grid: &Grid, codes: &[i8], rows: usize, columns: usize, p: &Parameters) -> Vec<f32> {
+pub(crate) fn dequantized(grid: &Grid, codes: &[i8], rows: usize, columns: usize, p: &QuantParams) -> Vec<f32> {
     let mut out = vec![f32::NAN; codes.len()];
     grid.dequantize(codes, rows, columns, p, &mut out).unwrap();
     out
 }
 
 /// Fake-quantized values in a fresh vector.
-pub(crate) fn faked(grid: &Grid, x: &[f32], rows: usize, columns: usize, p: &Parameters) -> Vec<f32> {
+pub(crate) fn faked(grid: &Grid, x: &[f32], rows: usize, columns: usize, p: &QuantParams) -> Vec<f32> {
     let mut out = x.to_vec();
     grid.fake_quantize(&mut out, rows, columns, p).unwrap();
     out

@@ -1,7 +1,7 @@
 //! Every tensor of the full reference files, where they are at hand: fake quantization, packed and unpacked checkpoints.
 
 use workbench_quant::float::e8m0;
-use workbench_quant::{Grid, Parameters, pack};
+use workbench_quant::{Grid, QuantParams, pack};
 
 use crate::fixtures::{Fixture, args, dequantized, faked, large_fixtures, matrix};
 use crate::golden::{CASES, case_args, precisions};
@@ -118,7 +118,7 @@ fn a_checkpoint_of_compressed_tensors_is_read() {
             pack::unpack_zero_points(&packed, 48, shape[1], bits).unwrap()
         });
         let scales = get("compressed.weight_scale").values;
-        let p = Parameters { scales, zero_points, global_scale: None, shape };
+        let p = QuantParams { scales, zero_points, global_scale: None, shape };
         let codes = pack::unpack_rows(&get("compressed.weight_packed").integers, 48, 256, bits).unwrap();
         assert_eq!(dequantized(&grid, &codes, 48, 256, &p), get("decompressed").values, "{name}");
     }

@@ -1,7 +1,7 @@
 //! What must hold for every grid: idempotence, error bounds, equal results at any number of threads, clear errors.
 
 use serde_json::{Value, json};
-use workbench_quant::{Compute, Conventions, Grid, Parameters, RangeConvention, StorageDtype};
+use workbench_quant::{Compute, Conventions, Grid, QuantParams, RangeConvention, StorageDtype};
 
 use crate::fixtures::{args, bell, bits, dequantized, faked, grid, matrix};
 
@@ -130,7 +130,7 @@ fn results_are_the_same_at_any_number_of_threads() {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let mut results: Vec<(Vec<i8>, Parameters, Vec<u32>)> = Vec::new();
+            let mut results: Vec<(Vec<i8>, QuantParams, Vec<u32>)> = Vec::new();
             for mut json in kinds() {
                 for observer in ["memoryless_minmax", "mse"] {
                     json["observer"] = json!(observer);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use workbench_quant::{
-    ClampOrder, Compute, Conventions, Grid, GridError, Parameters, QuantizationArgs, RangeConvention, StorageDtype,
+    ClampOrder, Compute, Conventions, Grid, GridError, QuantParams, QuantizationArgs, RangeConvention, StorageDtype,
 };
 
 use crate::fixtures::{args, bell, bits, dequantized, faked, matrix};
@@ -182,7 +182,7 @@ fn slow_search(
     steps: usize,
     grain: f64,
     norm: f64,
-) -> Vec<Parameters> {
+) -> Vec<QuantParams> {
     let groups: Vec<&[f32]> = x.chunks(width).collect();
     let bounds = |group: &[f32]| {
         let min = group.iter().copied().fold(f32::INFINITY, f32::min) * expand;
@@ -225,7 +225,7 @@ fn the_search_for_the_least_error_agrees_with_the_slow_one() {
         let differing = slow.iter().zip(&p.scales).filter(|(slow, scale)| slow.scales[0] != **scale).count();
         assert!(differing <= 1, "int{bits} symmetric {symmetric}: {differing} of 24 rows have another range");
         let plain = crate::fixtures::grid(json!({"num_bits": bits, "symmetric": symmetric, "strategy": "channel"}));
-        let error = |p: &Parameters| -> f64 {
+        let error = |p: &QuantParams| -> f64 {
             let fake = faked(&grid, &x, 24, 64, p);
             fake.iter().zip(&x).map(|(fake, v)| f64::from((fake - v).abs()).powf(2.4)).sum()
         };

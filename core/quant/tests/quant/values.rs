@@ -1,16 +1,16 @@
 //! Which scales, zero-points and codes can be, and how a scale is rounded to what it is stored in.
 
 use serde_json::json;
-use workbench_quant::{Conventions, Grid, Parameters, RangeConvention, ScaleDtype, StorageDtype, float};
+use workbench_quant::{Conventions, Grid, QuantParams, RangeConvention, ScaleDtype, StorageDtype, float};
 
 use crate::fixtures::{args, bell, grid, matrix};
 use crate::properties::{grids, kinds};
 
-fn with_scales(scales: &[f32]) -> Parameters {
-    Parameters { scales: scales.to_vec(), shape: [1, scales.len()], ..Parameters::default() }
+fn with_scales(scales: &[f32]) -> QuantParams {
+    QuantParams { scales: scales.to_vec(), shape: [1, scales.len()], ..QuantParams::default() }
 }
 
-fn refused(grid: &Grid, p: &Parameters) -> String {
+fn refused(grid: &Grid, p: &QuantParams) -> String {
     grid.check_parameters(p).unwrap_err().to_string()
 }
 
@@ -35,11 +35,11 @@ fn scales_are_positive_numbers() {
         for bad in [0.0, -0.0, -0.5, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let found = refused(&grid, &with_scales(&[1.0, bad, 1.0]));
             assert_eq!(found, format!("scale 1 is {bad}, not a positive number"), "{}", grid.args());
-            let p = Parameters { global_scale: Some(bad), ..with_scales(&[1.0]) };
+            let p = QuantParams { global_scale: Some(bad), ..with_scales(&[1.0]) };
             assert_eq!(refused(&grid, &p), format!("the global scale is {bad}, not a positive number"));
         }
         // 448 / 1e-38 is beyond f32.
-        let p = Parameters { global_scale: Some(1e-38), ..with_scales(&[448.0]) };
+        let p = QuantParams { global_scale: Some(1e-38), ..with_scales(&[448.0]) };
         assert!(refused(&grid, &p).ends_with("no number"), "{}", refused(&grid, &p));
     }
     let signed = Conventions { range: RangeConvention::SignedExtreme, ..Conventions::default() };

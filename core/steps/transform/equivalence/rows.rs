@@ -85,9 +85,9 @@ fn each_row(source: &dyn WeightSource, config: &ModelConfig, mut see: impl FnMut
     let (rows, hidden) = (config.vocab_size, config.hidden_size.max(1));
     let table = config.weight_of(EMBEDDINGS);
     // What is not stored row by row is decoded as a whole, and so only once.
-    let piece = if source.has_rows(&table) { PIECE } else { rows.max(1) };
-    for first in (0..rows).step_by(piece) {
-        let ids: Vec<u32> = (first..rows.min(first + piece)).map(|row| row as u32).collect();
+    let sublayer = if source.has_rows(&table) { PIECE } else { rows.max(1) };
+    for first in (0..rows).step_by(sublayer) {
+        let ids: Vec<u32> = (first..rows.min(first + sublayer)).map(|row| row as u32).collect();
         let values = source.rows(&table, &ids)?;
         values.chunks_exact(hidden).enumerate().for_each(|(offset, row)| see(first + offset, row));
     }

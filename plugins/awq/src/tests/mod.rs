@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor as Values};
+use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use workbench_api::descriptor::{Kind, Scope};
 use workbench_api::host::Module;
@@ -74,7 +74,7 @@ impl WeightSource for Made<'_> {
 fn logits(made: &Made<'_>) -> Vec<f32> {
     let config = ModelConfig::from_json(&made.0.inputs["model"].config, "config.json".as_ref()).unwrap();
     let decoder = Decoder::load(&config, made, &Device::Cpu).unwrap();
-    let ids = Values::new(&[[3_u32, 15, 0, 7, 7, 2, 11, 9]], &Device::Cpu).unwrap();
+    let ids = Tensor::new(&[[3_u32, 15, 0, 7, 7, 2, 11, 9]], &Device::Cpu).unwrap();
     decoder.forward(&ids, &Context::full(1, 8, None)).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 

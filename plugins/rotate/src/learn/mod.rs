@@ -21,8 +21,8 @@ use workbench_quant::{Conventions, Dynamic, Grid, QuantizationArgs, Scheme, Stor
 use workbench_rotation::{Rotation, cayley_step};
 use workbench_train::{Order, Schedule, ScheduleKind};
 
-use crate::drawn::Rotations;
 use crate::parameters::Learn;
+use crate::rotations::Rotations;
 use checkpoint::State;
 pub(crate) use loss::Loss;
 use model::{Grids, Model};

@@ -8,7 +8,7 @@ use candle_core::{Tensor, Var};
 use workbench_api::sdk::Error;
 use workbench_model::arch::{LM_HEAD, LinearInfo, Role, block_of};
 use workbench_model::decoder::{
-    ActivationQuantizer, Gradients, LossOptions, Parameters, Targets, TensorSource, loss_and_gradients,
+    ActivationQuantizer, Gradients, LossOptions, Targets, TensorSource, TrainableParams, loss_and_gradients,
 };
 use workbench_model::{Context, Decoder, ModelConfig, ModelError, Site, SiteKind, WeightSource, device};
 use workbench_plugin_model::model_error;
@@ -19,8 +19,8 @@ use super::gradient::{Rounded, Shared, Sum, Sums, locked};
 use super::loss::{Divergence, Loss};
 use super::scales::Scales;
 use super::site::{SiteQuantizer, wrong};
-use crate::drawn::Rotations;
 use crate::fold::{Sink, fold};
+use crate::rotations::Rotations;
 
 /// Grids of the weights and of the inputs of all linears of the blocks.
 pub(crate) struct Grids {
@@ -35,7 +35,7 @@ pub(crate) struct Model<'a> {
     original: &'a ModelConfig,
     /// Untied, with online rotations.
     pub(crate) config: ModelConfig,
-    pub(crate) parameters: Parameters,
+    pub(crate) parameters: TrainableParams,
     pub(crate) decoder: Decoder,
     grids: Grids,
     options: LossOptions,
@@ -56,8 +56,8 @@ impl<'a> Model<'a> {
         options: LossOptions,
     ) -> Result<Self, Error> {
         let config = ModelConfig { tie_word_embeddings: false, online: rotations.online, ..original.clone() };
-        let parameters =
-            Parameters::load(&config, &Untied { source, config: original }, &device::chosen()).map_err(model_error)?;
+        let parameters = TrainableParams::load(&config, &Untied { source, config: original }, &device::chosen())
+            .map_err(model_error)?;
         let first = format!("{}.weight", config.block(0).attention_norm.name);
         let tracked = Tracked { parameters: &parameters, first, weights: grids.weights.is_some() };
         let mut decoder = Decoder::over(&config, &tracked).map_err(model_error)?;
@@ -245,7 +245,7 @@ fn quantize_inputs(decoder: &mut Decoder, grids: &Grids, sums: &Sums) -> Result<
 
 /// Parameters of which only those lead to a gradient that somebody reads.
 struct Tracked<'a> {
-    parameters: &'a Parameters,
+    parameters: &'a TrainableParams,
     /// The gain of the first norm.
     first: String,
     /// Whether that holds for the weights of the blocks.

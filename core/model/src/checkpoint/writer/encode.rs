@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use workbench_quant::float::{e8m0, f8e4m3};
-use workbench_quant::{Dynamic, Format, Grid, Parameters, ScaleDtype, Strategy, pack};
+use workbench_quant::{Dynamic, Format, Grid, QuantParams, ScaleDtype, Strategy, pack};
 
 use super::shard::PendingTensor;
 use crate::checkpoint::Dtype;
@@ -14,7 +14,7 @@ use crate::checkpoint::kv_cache;
 pub(crate) fn encode_weight(
     grid: &Grid,
     codes: &[i8],
-    parameters: &Parameters,
+    parameters: &QuantParams,
     [rows, columns]: [usize; 2],
     format: Format,
 ) -> Result<Vec<(&'static str, PendingTensor)>, String> {
@@ -60,7 +60,10 @@ pub(crate) fn encode_weight(
 }
 
 /// The parts of a static input scale by suffix.
-pub(crate) fn encode_input(grid: &Grid, parameters: &Parameters) -> Result<Vec<(&'static str, PendingTensor)>, String> {
+pub(crate) fn encode_input(
+    grid: &Grid,
+    parameters: &QuantParams,
+) -> Result<Vec<(&'static str, PendingTensor)>, String> {
     if grid.args().dynamic == Dynamic::Local {
         let scale = parameters.global_scale.ok_or("the tensor-wide scale of the input is missing")?;
         return Ok(vec![("input_global_scale", one_scale(scale)?)]);
@@ -83,7 +86,7 @@ pub(crate) fn encode_input(grid: &Grid, parameters: &Parameters) -> Result<Vec<(
 /// The static scale of keys or values, and their zero-point.
 pub(crate) fn encode_kv(
     grid: &Grid,
-    parameters: &Parameters,
+    parameters: &QuantParams,
     heads: usize,
 ) -> Result<(PendingTensor, Option<PendingTensor>), String> {
     let shape = kv_cache::stored_shape(grid.args(), heads);
@@ -100,7 +103,7 @@ pub(crate) fn encode_kv(
     }
 }
 
-fn check(grid: &Grid, codes: &[i8], parameters: &Parameters, [rows, columns]: [usize; 2]) -> Result<(), String> {
+fn check(grid: &Grid, codes: &[i8], parameters: &QuantParams, [rows, columns]: [usize; 2]) -> Result<(), String> {
     if codes.len() != rows * columns {
         return Err(format!("{} codes are not a {rows} x {columns} weight", codes.len()));
     }
@@ -137,7 +140,7 @@ fn stored_shape(strategy: Strategy, [down, across]: [usize; 2]) -> Vec<usize> {
 
 /// Stores scales in the grid's dtype. They were rounded to it before anything used them; one that was not would make the
 /// file another model, so it is an error.
-fn scale_tensor(grid: &Grid, parameters: &Parameters, shape: Vec<usize>) -> Result<PendingTensor, String> {
+fn scale_tensor(grid: &Grid, parameters: &QuantParams, shape: Vec<usize>) -> Result<PendingTensor, String> {
     let scales = &parameters.scales;
     let (dtype, bytes, exact): (Dtype, Vec<u8>, bool) = match grid.scale_dtype() {
         ScaleDtype::F32 => (Dtype::F32, bytes_of(scales.iter().map(|scale| scale.to_le_bytes())), true),

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use workbench_quant::{Format, Grid, Parameters, ScaleDtype, Scheme};
+use workbench_quant::{Format, Grid, QuantParams, ScaleDtype, Scheme};
 
 use self::settings::WrittenLinear;
 use self::shard::PendingTensor;
@@ -39,7 +39,7 @@ pub struct Written {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Block(usize),
-    Ends,
+    Embeddings,
 }
 
 /// Writes one model into one folder.
@@ -205,7 +205,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// The input was not declared as static, or the parameters do not fit its grid.
-    pub fn put_input_scale(&mut self, module: &str, parameters: &Parameters) -> Result<(), ModelError> {
+    pub fn put_input_scale(&mut self, module: &str, parameters: &QuantParams) -> Result<(), ModelError> {
         let name = format!("{module}.input_scale");
         let inputs = self.quantized.get(module).and_then(|linear| linear.inputs.as_ref());
         let Some(grid) = inputs.filter(|grid| settings::has_scale(grid)) else {
@@ -239,7 +239,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// The cache was not declared as static, or the parameters do not fit its grid.
-    pub fn put_kv_scales(&mut self, block: usize, key: &Parameters, value: &Parameters) -> Result<(), ModelError> {
+    pub fn put_kv_scales(&mut self, block: usize, key: &QuantParams, value: &QuantParams) -> Result<(), ModelError> {
         for (part, parameters) in [("k", key), ("v", value)] {
             let name = kv_scale_name(block, part);
             let grid = self.kv_grid.as_ref().filter(|grid| settings::has_scale(grid));
@@ -264,7 +264,7 @@ impl CheckpointWriter {
         module: &str,
         grid: &Grid,
         codes: &[i8],
-        parameters: &Parameters,
+        parameters: &QuantParams,
     ) -> Result<(), ModelError> {
         let weight = format!("{module}.weight");
         let &[rows, columns] = &self.claim(&weight)?.shape[..] else {
@@ -472,12 +472,12 @@ impl CheckpointWriter {
 
 /// The shard that a tensor of the configuration belongs to.
 fn part_of(name: &str) -> Part {
-    arch::block_of(name).map_or(Part::Ends, Part::Block)
+    arch::block_of(name).map_or(Part::Embeddings, Part::Block)
 }
 
 fn stem(part: Part) -> String {
     match part {
         Part::Block(index) => format!("model-block-{index:05}"),
-        Part::Ends => "model-ends".into(),
+        Part::Embeddings => "model-embeddings".into(),
     }
 }

@@ -199,7 +199,7 @@ trait Products: Sync {
     fn score(&self, kv_head: (usize, usize), chunk: &Chunk, queries: &[f32], scores: &mut [f32]);
 
     /// Values `mixed` `[rows, dim]` by `probabilities` `[rows, keys]`.
-    fn mix(&self, kv_head: (usize, usize), chunk: &Chunk, probabilities: &[f32], mixed: &mut [f32]);
+    fn attend(&self, kv_head: (usize, usize), chunk: &Chunk, probabilities: &[f32], mixed: &mut [f32]);
 }
 
 /// softmax(scale q k^T) v, of the shape of `q`. In bfloat16 the operands of both products are rounded, the probabilities too.
@@ -237,7 +237,7 @@ fn each_chunk(q: &[f32], problem: Problem<'_>, products: &impl Products) -> Vec<
             for (index, scores) in scores.chunks_exact_mut(chunk.rows * chunk.keys).enumerate() {
                 problem.softmax(scores, &chunk, kv_head * group + index, products.scale());
             }
-            products.mix((sequence, kv_head), &chunk, scores, heads);
+            products.attend((sequence, kv_head), &chunk, scores, heads);
             for (row, from) in heads.chunks_exact(dim).enumerate() {
                 let start = chunk.query_start + row % chunk.rows * problem.row() + row / chunk.rows * dim;
                 // SAFETY: `check` has held the slices against the problem's shapes, and each task writes the rows of its own
@@ -276,7 +276,7 @@ impl Products for Exact<'_> {
         }
     }
 
-    fn mix(&self, _: (usize, usize), chunk: &Chunk, probabilities: &[f32], mixed: &mut [f32]) {
+    fn attend(&self, _: (usize, usize), chunk: &Chunk, probabilities: &[f32], mixed: &mut [f32]) {
         let (rows, dim) = (mixed.len() / self.problem.dim, self.problem.dim);
         // SAFETY: as above, for the values.
         #[allow(unsafe_code)]

@@ -49,7 +49,7 @@ impl Products for Packed<'_> {
         product(scores, chunk.keys, &left, &self.head(kv_head).keys);
     }
 
-    fn mix(&self, kv_head: (usize, usize), chunk: &Chunk, probabilities: &[f32], mixed: &mut [f32]) {
+    fn attend(&self, kv_head: (usize, usize), chunk: &Chunk, probabilities: &[f32], mixed: &mut [f32]) {
         let left = pack(probabilities, chunk.keys);
         product(mixed, self.problem.dim, &left, &self.head(kv_head).values);
     }

@@ -9,7 +9,7 @@ use super::selector::{Selector, select};
 use crate::error::{Error, Result, did_you_mean};
 
 /// The modules that hold weights outside of the decoder blocks.
-pub const ENDS: [&str; 2] = [LM_HEAD, EMBEDDINGS];
+pub const EMBEDDINGS_AND_HEAD: [&str; 2] = [LM_HEAD, EMBEDDINGS];
 
 /// The modules that a list of targets picks: first of `linears`, those of the blocks, in their order, then of the ends. `Linear`
 /// is every linear of the blocks, `Embedding` the embeddings. A pattern picks an end if it spells its name (`re:.*lm_head`), or
@@ -19,18 +19,19 @@ pub const ENDS: [&str; 2] = [LM_HEAD, EMBEDDINGS];
 /// A malformed pattern, or one that picks nothing.
 pub fn select_targets<'a>(patterns: &[String], linears: &'a [String]) -> Result<Vec<&'a str>> {
     let mut blocks: Vec<&str> = Vec::new();
-    let mut ends: Vec<&str> = Vec::new();
+    let mut embeddings_and_head: Vec<&str> = Vec::new();
     for pattern in patterns {
         match pattern.as_str() {
             "Linear" => blocks.extend(linears.iter().map(String::as_str)),
-            "Embedding" => ends.push(EMBEDDINGS),
+            "Embedding" => embeddings_and_head.push(EMBEDDINGS),
             _ => {
                 let selector = Selector::new(pattern)?;
                 let picked: Vec<&str> = linears.iter().map(String::as_str).filter(|n| selector.matches(n)).collect();
                 let named = |end: &&str| picked.is_empty() || pattern.contains(end.rsplit('.').next().unwrap_or(end));
-                let before = ends.len();
-                ends.extend(ENDS.into_iter().filter(|end| selector.matches(end)).filter(named));
-                if picked.is_empty() && ends.len() == before {
+                let before = embeddings_and_head.len();
+                embeddings_and_head
+                    .extend(EMBEDDINGS_AND_HEAD.into_iter().filter(|end| selector.matches(end)).filter(named));
+                if picked.is_empty() && embeddings_and_head.len() == before {
                     // The error with what a near miss would have picked.
                     select(std::slice::from_ref(pattern), linears).map_err(|error| hint_at_ends(error, pattern))?;
                 }
@@ -39,7 +40,7 @@ pub fn select_targets<'a>(patterns: &[String], linears: &'a [String]) -> Result<
         }
     }
     let blocks = linears.iter().map(String::as_str).filter(|name| blocks.contains(name));
-    Ok(blocks.chain(ENDS.into_iter().filter(|end| ends.contains(end))).collect())
+    Ok(blocks.chain(EMBEDDINGS_AND_HEAD.into_iter().filter(|end| embeddings_and_head.contains(end))).collect())
 }
 
 /// Puts the ends in the place of the hint, where a pattern is nearer to one of their names than to that of a layer.
@@ -63,7 +64,7 @@ pub struct Asked<'a> {
 
 /// The ends of a model and what is asked for them.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends<'a> {
+pub struct EmbeddingsAndHead<'a> {
     pub head: Option<Asked<'a>>,
     pub embeddings: Option<Asked<'a>>,
     /// Whether both are one tensor.
@@ -81,7 +82,7 @@ pub struct Problem {
     pub module: &'static str,
 }
 
-impl Ends<'_> {
+impl EmbeddingsAndHead<'_> {
     /// Whether head and embeddings stay one tensor and both are quantized: they have the same codes.
     pub fn is_shared(&self) -> bool {
         self.tied && !self.untie && self.head.is_some() && self.embeddings.is_some()
@@ -214,36 +215,46 @@ mod tests {
             json!({"weights": w8.weights, "input_activations": {"num_bits": 8, "strategy": "token", "dynamic": true}}),
         );
         let asked = |scheme| Some(Asked { scheme, conventions: Conventions::default() });
-        let ends = |head, embeddings, tied, untie| Ends { head, embeddings, tied, untie };
-        assert!(ends(asked(&w8), asked(&w8), true, false).check().is_ok());
-        assert!(ends(asked(&int8), asked(&w8), true, false).check().is_ok(), "the head may have quantized inputs");
-        assert!(ends(asked(&w8), None, false, false).check().is_ok());
-        assert!(ends(asked(&w8), None, true, true).check().is_ok());
-        assert!(ends(None, None, true, false).check().is_ok());
-        let problem = |ends: Ends<'_>| ends.check().unwrap_err().message;
-        assert!(problem(ends(asked(&w8), None, true, false)).ends_with("only `lm_head` is a target"));
-        assert!(problem(ends(None, asked(&w8), true, false)).ends_with("only `model.embed_tokens` is a target"));
-        assert!(problem(ends(asked(&w4), asked(&w8), true, false)).ends_with("different schemes"));
-        assert!(problem(ends(None, asked(&int8), false, false)).contains("is given token ids"));
+        let embeddings_and_head = |head, embeddings, tied, untie| EmbeddingsAndHead { head, embeddings, tied, untie };
+        assert!(embeddings_and_head(asked(&w8), asked(&w8), true, false).check().is_ok());
+        assert!(
+            embeddings_and_head(asked(&int8), asked(&w8), true, false).check().is_ok(),
+            "the head may have quantized inputs"
+        );
+        assert!(embeddings_and_head(asked(&w8), None, false, false).check().is_ok());
+        assert!(embeddings_and_head(asked(&w8), None, true, true).check().is_ok());
+        assert!(embeddings_and_head(None, None, true, false).check().is_ok());
+        let problem = |embeddings_and_head: EmbeddingsAndHead<'_>| embeddings_and_head.check().unwrap_err().message;
+        assert!(problem(embeddings_and_head(asked(&w8), None, true, false)).ends_with("only `lm_head` is a target"));
+        assert!(
+            problem(embeddings_and_head(None, asked(&w8), true, false))
+                .ends_with("only `model.embed_tokens` is a target")
+        );
+        assert!(problem(embeddings_and_head(asked(&w4), asked(&w8), true, false)).ends_with("different schemes"));
+        assert!(problem(embeddings_and_head(None, asked(&int8), false, false)).contains("is given token ids"));
         let other = Some(Asked {
             scheme: &w8,
             conventions: Conventions { range: workbench_quant::RangeConvention::Restricted, ..Conventions::default() },
         });
-        assert!(problem(ends(other, asked(&w8), true, false)).ends_with("different schemes"));
+        assert!(problem(embeddings_and_head(other, asked(&w8), true, false)).ends_with("different schemes"));
     }
 
     #[test]
     fn what_is_rounded_to_nearest_is_said() {
         let (w8, w4) = (scheme(json!("W8A16")), scheme(json!("W4A16")));
         let asked = |scheme| Some(Asked { scheme, conventions: Conventions::default() });
-        let ends = Ends { head: asked(&w8), embeddings: asked(&w8), tied: false, untie: false };
-        assert!(ends.remarks("rtn", false).is_empty());
-        assert_eq!(ends.remarks("gptq", false).len(), 1);
-        assert_eq!(ends.remarks("gptq", true).len(), 2);
-        let tied = Ends { tied: true, ..ends };
+        let embeddings_and_head =
+            EmbeddingsAndHead { head: asked(&w8), embeddings: asked(&w8), tied: false, untie: false };
+        assert!(embeddings_and_head.remarks("rtn", false).is_empty());
+        assert_eq!(embeddings_and_head.remarks("gptq", false).len(), 1);
+        assert_eq!(embeddings_and_head.remarks("gptq", true).len(), 2);
+        let tied = EmbeddingsAndHead { tied: true, ..embeddings_and_head };
         assert_eq!((tied.remarks("rtn", false).len(), tied.remarks("gptq", false).len()), (1, 2));
-        let packed = Ends { embeddings: asked(&w4), ..ends };
+        let packed = EmbeddingsAndHead { embeddings: asked(&w4), ..embeddings_and_head };
         assert!(packed.remarks("rtn", false)[0].contains("packed"));
-        assert!(Ends { head: asked(&w4), ..ends }.remarks("rtn", false).is_empty(), "a packed head is opened");
+        assert!(
+            EmbeddingsAndHead { head: asked(&w4), ..embeddings_and_head }.remarks("rtn", false).is_empty(),
+            "a packed head is opened"
+        );
     }
 }

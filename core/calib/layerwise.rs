@@ -9,28 +9,28 @@ use workbench_model::{
     decoder::{Block, Context, Embedding, FinalNorm},
 };
 
-use super::{Look, Seen};
+use super::{Observation, SiteObserver};
 use crate::error::Result;
 
 /// What happens at the sites of a block.
-pub trait SiteWork {
+pub trait SiteVisitor {
     /// What is to be gathered at a site of so many features; `None` where nothing is.
     ///
     /// # Errors
     /// The site cannot be looked at as it should be.
-    fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>>;
+    fn observe(&mut self, site: Site, features: usize) -> Result<Option<SiteObserver>>;
 
     /// All tokens have reached the site. Where `block` is given, the linears that read the site have not run yet, and what is
     /// done to them counts from here on.
     ///
     /// # Errors
     /// Whatever the work runs into.
-    fn reached(&mut self, site: Site, seen: Option<Seen>, block: Option<&mut Block>) -> Result<()>;
+    fn visit(&mut self, site: Site, observation: Option<Observation>, block: Option<&mut Block>) -> Result<()>;
 }
 
 /// Where activations are kept.
 #[derive(Clone, Debug)]
-pub struct Room {
+pub struct ActivationStorage {
     pub precision: Precision,
     /// Of the operands of matrix products: those of linears and of Gram matrices. Sums are f32.
     pub compute_dtype: Precision,
@@ -43,7 +43,7 @@ pub struct Room {
 }
 
 /// The calibration set between two blocks of a decoder.
-pub struct Pass {
+pub struct LayerwiseCalibration {
     hidden: Activations,
     /// The input of `o_proj` or `down_proj`: all tokens must be there before either runs.
     wide: Option<Activations>,
@@ -51,23 +51,23 @@ pub struct Pass {
     shapes: Vec<[usize; 2]>,
     widest: usize,
     attention: usize,
-    inner: usize,
+    intermediate: usize,
     /// Features of the keys of a token, and of its values.
     cached: usize,
     hidden_size: usize,
     config: ModelConfig,
     /// Whether every expert sees every token.
     all_experts: bool,
-    room: Room,
+    storage: ActivationStorage,
 }
 
-impl Pass {
+impl LayerwiseCalibration {
     /// Embeds the sequences.
     ///
     /// # Errors
     /// A malformed checkpoint; a full disk.
-    pub fn begin(checkpoint: &Checkpoint, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
-        Self::begin_with(checkpoint, checkpoint, sequences, room)
+    pub fn begin(checkpoint: &Checkpoint, sequences: &[Vec<u32>], storage: ActivationStorage) -> Result<Self> {
+        Self::begin_with(checkpoint, checkpoint, sequences, storage)
     }
 
     /// The same with a table of embeddings that stands in for the checkpoint's.
@@ -78,15 +78,15 @@ impl Pass {
         checkpoint: &Checkpoint,
         embeddings: &dyn WeightSource,
         sequences: &[Vec<u32>],
-        room: Room,
+        storage: ActivationStorage,
     ) -> Result<Self> {
-        let mut pass = Self::empty(checkpoint.config(), sequences, room)?;
+        let mut pass = Self::empty(checkpoint.config(), sequences, storage)?;
         let config = checkpoint.config();
         // Rows of a table that is stored as it is are read one by one; another one is decoded once.
         let name = config.weight_of(EMBEDDINGS);
         let table = match embeddings.has_rows(&name) {
             true => None,
-            false => Some(Embedding::load(config, embeddings, &pass.room.device)?),
+            false => Some(Embedding::load(config, embeddings, &pass.storage.device)?),
         };
         let mut rest = sequences;
         for index in 0..pass.len() {
@@ -95,7 +95,7 @@ impl Pass {
             let hidden = match &table {
                 None => Embedding::look_up(config, embeddings, &now.concat(), batch)?,
                 Some(table) => {
-                    let ids = Tensor::from_vec(now.concat(), (batch, len), &pass.room.device);
+                    let ids = Tensor::from_vec(now.concat(), (batch, len), &pass.storage.device);
                     let ids = ids.map_err(ModelError::from)?;
                     table.forward(&ids)?
                 }
@@ -111,25 +111,25 @@ impl Pass {
     ///
     /// # Errors
     /// A full disk.
-    pub fn empty(config: &ModelConfig, sequences: &[Vec<u32>], room: Room) -> Result<Self> {
+    pub fn empty(config: &ModelConfig, sequences: &[Vec<u32>], storage: ActivationStorage) -> Result<Self> {
         let shapes = batches(sequences, BATCH_TOKENS);
         let attention = config.num_heads * config.head_dim;
         let cached = config.num_kv_heads * config.head_dim;
         let widest = attention.max(config.intermediate_size);
-        let hidden = make("hidden", &shapes, config.hidden_size, &room, config.hidden_size)?;
-        let (inner, hidden_size) = (config.intermediate_size, config.hidden_size);
+        let hidden = make("hidden", &shapes, config.hidden_size, &storage, config.hidden_size)?;
+        let (intermediate, hidden_size) = (config.intermediate_size, config.hidden_size);
         Ok(Self {
             hidden,
             wide: None,
             shapes,
             widest,
             attention,
-            inner,
+            intermediate,
             cached,
             hidden_size,
             config: config.clone(),
             all_experts: false,
-            room,
+            storage,
         })
     }
 
@@ -160,7 +160,7 @@ impl Pass {
 
     /// The hidden states of a batch, where blocks compute.
     fn state(&self, index: usize) -> Result<Tensor> {
-        Ok(self.hidden.get(index)?.to_device(&self.room.device).map_err(ModelError::from)?)
+        Ok(self.hidden.get(index)?.to_device(&self.storage.device).map_err(ModelError::from)?)
     }
 
     fn context(&self, index: usize) -> Context {
@@ -172,7 +172,7 @@ impl Pass {
     fn wide(&mut self, width: usize) -> Result<&mut Activations> {
         if self.wide.is_none() {
             let together = self.hidden_size + self.widest;
-            self.wide = Some(make("wide", &self.shapes, self.widest, &self.room, together)?);
+            self.wide = Some(make("wide", &self.shapes, self.widest, &self.storage, together)?);
         }
         let wide = self.wide.as_mut().ok_or_else(|| crate::error::Error::internal("no room was made"))?;
         wide.set_width(width);
@@ -184,7 +184,8 @@ impl Pass {
     /// # Errors
     /// A malformed checkpoint.
     pub fn block(&self, config: &ModelConfig, source: &dyn WeightSource, index: usize) -> Result<Block> {
-        let mut block = Block::load_for_scoring(config, source, index, self.room.compute_dtype, &self.room.device)?;
+        let mut block =
+            Block::load_for_scoring(config, source, index, self.storage.compute_dtype, &self.storage.device)?;
         block.show_all_to_experts(self.all_experts);
         Ok(block)
     }
@@ -199,19 +200,19 @@ impl Pass {
         Ok(block)
     }
 
-    fn look(&self, work: &mut dyn SiteWork, site: Site, features: usize) -> Result<Option<Look>> {
-        Ok(work.look(site, features)?.map(|look| look.with_precision(self.room.compute_dtype)))
+    fn observe(&self, work: &mut dyn SiteVisitor, site: Site, features: usize) -> Result<Option<SiteObserver>> {
+        Ok(work.observe(site, features)?.map(|observer| observer.with_precision(self.storage.compute_dtype)))
     }
 
     /// Passes a block in true sequential order. The block cannot be used any more afterwards.
     ///
     /// # Errors
     /// Whatever the work runs into.
-    pub fn sequential(&mut self, index: usize, block: &mut Block, work: &mut dyn SiteWork) -> Result<()> {
+    pub fn sequential(&mut self, index: usize, block: &mut Block, work: &mut dyn SiteVisitor) -> Result<()> {
         let site = |kind| Site::in_block(index, kind);
-        let narrow = |x: &Self, work: &mut dyn SiteWork, block: &mut Block, kind| -> Result<()> {
-            let Some(mut look) = x.look(work, site(kind), x.hidden_size)? else {
-                return work.reached(site(kind), None, Some(block));
+        let narrow = |x: &Self, work: &mut dyn SiteVisitor, block: &mut Block, kind| -> Result<()> {
+            let Some(mut observer) = x.observe(work, site(kind), x.hidden_size)? else {
+                return work.visit(site(kind), None, Some(block));
             };
             for i in 0..x.len() {
                 let hidden = x.state(i)?;
@@ -219,49 +220,54 @@ impl Pass {
                     SiteKind::AttentionInput => block.attention_input(&hidden)?,
                     _ => block.mlp_input(&hidden)?,
                 };
-                look.add(&input)?;
+                observer.add(&input)?;
             }
-            work.reached(site(kind), Some(look.finish()?), Some(block))
+            work.visit(site(kind), Some(observer.finish()?), Some(block))
         };
         narrow(self, work, block, SiteKind::AttentionInput)?;
         self.cached(index, block, work)?;
-        self.piece(
+        self.sublayer(
             site(SiteKind::OutputInput),
             block,
             work,
-            Piece { width: self.attention, make: mix, made: Block::let_go_of_mixing, end: project },
+            Sublayer { width: self.attention, to_site: attend, free_inputs: Block::free_qkv, from_site: project },
         )?;
         narrow(self, work, block, SiteKind::MlpInput)?;
         if self.config.experts_of(index).is_some() {
             return self.experts(index, block, work);
         }
-        self.piece(
+        self.sublayer(
             site(SiteKind::DownInput),
             block,
             work,
-            Piece { width: self.inner, make: inner, made: Block::let_go_of_all_but_down, end: down },
+            Sublayer {
+                width: self.intermediate,
+                to_site: intermediate,
+                free_inputs: Block::free_all_but_down,
+                from_site: down,
+            },
         )
     }
 
     /// Passes the experts of a block. All tokens are routed again for each kind of site: kept apart, what an expert sees would take
     /// as much memory as the weights of all.
-    fn experts(&mut self, index: usize, block: &mut Block, work: &mut dyn SiteWork) -> Result<()> {
+    fn experts(&mut self, index: usize, block: &mut Block, work: &mut dyn SiteVisitor) -> Result<()> {
         for kind in [SiteKind::MlpInput, SiteKind::DownInput] {
             let sites = self.config.sites(index).into_iter();
             let sites: Vec<_> = sites.filter(|(site, _)| site.kind == kind && site.expert.is_some()).collect();
-            let mut looks = BTreeMap::new();
+            let mut observers = BTreeMap::new();
             for (site, width) in &sites {
-                looks.extend(self.look(work, *site, *width)?.map(|look| (*site, look)));
+                observers.extend(self.observe(work, *site, *width)?.map(|observer| (*site, observer)));
             }
-            if !looks.is_empty() {
+            if !observers.is_empty() {
                 for i in 0..self.len() {
                     let hidden = self.state(i)?;
-                    watch(&mut looks, |tap| block.mlp(&hidden, tap))?;
+                    watch(&mut observers, |tap| block.mlp(&hidden, tap))?;
                 }
             }
             for (site, _) in sites {
-                let seen = looks.remove(&site).map(Look::finish_routed).transpose()?.flatten();
-                work.reached(site, seen, Some(block))?;
+                let observation = observers.remove(&site).map(SiteObserver::finish_routed).transpose()?.flatten();
+                work.visit(site, observation, Some(block))?;
             }
         }
         for i in 0..self.len() {
@@ -273,46 +279,52 @@ impl Pass {
     }
 
     /// Lets the work see keys and values, before attention mixes them.
-    fn cached(&self, index: usize, block: &mut Block, work: &mut dyn SiteWork) -> Result<()> {
+    fn cached(&self, index: usize, block: &mut Block, work: &mut dyn SiteVisitor) -> Result<()> {
         let sites = [SiteKind::Key, SiteKind::Value].map(|kind| Site::in_block(index, kind));
-        let mut looks = BTreeMap::new();
+        let mut observers = BTreeMap::new();
         for site in sites {
-            looks.extend(self.look(work, site, self.cached)?.map(|look| (site, look)));
+            observers.extend(self.observe(work, site, self.cached)?.map(|observer| (site, observer)));
         }
-        if !looks.is_empty() {
+        if !observers.is_empty() {
             for i in 0..self.len() {
                 let input = block.attention_input(&self.state(i)?)?;
-                watch(&mut looks, |tap| block.mix(&input, &self.context(i), tap))?;
+                watch(&mut observers, |tap| block.attend(&input, &self.context(i), tap))?;
             }
         }
         for site in sites {
-            let seen = looks.remove(&site).map(Look::finish).transpose()?;
-            work.reached(site, seen, Some(block))?;
+            let observation = observers.remove(&site).map(SiteObserver::finish).transpose()?;
+            work.visit(site, observation, Some(block))?;
         }
         Ok(())
     }
 
     /// Makes the input of a wide site for all tokens, lets the work see it, and ends the piece with what it left.
-    fn piece(&mut self, site: Site, block: &mut Block, work: &mut dyn SiteWork, piece: Piece) -> Result<()> {
-        let Some(mut look) = self.look(work, site, piece.width)? else {
-            work.reached(site, None, Some(block))?;
+    fn sublayer(
+        &mut self,
+        site: Site,
+        block: &mut Block,
+        work: &mut dyn SiteVisitor,
+        sublayer: Sublayer,
+    ) -> Result<()> {
+        let Some(mut observer) = self.observe(work, site, sublayer.width)? else {
+            work.visit(site, None, Some(block))?;
             for i in 0..self.len() {
                 let hidden = self.state(i)?;
-                let input = (piece.make)(block, &hidden, &self.context(i))?;
-                self.hidden.set(i, &(piece.end)(block, &hidden, &input)?)?;
+                let input = (sublayer.to_site)(block, &hidden, &self.context(i))?;
+                self.hidden.set(i, &(sublayer.from_site)(block, &hidden, &input)?)?;
             }
             return Ok(());
         };
         for i in 0..self.len() {
-            let input = (piece.make)(block, &self.state(i)?, &self.context(i))?;
-            look.add(&self.wide(piece.width)?.set(i, &input)?)?;
+            let input = (sublayer.to_site)(block, &self.state(i)?, &self.context(i))?;
+            observer.add(&self.wide(sublayer.width)?.set(i, &input)?)?;
         }
-        (piece.made)(block);
-        work.reached(site, Some(look.finish()?), Some(block))?;
+        (sublayer.free_inputs)(block);
+        work.visit(site, Some(observer.finish()?), Some(block))?;
         for i in 0..self.len() {
-            let input = self.wide(piece.width)?.get(i)?;
-            let input = input.to_device(&self.room.device).map_err(ModelError::from)?;
-            let next = (piece.end)(block, &self.state(i)?, &input)?;
+            let input = self.wide(sublayer.width)?.get(i)?;
+            let input = input.to_device(&self.storage.device).map_err(ModelError::from)?;
+            let next = (sublayer.from_site)(block, &self.state(i)?, &input)?;
             self.hidden.set(i, &next)?;
         }
         Ok(())
@@ -323,10 +335,16 @@ impl Pass {
     ///
     /// # Errors
     /// Whatever the work runs into.
-    pub fn at_once(&mut self, index: usize, block: &mut Block, feed_back: bool, work: &mut dyn SiteWork) -> Result<()> {
-        let mut seen = self.gather(index, block, !feed_back, work)?;
+    pub fn whole_block(
+        &mut self,
+        index: usize,
+        block: &mut Block,
+        feed_back: bool,
+        work: &mut dyn SiteVisitor,
+    ) -> Result<()> {
+        let mut observation = self.gather(index, block, !feed_back, work)?;
         for (site, _) in self.config.sites(index) {
-            work.reached(site, seen.remove(&site), feed_back.then_some(&mut *block))?;
+            work.visit(site, observation.remove(&site), feed_back.then_some(&mut *block))?;
         }
         if feed_back { self.forward(block) } else { Ok(()) }
     }
@@ -340,26 +358,28 @@ impl Pass {
         index: usize,
         block: &Block,
         advance: bool,
-        work: &mut dyn SiteWork,
-    ) -> Result<BTreeMap<Site, Seen>> {
-        let mut looks = BTreeMap::new();
+        work: &mut dyn SiteVisitor,
+    ) -> Result<BTreeMap<Site, Observation>> {
+        let mut observers = BTreeMap::new();
         for (site, width) in self.config.sites(index) {
-            if let Some(look) = self.look(work, site, width)? {
-                looks.insert(site, look);
+            if let Some(observer) = self.observe(work, site, width)? {
+                observers.insert(site, observer);
             }
         }
-        if looks.is_empty() && !advance {
+        if observers.is_empty() && !advance {
             return Ok(BTreeMap::new());
         }
         for i in 0..self.len() {
             let hidden = self.state(i)?;
-            let next = watch(&mut looks, |tap| block.forward(&hidden, &self.context(i), tap))?;
+            let next = watch(&mut observers, |tap| block.forward(&hidden, &self.context(i), tap))?;
             if advance {
                 self.hidden.set(i, &next)?;
             }
         }
-        let seen = looks.into_iter().map(|(site, look)| Ok(look.finish_routed()?.map(|seen| (site, seen))));
-        seen.filter_map(Result::transpose).collect()
+        let observation = observers
+            .into_iter()
+            .map(|(site, observer)| Ok(observer.finish_routed()?.map(|observation| (site, observation))));
+        observation.filter_map(Result::transpose).collect()
     }
 
     /// Passes a block without looking at anything.
@@ -378,29 +398,29 @@ impl Pass {
     ///
     /// # Errors
     /// Whatever the work runs into.
-    pub fn head(&self, checkpoint: &Checkpoint, work: &mut dyn SiteWork) -> Result<()> {
+    pub fn head(&self, checkpoint: &Checkpoint, work: &mut dyn SiteVisitor) -> Result<()> {
         let site = Site::head();
-        let Some(mut look) = self.look(work, site, self.hidden_size)? else {
-            return work.reached(site, None, None);
+        let Some(mut observer) = self.observe(work, site, self.hidden_size)? else {
+            return work.visit(site, None, None);
         };
-        let norm = FinalNorm::load(checkpoint.config(), checkpoint, &self.room.device)?;
+        let norm = FinalNorm::load(checkpoint.config(), checkpoint, &self.storage.device)?;
         for i in 0..self.len() {
-            look.add(&norm.forward(&self.state(i)?)?)?;
+            observer.add(&norm.forward(&self.state(i)?)?)?;
         }
-        work.reached(site, Some(look.finish()?), None)
+        work.visit(site, Some(observer.finish()?), None)
     }
 }
 
 /// Runs a part of a block and looks at the sites that it passes.
 fn watch(
-    looks: &mut BTreeMap<Site, Look>,
+    observers: &mut BTreeMap<Site, SiteObserver>,
     run: impl FnOnce(&mut dyn Taps) -> Result<Tensor, ModelError>,
 ) -> Result<Tensor> {
     let mut failed = None;
     let mut tap = |site: Site, x: &Tensor| -> Result<(), ModelError> {
-        if let (Some(look), None) = (looks.get_mut(&site), &failed) {
+        if let (Some(observer), None) = (observers.get_mut(&site), &failed) {
             let x = if x.rank() == 4 { &x.flatten_from(2)? } else { x };
-            failed = look.add(x).err();
+            failed = observer.add(x).err();
         }
         Ok(())
     };
@@ -409,30 +429,30 @@ fn watch(
 }
 
 /// A part of a block around a wide site.
-struct Piece {
+struct Sublayer {
     width: usize,
     /// From hidden states to the site.
-    make: fn(&Block, &Tensor, &Context) -> Result<Tensor, ModelError>,
+    to_site: fn(&Block, &Tensor, &Context) -> Result<Tensor, ModelError>,
     /// Frees what only `make` needs: where all tokens wait is where memory is at its largest.
-    made: fn(&mut Block),
+    free_inputs: fn(&mut Block),
     /// From the hidden states and the site to the next hidden states.
-    end: fn(&Block, &Tensor, &Tensor) -> Result<Tensor, ModelError>,
+    from_site: fn(&Block, &Tensor, &Tensor) -> Result<Tensor, ModelError>,
 }
 
-fn mix(block: &Block, hidden: &Tensor, context: &Context) -> Result<Tensor, ModelError> {
-    block.mix(&block.attention_input(hidden)?, context, &mut ())
+fn attend(block: &Block, hidden: &Tensor, context: &Context) -> Result<Tensor, ModelError> {
+    block.attend(&block.attention_input(hidden)?, context, &mut ())
 }
 
 fn project(block: &Block, hidden: &Tensor, mixed: &Tensor) -> Result<Tensor, ModelError> {
     block.attention_output(hidden, mixed)
 }
 
-fn inner(block: &Block, hidden: &Tensor, _: &Context) -> Result<Tensor, ModelError> {
+fn intermediate(block: &Block, hidden: &Tensor, _: &Context) -> Result<Tensor, ModelError> {
     block.mlp_inner(&block.mlp_input(hidden)?)
 }
 
-fn down(block: &Block, hidden: &Tensor, inner: &Tensor) -> Result<Tensor, ModelError> {
-    block.mlp_output(hidden, inner)
+fn down(block: &Block, hidden: &Tensor, intermediate: &Tensor) -> Result<Tensor, ModelError> {
+    block.mlp_output(hidden, intermediate)
 }
 
 /// Tokens of a batch, unless one sequence has more: enough for products at their full rate, and more take more memory.
@@ -451,12 +471,18 @@ fn batches(sequences: &[Vec<u32>], tokens: usize) -> Vec<[usize; 2]> {
 }
 
 /// Room for activations, in a file where `together` features a token do not fit into the memory.
-fn make(name: &str, shapes: &[[usize; 2]], width: usize, room: &Room, together: usize) -> Result<Activations> {
-    let size = if room.precision == Precision::F32 { 4 } else { 2 };
+fn make(
+    name: &str,
+    shapes: &[[usize; 2]],
+    width: usize,
+    storage: &ActivationStorage,
+    together: usize,
+) -> Result<Activations> {
+    let size = if storage.precision == Precision::F32 { 4 } else { 2 };
     let tokens: usize = shapes.iter().map(|[batch, len]| batch * len).sum();
     let bytes = tokens as u64 * together as u64 * size;
-    if bytes <= room.memory {
-        return Ok(Activations::in_memory(shapes, width, room.precision));
+    if bytes <= storage.memory {
+        return Ok(Activations::in_memory(shapes, width, storage.precision));
     }
-    Ok(Activations::in_file(&room.folder.join(format!("{name}.activations")), shapes, width, room.precision)?)
+    Ok(Activations::in_file(&storage.folder.join(format!("{name}.activations")), shapes, width, storage.precision)?)
 }

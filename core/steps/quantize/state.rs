@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
-use workbench_api::job::{Facts, Job as Work};
+use workbench_api::job::{self, Facts};
 use workbench_model::{
     Checkpoint, ModelConfig, ModelError, Site, SiteKind,
     config::EMBEDDINGS,
@@ -12,7 +12,7 @@ use workbench_model::{
     device::HOST,
     statistics::Wants,
 };
-use workbench_quant::{Dynamic, Grid, Parameters, QuantizedWeight, preset};
+use workbench_quant::{Dynamic, Grid, QuantParams, QuantizedWeight, preset};
 
 use super::progress::{INPUTS, KEYS_AND_VALUES, Progress, parsed, silent_sites};
 use super::{
@@ -20,13 +20,13 @@ use super::{
         artifact::{Artifact, DenseTensor},
         host::{self, Plugin},
     },
-    Resume, RoundedEnds, Target,
+    Resume, RoundedEmbeddingsAndHead, Target,
     kv_cache::KvCache,
     linear,
     rounded::Rounded,
 };
 use crate::{
-    calib::{self, InputScale, Look, Seen, SiteWork},
+    calib::{self, InputScale, Observation, SiteObserver, SiteVisitor},
     error::{Error, Result},
     exec::{NodeReporter, return_freed_memory},
     plugin::Scope,
@@ -34,12 +34,12 @@ use crate::{
 };
 
 /// A quantized model in the making.
-pub(super) struct Made<'a> {
+pub(super) struct QuantizationState<'a> {
     pub plugin: Plugin<'a>,
     pub checkpoint: &'a Checkpoint,
     reporter: &'a NodeReporter,
     pub targets: BTreeMap<Site, Vec<Target>>,
-    pub ends: RoundedEnds,
+    pub embeddings_and_head: RoundedEmbeddingsAndHead,
     wants: BTreeMap<Site, Wants>,
     data_is_due: bool,
     /// Tokens below which an expert's linears are rounded to nearest.
@@ -49,22 +49,22 @@ pub(super) struct Made<'a> {
     progress: Progress,
 }
 
-impl<'a> Made<'a> {
+impl<'a> QuantizationState<'a> {
     /// Takes over what `resume` found.
     pub(super) fn new(
         checkpoint: &'a Checkpoint,
         plugin: Plugin<'a>,
         reporter: &'a NodeReporter,
-        (all, ends): (Vec<Target>, RoundedEnds),
+        (all, embeddings_and_head): (Vec<Target>, RoundedEmbeddingsAndHead),
         cache: Option<KvCache>,
         resume: &mut Resume,
     ) -> Result<Self> {
         let mut data_is_due = cache.as_ref().is_some_and(KvCache::is_static);
         let mut wants = BTreeMap::new();
         data_is_due |= all.iter().any(|target| target.calibrated_inputs().is_some());
-        let by_plugin = |target: &&Target| ends.of_linear(&target.info.name).is_none();
+        let by_plugin = |target: &&Target| embeddings_and_head.of_linear(&target.info.name).is_none();
         for target in all.iter().filter(|_| plugin.scope() == Scope::Linear).filter(by_plugin) {
-            let needs = plugin.needs(&Work::Linear(linear(target, checkpoint)?))?;
+            let needs = plugin.needs(&job::Job::Linear(linear(target, checkpoint)?))?;
             let wanted = calib::wants(needs.statistics.iter().map(|need| &need.kind));
             data_is_due |= needs.statistics.iter().any(|need| !need.optional);
             let entry: &mut Wants = wants.entry(target.info.site).or_default();
@@ -77,12 +77,12 @@ impl<'a> Made<'a> {
             resume.start_over()?;
         }
         let coded_experts =
-            ends.quantized.is_empty() && cache.is_none() && are_coded_experts(&all, checkpoint.config());
+            embeddings_and_head.quantized.is_empty() && cache.is_none() && are_coded_experts(&all, checkpoint.config());
         let inputs: BTreeMap<&str, &Grid> =
             all.iter().filter_map(|t| Some((t.info.name.as_str(), t.inputs.as_ref()?))).collect();
         let resumed = |resume: &Resume| {
             let folder = resume.model_folder();
-            Artifact::resume(&folder, checkpoint, &inputs, (ends.unties, coded_experts), resume.blocks())
+            Artifact::resume(&folder, checkpoint, &inputs, (embeddings_and_head.unties, coded_experts), resume.blocks())
         };
         let mut artifact = match resumed(resume)? {
             Some(artifact) => artifact,
@@ -100,12 +100,12 @@ impl<'a> Made<'a> {
         }
         let progress = resume.progress().clone();
         let min_expert_tokens = 0;
-        let mut made = Self {
+        let mut state = Self {
             plugin,
             checkpoint,
             reporter,
             targets,
-            ends,
+            embeddings_and_head,
             wants,
             data_is_due,
             min_expert_tokens,
@@ -113,13 +113,13 @@ impl<'a> Made<'a> {
             artifact,
             progress,
         };
-        for (module, stored) in made.progress.scales.clone() {
-            made.artifact.put_input_scale(&module, &Parameters::from(&stored))?;
+        for (module, stored) in state.progress.scales.clone() {
+            state.artifact.put_input_scale(&module, &QuantParams::from(&stored))?;
         }
-        for (block, [key, value]) in &made.progress.kv_scales {
-            made.artifact.put_kv_scales(*block, &key.into(), &value.into())?;
+        for (block, [key, value]) in &state.progress.kv_scales {
+            state.artifact.put_kv_scales(*block, &key.into(), &value.into())?;
         }
-        Ok(made)
+        Ok(state)
     }
 
     /// Lets the plugin have linears of experts that so many tokens reach.
@@ -155,14 +155,19 @@ impl<'a> Made<'a> {
     }
 
     /// What is to be gathered of keys or values.
-    pub(super) fn look_at_cache(&self, site: Site) -> Result<Option<Look>> {
-        self.cache.as_ref().map_or(Ok(None), |cache| cache.look(site))
+    pub(super) fn observe_cache(&self, site: Site) -> Result<Option<SiteObserver>> {
+        self.cache.as_ref().map_or(Ok(None), |cache| cache.observe(site))
     }
 
     /// Keys or values have passed: from here on the block caches them rounded.
-    pub(super) fn cache_site(&mut self, site: Site, seen: Option<Seen>, block: Option<&mut Block>) -> Result<()> {
+    pub(super) fn cache_site(
+        &mut self,
+        site: Site,
+        observation: Option<Observation>,
+        block: Option<&mut Block>,
+    ) -> Result<()> {
         let (Some(cache), Some(index)) = (&mut self.cache, site.block) else { return Ok(()) };
-        let Some(scales) = cache.reached(site, seen, block)? else { return Ok(()) };
+        let Some(scales) = cache.visit(site, observation, block)? else { return Ok(()) };
         self.artifact.put_kv_scales(index, &scales.key, &scales.value)?;
         self.progress.kv_scales.insert(index, [(&scales.key).into(), (&scales.value).into()]);
         let ranges = scales.ranges.into_iter().map(|(site, range)| (site.to_string(), range.to_string()));
@@ -177,13 +182,13 @@ impl<'a> Made<'a> {
     pub(super) fn quantize_site(
         &mut self,
         site: Site,
-        seen: Option<Seen>,
+        observation: Option<Observation>,
         mut block: Option<&mut Block>,
     ) -> Result<()> {
-        let tokens = seen.as_ref().map_or(0, |seen| seen.statistics.count());
+        let tokens = observation.as_ref().map_or(0, |observation| observation.statistics.count());
         let too_few = site.expert.is_some() && self.observes_for_plugin(site) && tokens < self.min_expert_tokens as u64;
-        let (statistics, scales) = match seen {
-            Some(Seen { statistics, input_scales }) => (Some(statistics), input_scales),
+        let (statistics, scales) = match observation {
+            Some(Observation { statistics, input_scales }) => (Some(statistics), input_scales),
             None => (None, Vec::new()),
         };
         let targets = self.targets.remove(&site).unwrap_or_default();
@@ -230,7 +235,7 @@ impl<'a> Made<'a> {
 
     /// Stores the codes of a linear that the host itself rounds to nearest, if it is one.
     pub(super) fn rounded_here(&mut self, target: &Target) -> Result<bool> {
-        let Some(rounded) = self.ends.of_linear(&target.info.name) else { return Ok(false) };
+        let Some(rounded) = self.embeddings_and_head.of_linear(&target.info.name) else { return Ok(false) };
         self.artifact.put_quantized(&target.info.name, &rounded.codes(self.checkpoint)?)?;
         Ok(true)
     }
@@ -278,10 +283,10 @@ impl<'a> Made<'a> {
                 Some((_, quantizer)) => quantizer.clone(),
                 None => {
                     let parameters = scale.map(|s| s.parameters.clone());
-                    let made = GridQuantizer::new(grid.clone(), parameters, target.info.in_features)?;
-                    let made: Arc<dyn ActivationQuantizer> = Arc::new(made);
-                    shared.push((grid, made.clone()));
-                    made
+                    let state = GridQuantizer::new(grid.clone(), parameters, target.info.in_features)?;
+                    let state: Arc<dyn ActivationQuantizer> = Arc::new(state);
+                    shared.push((grid, state.clone()));
+                    state
                 }
             };
             block.set_input_quantizer(&target.info.name, Some(quantizer))?;
@@ -318,7 +323,7 @@ impl<'a> Made<'a> {
 
     /// Finishes the folder and tells what is in it.
     pub(super) fn finish(mut self, scratch: &Scratch, facts: &mut Map<String, Value>) -> Result<()> {
-        if let Some(embeddings) = &self.ends.embeddings {
+        if let Some(embeddings) = &self.embeddings_and_head.embeddings {
             self.artifact.put_quantized(EMBEDDINGS, &embeddings.codes(self.checkpoint)?)?;
         }
         self.artifact.copy_rest(self.checkpoint)?;
@@ -346,23 +351,23 @@ impl<'a> Made<'a> {
     }
 }
 
-impl SiteWork for Made<'_> {
-    fn look(&mut self, site: Site, features: usize) -> Result<Option<Look>> {
+impl SiteVisitor for QuantizationState<'_> {
+    fn observe(&mut self, site: Site, features: usize) -> Result<Option<SiteObserver>> {
         if matches!(site.kind, SiteKind::Key | SiteKind::Value) {
-            return self.look_at_cache(site);
+            return self.observe_cache(site);
         }
         let wants = self.wants.get(&site).copied().unwrap_or_default();
         let inputs = self.calibrated_inputs(site);
         if wants == Wants::default() && inputs.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Look::new(site, features, wants, &inputs)?))
+        Ok(Some(SiteObserver::new(site, features, wants, &inputs)?))
     }
 
-    fn reached(&mut self, site: Site, seen: Option<Seen>, block: Option<&mut Block>) -> Result<()> {
+    fn visit(&mut self, site: Site, observation: Option<Observation>, block: Option<&mut Block>) -> Result<()> {
         match site.kind {
-            SiteKind::Key | SiteKind::Value => self.cache_site(site, seen, block),
-            _ => self.quantize_site(site, seen, block),
+            SiteKind::Key | SiteKind::Value => self.cache_site(site, observation, block),
+            _ => self.quantize_site(site, observation, block),
         }
     }
 }

@@ -67,7 +67,7 @@ fn classes_are_those_of_the_modules() {
     ] {
         let folder = folder(false, &[(targets, Value::Null)], modules);
         let model = Checkpoint::open(folder.path()).unwrap();
-        assert_eq!(model.quantized_ends(), modules);
+        assert_eq!(model.quantized_embeddings(), modules);
         for module in [LM_HEAD, EMBEDDINGS] {
             let values = model.values(&format!("{module}.weight")).unwrap();
             assert_eq!(values == dequantized(), modules.contains(&module), "{targets:?}: {module}");
@@ -81,7 +81,7 @@ fn a_tied_table_of_codes_is_the_head_s_too() {
     let groups: [(&[&str], Value); 2] = [(&["Embedding"], Value::Null), (&["lm_head"], dynamic)];
     let folder = folder(true, &groups, &[EMBEDDINGS]);
     let model = Checkpoint::open(folder.path()).unwrap();
-    assert_eq!(model.quantized_ends(), [LM_HEAD, EMBEDDINGS]);
+    assert_eq!(model.quantized_embeddings(), [LM_HEAD, EMBEDDINGS]);
     assert!(model.input_quantizer(LM_HEAD).unwrap().is_some(), "the head's own scheme rounds its inputs");
     let rows = model.rows("model.embed_tokens.weight", &[9, 0, 9]).unwrap();
     let expected: Vec<f32> = [9, 0, 9].iter().flat_map(|row| dequantized()[row * 16..][..16].to_vec()).collect();

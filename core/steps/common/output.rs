@@ -1,7 +1,7 @@
 use serde_json::Value;
 
 /// What a step found out.
-pub(in crate::steps) struct Finding {
+pub(in crate::steps) struct StepOutput {
     pub values: Value,
     pub facts: Value,
 }

@@ -7,12 +7,12 @@ use workbench_model::{
     activations::with_values,
     statistics::{SiteStatistics, Wants},
 };
-use workbench_quant::{Grid, GridError, Matrix, Parameters, observer, observer::RangeObserver};
+use workbench_quant::{Grid, GridError, Matrix, QuantParams, observer, observer::RangeObserver};
 
 use crate::error::{Error, Result};
 
 /// Statistics and ranges of one site.
-pub struct Look {
+pub struct SiteObserver {
     site: Site,
     wants: Wants,
     statistics: SiteStatistics,
@@ -22,7 +22,7 @@ pub struct Look {
 /// A static input scale.
 pub struct InputScale {
     pub grid: Grid,
-    pub parameters: Parameters,
+    pub parameters: QuantParams,
     /// Smallest and largest value that was observed, for the record.
     pub range: Value,
     /// How many of its scales stand for values that were all zero, and how many scales there are.
@@ -41,13 +41,13 @@ impl InputScale {
 }
 
 /// What a look found.
-pub struct Seen {
+pub struct Observation {
     pub statistics: SiteStatistics,
     /// One for each grid that was asked for.
     pub input_scales: Vec<InputScale>,
 }
 
-impl Look {
+impl SiteObserver {
     /// Nothing seen yet at a site of `features` features; `inputs` are the grids whose static scales are wanted.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl Look {
     ///
     /// # Errors
     /// No token passed any other site; a value was not finite.
-    pub fn finish_routed(self) -> Result<Option<Seen>> {
+    pub fn finish_routed(self) -> Result<Option<Observation>> {
         if self.site.expert.is_some() && self.is_empty() { Ok(None) } else { self.finish().map(Some) }
     }
 
@@ -107,7 +107,7 @@ impl Look {
     ///
     /// # Errors
     /// No token passed; a value was not finite.
-    pub fn finish(mut self) -> Result<Seen> {
+    pub fn finish(mut self) -> Result<Observation> {
         let site = self.site;
         if self.statistics.count() == 0 {
             return Err(Error::refused(format!("no calibration token reached {site}")));
@@ -129,7 +129,7 @@ impl Look {
             Ok(InputScale { grid, parameters, range, silent: (silent, min.len()) })
         };
         let input_scales = self.observers.into_iter().map(scale).collect::<Result<_>>()?;
-        Ok(Seen { statistics: self.statistics, input_scales })
+        Ok(Observation { statistics: self.statistics, input_scales })
     }
 }
 

@@ -10,13 +10,13 @@ use super::{grid_of, rounded::Rounded};
 use crate::{
     error::{Error, Result},
     graph::{
-        ends::{Asked, ENDS, Ends},
+        embeddings::{Asked, EMBEDDINGS_AND_HEAD, EmbeddingsAndHead},
         params::Group,
     },
 };
 
 /// The ends of the model that is made.
-pub(super) struct RoundedEnds {
+pub(super) struct RoundedEmbeddingsAndHead {
     /// The embeddings, rounded to nearest.
     pub embeddings: Option<Rounded>,
     /// `lm_head`, where the method does not quantize it; that of `embeddings` where both are one tensor.
@@ -30,7 +30,7 @@ pub(super) struct RoundedEnds {
     pub remarks: Vec<String>,
 }
 
-impl RoundedEnds {
+impl RoundedEmbeddingsAndHead {
     /// Chooses the scales of what is rounded here. `by_block` says that the method takes blocks as a whole.
     ///
     /// # Errors
@@ -42,10 +42,11 @@ impl RoundedEnds {
         method: &str,
         by_block: bool,
     ) -> Result<Self> {
-        let [head, embeddings] = ENDS.map(|module| group(groups, module));
+        let [head, embeddings] = EMBEDDINGS_AND_HEAD.map(|module| group(groups, module));
         let tied = checkpoint.config().tie_word_embeddings;
-        let ends = Ends { head: head.map(Asked::from), embeddings: embeddings.map(Asked::from), tied, untie };
-        ends.check().map_err(|problem| Error::refused(problem.message).hint(problem.hint))?;
+        let embeddings_and_head =
+            EmbeddingsAndHead { head: head.map(Asked::from), embeddings: embeddings.map(Asked::from), tied, untie };
+        embeddings_and_head.check().map_err(|problem| Error::refused(problem.message).hint(problem.hint))?;
         let rounded = |module: &str, group: Option<&Group>| -> Result<Option<Rounded>> {
             let Some((group, args)) = group.and_then(|g| Some((g, g.scheme.args.weights.as_ref()?))) else {
                 return Ok(None);
@@ -53,14 +54,14 @@ impl RoundedEnds {
             let grid = grid_of(checkpoint, module, args, group.scheme.conventions)?;
             Rounded::new(checkpoint, checkpoint.config().weight_of(module), &grid).map(Some)
         };
-        let shared = ends.is_shared();
+        let shared = embeddings_and_head.is_shared();
         Ok(Self {
             embeddings: rounded(EMBEDDINGS, embeddings)?,
             head: rounded(LM_HEAD, head.filter(|_| by_block && !shared))?,
             shared,
-            unties: ends.unties(),
-            quantized: ENDS.into_iter().filter(|module| group(groups, module).is_some()).collect(),
-            remarks: ends.remarks(method, by_block),
+            unties: embeddings_and_head.unties(),
+            quantized: EMBEDDINGS_AND_HEAD.into_iter().filter(|module| group(groups, module).is_some()).collect(),
+            remarks: embeddings_and_head.remarks(method, by_block),
         })
     }
 

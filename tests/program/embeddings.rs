@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use workbench::eval::Loaded;
 use workbench_model::{Checkpoint, Context, Decoder, ModelError, Site, WeightSource};
-use workbench_quant::{Conventions, Grid, Matrix, Parameters, Scheme, StorageDtype};
+use workbench_quant::{Conventions, Grid, Matrix, QuantParams, Scheme, StorageDtype};
 
 use super::project::{LAYERS, Project};
 use super::rotate::write_model;
@@ -55,7 +55,7 @@ fn open(project: &Project, model: &str) -> Checkpoint {
 }
 
 /// A weight rounded to nearest: codes, parameters, values.
-fn rounded(model: &Checkpoint, tensor: &str, scheme: Value) -> (Vec<i8>, Parameters, Vec<f32>) {
+fn rounded(model: &Checkpoint, tensor: &str, scheme: Value) -> (Vec<i8>, QuantParams, Vec<f32>) {
     let args = Scheme::from_value(&scheme).unwrap().weights.unwrap();
     let grid = Grid::new(&args, StorageDtype::F32, Conventions::default()).unwrap();
     let (weight, shape) = (model.values(tensor).unwrap(), model.shape(tensor).unwrap());
@@ -330,7 +330,7 @@ fn tables_count_what_the_ends_take() {
         };
     }
     assert_eq!(made.bits_per_parameter(), bits as f64 / parameters as f64);
-    assert_eq!(made.quantized_ends(), [HEAD, TABLE]);
+    assert_eq!(made.quantized_embeddings(), [HEAD, TABLE]);
     // A table in which no end is quantized does not speak of them.
     let plain = self::project();
     assert!(!quantize(&plain, "untied", "rtn", r#"scheme: "INT8""#).2.contains("bits/parameter"));
@@ -348,7 +348,7 @@ fn a_transform_may_have_untied_the_model() {
         project.run(&["run", "after.rhai"])
     };
     run(r#".transform("untie")"#).exits(0);
-    assert_eq!(open(&project, "out").quantized_ends(), [HEAD]);
+    assert_eq!(open(&project, "out").quantized_embeddings(), [HEAD]);
     // What is sure to be tied is an error of the script, what may be is one of the node.
     let early = run("").exits(2);
     assert!(early.err.contains("only `lm_head` is a target"), "{}", early.err);

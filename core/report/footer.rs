@@ -179,7 +179,7 @@ fn two_digits(value: f64) -> String {
 
 /// What the two columns of bits count, where there are two.
 fn bits(analysis: &Analysis<'_>) -> Option<String> {
-    let both = analysis.table.rows.iter().any(|row| row.model.quantized_ends);
+    let both = analysis.table.rows.iter().any(|row| row.model.quantized_embeddings);
     both.then(|| {
         "bits/weight counts the linears of the decoder blocks, bits/parameter everything that is stored, lm_head and embeddings too."
             .to_owned()
