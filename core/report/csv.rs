@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::analysis::Analysis;
 use super::cells::mean_and_sd;
 use super::input::{Row, RowState, Table};
-use super::{Comparison, ReportError, labels, notes};
+use super::{Comparison, ReportError, footer, labels};
 
 /// The columns of a table's CSV file, known before the first result.
 ///

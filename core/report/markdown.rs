@@ -3,7 +3,7 @@
 use super::analysis::Analysis;
 use super::cells::Intervals;
 use super::sheet::{self, Sheet};
-use super::{ReportError, notes};
+use super::{ReportError, footer};
 use crate::printable;
 
 /// Renders title, caption, table, contrasts and footers as GitHub-flavoured Markdown. Ends with a newline.

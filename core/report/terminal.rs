@@ -6,7 +6,7 @@ use super::analysis::Analysis;
 use super::cells::{Intervals, Tone};
 use super::sheet::{self, Sheet};
 use super::text::{align_numbers, pad_left, pad_right, wrap};
-use super::{ReportError, notes};
+use super::{ReportError, footer};
 use crate::printable::one_line;
 
 /// What the caller knows about the terminal.

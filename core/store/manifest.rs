@@ -46,7 +46,7 @@ pub(super) enum Depth {
 }
 
 /// Gives the digest of a file: by reading it, or by what is known of it.
-pub type Hash<'a> = dyn FnMut(&Path) -> Result<String> + 'a;
+pub(super) type Hash<'a> = dyn FnMut(&Path) -> Result<String> + 'a;
 
 /// Whether a path names a weight shard.
 pub(super) fn is_shard(path: &Path) -> bool {
@@ -137,7 +137,7 @@ impl Manifest {
 ///
 /// # Errors
 /// A shard cannot be read.
-pub fn changed_shard(folder: &Path, hash: &mut Hash<'_>) -> Result<Option<PathBuf>> {
+pub fn changed_shard(folder: &Path, hash: &mut dyn FnMut(&Path) -> Result<String>) -> Result<Option<PathBuf>> {
     let manifest = fs::read(folder.join(MANIFEST)).ok();
     let Some(manifest) = manifest.and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok()) else {
         return Ok(None);

@@ -7,7 +7,7 @@ mod plot;
 use super::analysis::Analysis;
 use super::cells::{Intervals, Tone};
 use super::sheet::{self, Column, Sheet};
-use super::{ReportError, format, notes};
+use super::{ReportError, footer, format};
 use crate::printable;
 
 const STYLE: &str = include_str!("style.css");
@@ -107,7 +107,7 @@ fn section(
 
 fn head(page: &mut String, analysis: &Analysis<'_>) {
     *page += &format!("<header>\n<h1>{}</h1>\n", escape(&analysis.table.name));
-    let mut caption = notes::caption(analysis);
+    let mut caption = footer::caption(analysis);
     if !analysis.table.script.is_empty() && !caption.is_empty() {
         *page += &format!("<p class=\"mono\">{}</p>\n", escape(&caption.remove(0)));
     }

@@ -6,7 +6,7 @@ use super::super::aggregate::MetricKey;
 use super::super::analysis::Analysis;
 use super::super::cells::{self, Intervals, Tone};
 use super::super::input::MetricKind;
-use super::super::{Comparison, Paired, labels, notes, sheet};
+use super::super::{Comparison, Paired, footer, labels, sheet};
 use super::{escape, number};
 
 /// One value of a plot, on the scale on which it is shown.
