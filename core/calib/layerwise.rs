@@ -14,10 +14,10 @@ use crate::error::Result;
 
 /// What happens at the sites of a block.
 pub trait SiteVisitor {
-    /// What is to be gathered at a site of so many features; `None` where nothing is.
+    /// The observer to install at a site of so many features; `None` skips it.
     ///
     /// # Errors
-    /// The site cannot be looked at as it should be.
+    /// The site cannot be observed as it should be.
     fn observe(&mut self, site: Site, features: usize) -> Result<Option<SiteObserver>>;
 
     /// All tokens have reached the site. Where `block` is given, the linears that read the site have not run yet, and what is
@@ -107,7 +107,7 @@ impl LayerwiseCalibration {
         Ok(pass)
     }
 
-    /// A pass whose hidden states are still to be [loaded](Self::hidden_mut).
+    /// A calibration whose hidden states are still to be [loaded](Self::hidden_mut).
     ///
     /// # Errors
     /// A full disk.
@@ -179,7 +179,7 @@ impl LayerwiseCalibration {
         Ok(wide)
     }
 
-    /// Makes a block that multiplies as this pass does.
+    /// Makes a block that multiplies in the compute dtype.
     ///
     /// # Errors
     /// A malformed checkpoint.
@@ -330,7 +330,7 @@ impl LayerwiseCalibration {
         Ok(())
     }
 
-    /// Passes a block and looks at all its sites before anything is done to it. What the work does counts for what the next
+    /// Passes a block and observes all its sites before anything is done to it. What the work does counts for what the next
     /// block receives if `feed_back` is set.
     ///
     /// # Errors
@@ -352,7 +352,7 @@ impl LayerwiseCalibration {
     /// Looks at all sites of a block as it is. The hidden states go on to the next block if `advance` is set.
     ///
     /// # Errors
-    /// A site cannot be looked at; a malformed block; a full disk.
+    /// A site cannot be observed; a malformed block; a full disk.
     pub fn gather(
         &mut self,
         index: usize,
@@ -411,7 +411,7 @@ impl LayerwiseCalibration {
     }
 }
 
-/// Runs a part of a block and looks at the sites that it passes.
+/// Runs a part of a block and observes the sites that it passes.
 fn watch(
     observers: &mut BTreeMap<Site, SiteObserver>,
     run: impl FnOnce(&mut dyn Taps) -> Result<Tensor, ModelError>,

@@ -1,8 +1,8 @@
-//! Calibration: the tokens of the calibration set pass through the decoder block by block, and each site is looked at as it
+//! Calibration: the tokens of the calibration set pass through the decoder block by block, and each site is observed as it
 //! is passed.
 //!
 //! A block is loaded, used and dropped, so memory holds one block, the hidden states of the calibration set and the inputs of
-//! its widest site, however deep the model is. In true sequential order ([`Order::Sequential`]) all tokens pass one piece of
+//! its widest site, however deep the model is. In true sequential order ([`Order::Sequential`]) all tokens pass one sublayer of
 //! a block, the linears that read its result are quantized, and only then they run: each linear runs once, on inputs that
 //! everything upstream has already been quantized for.
 

@@ -40,7 +40,7 @@ impl InputScale {
     }
 }
 
-/// What a look found.
+/// What an observer found.
 pub struct Observation {
     pub statistics: SiteStatistics,
     /// One for each grid that was asked for.
@@ -95,7 +95,7 @@ impl SiteObserver {
         self.statistics.count() == 0
     }
 
-    /// Ends the look; `None` at the site of an expert that no token was routed to.
+    /// Ends the observation; `None` at the site of an expert that no token was routed to.
     ///
     /// # Errors
     /// No token passed any other site; a value was not finite.
@@ -103,7 +103,7 @@ impl SiteObserver {
         if self.site.expert.is_some() && self.is_empty() { Ok(None) } else { self.finish().map(Some) }
     }
 
-    /// Ends the look.
+    /// Ends the observation.
     ///
     /// # Errors
     /// No token passed; a value was not finite.

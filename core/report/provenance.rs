@@ -81,7 +81,7 @@ fn calibrated(facts: &Value) -> Option<String> {
     };
     let (kept, factors) = (observed["hidden_states"].as_str()?, observed["compute_dtype"].as_str()?);
     Some(format!(
-        "calibration: {}, {order}; activations kept in {kept}, matrix products of {factors} factors with f32 sums",
+        "calibration: {}, {order}; activations kept in {kept}, matrix products of {factors} operands with f32 sums",
         amount(facts)
     ))
 }

@@ -132,7 +132,7 @@ fn the_orders_observe_different_models() {
         observation[0].1 != observation[1].1
             && observation[1].1 != observation[2].1
             && observation[0].1 != observation[2].1,
-        "{seen:?}"
+        "{observation:?}"
     );
 }
 

@@ -114,7 +114,7 @@ fn ends_have_the_codes_of_their_schemes_and_the_logits_of_those_codes() {
     let ignore = quantization["ignore"].as_array().unwrap();
     assert!(ignore.len() == 7 * LAYERS && !ignore.contains(&json!(HEAD)), "{ignore:?}");
     let facts = &record["facts"];
-    assert_eq!(facts["ends"], json!({"quantized": [HEAD, TABLE], "untied": false}));
+    assert_eq!(facts["embeddings_and_head"], json!({"quantized": [HEAD, TABLE], "untied": false}));
     assert_eq!(facts["layers"], json!({"quantized": 0, "of": 7 * LAYERS}));
     assert!(facts.get("warnings").is_none(), "{facts}");
 }
@@ -133,7 +133,7 @@ fn ends_are_left_alone_unless_they_are_named() {
             let name = format!("{module}.weight");
             assert!(made.raw(&name).unwrap().bytes == source.raw(&name).unwrap().bytes, "{options}: {module}");
         }
-        assert!(record["facts"].get("ends").is_none());
+        assert!(record["facts"].get("embeddings_and_head").is_none());
         assert_eq!(record["facts"]["layers"]["quantized"], 7 * LAYERS);
     }
     // One scheme for all linears names their class, and the head is among them.
@@ -164,7 +164,7 @@ fn tied_ends_share_their_codes_or_are_untied() {
         assert!(warnings[0].as_str().unwrap().contains("have the same codes, stored once for each"));
         let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(shown.contains("lm_head and the embeddings have the same codes"), "{shown}");
-        assert_eq!(record["facts"]["ends"]["untied"], true);
+        assert_eq!(record["facts"]["embeddings_and_head"]["untied"], true);
     }
     // Untied, each end is what its own scheme says, and the other one stays as it was.
     for (target, coded, dense) in [("lm_head", HEAD, TABLE), ("Embedding", TABLE, HEAD)] {

@@ -81,7 +81,7 @@ pub struct Quantize {
     /// In which activations are kept between the pieces of a block; the model's if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden_states: Option<CalibrationDtype>,
-    /// Of the factors of matrix products, whose sums are f32; the model's if not given.
+    /// Of the operands of matrix products, whose sums are f32; the model's if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compute_dtype: Option<CalibrationDtype>,
     /// Whether each expert of a mixture sees every token of the calibration data. Set together with `min_expert_tokens` alone.

@@ -1,6 +1,6 @@
 //! `lm_head` and the embeddings as targets: which selectors name them, and what a choice of schemes for them means.
 //!
-//! Most schemes mean the linears of the decoder blocks, so that the ends of a model are quantized only where they are named.
+//! Most schemes mean the linears of the decoder blocks, so that embeddings and head are quantized only where they are named.
 
 use workbench_model::arch::{EMBEDDINGS, LM_HEAD, ModuleName};
 use workbench_quant::{Conventions, Scheme};
@@ -11,7 +11,7 @@ use crate::error::{Error, Result, did_you_mean};
 /// The modules that hold weights outside of the decoder blocks.
 pub const EMBEDDINGS_AND_HEAD: [&str; 2] = [LM_HEAD, EMBEDDINGS];
 
-/// The modules that a list of targets picks: first of `linears`, those of the blocks, in their order, then of the ends. `Linear`
+/// The modules that a list of targets picks: first of `linears`, those of the blocks, in their order, then embeddings and head. `Linear`
 /// is every linear of the blocks, `Embedding` the embeddings. A pattern picks an end if it spells its name (`re:.*lm_head`), or
 /// picks no linear of a block.
 ///
@@ -62,7 +62,7 @@ pub struct Asked<'a> {
     pub conventions: Conventions,
 }
 
-/// The ends of a model and what is asked for them.
+/// Embeddings and head, and what is asked for them.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddingsAndHead<'a> {
     pub head: Option<Asked<'a>>,

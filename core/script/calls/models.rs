@@ -42,7 +42,7 @@ pub(in crate::script) struct Apply {
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::script) struct Quantize {
-    /// Tied ends are one tensor with one scheme; `true` gives `lm_head` a weight of its own.
+    /// Tied embeddings and head are one tensor with one scheme; `true` gives `lm_head` a weight of its own.
     pub untie_word_embeddings: bool,
     /// Schemes for some modules: a map of groups by name, a preset's name with the targets that it is for, or a list of groups. `scheme`
     /// is then for the rest.
@@ -60,7 +60,7 @@ pub(in crate::script) struct Quantize {
     pub observe: Order,
     /// In which calibration keeps activations between the pieces of a block; the model's dtype if not given.
     pub hidden_states: Option<CalibrationDtype>,
-    /// Of the factors of calibration's matrix products, whose sums are float32; the model's dtype if not given.
+    /// Of the operands of calibration's matrix products, whose sums are float32; the model's dtype if not given.
     pub compute_dtype: Option<CalibrationDtype>,
     /// In a mixture of experts: let each expert's linears observe every token, not only those that are routed to it. What the model
     /// computes stays the router's.

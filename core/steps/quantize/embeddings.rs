@@ -1,4 +1,4 @@
-//! What the host itself does at the ends of a model: the embeddings, which are looked up and have no activations to go by, and
+//! What the host itself does to embeddings and head: the embeddings, which are looked up and have no activations to go by, and
 //! an `lm_head` that is the same tensor or that the method cannot take.
 
 use workbench_model::{
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// The ends of the model that is made.
+/// Embeddings and head of the model that is made.
 pub(super) struct RoundedEmbeddingsAndHead {
     /// The embeddings, rounded to nearest.
     pub embeddings: Option<Rounded>,

@@ -92,7 +92,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     facts.insert("layers".into(), json!({ "quantized": in_blocks, "of": checkpoint.config().linears().len() }));
     if !embeddings_and_head.quantized.is_empty() || embeddings_and_head.unties {
         facts.insert(
-            "ends".into(),
+            "embeddings_and_head".into(),
             json!({ "quantized": embeddings_and_head.quantized, "untied": embeddings_and_head.unties }),
         );
     }

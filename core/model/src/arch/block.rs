@@ -1,4 +1,4 @@
-//! What a configuration means: the tensors and the linears of each block and of the ends.
+//! What a configuration means: the tensors and the linears of each block, of embeddings and head.
 
 use super::names::{
     ATTENTION, ATTENTION_NORM, DOWN, EXPERTS, GATE, K, K_NORM, MLP, MLP_NORM, O, Q, Q_NORM, SINKS, UP, V,
