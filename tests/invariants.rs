@@ -105,6 +105,10 @@ fn files_are_written_in_few_places() {
             ),
             ("core/steps/common/resume.rs", "what a node resumes from, into its scratch folder"),
             (
+                "core/steps/quantize/block.rs",
+                "folders of activations that do not fit into memory, in the scratch folder of a node",
+            ),
+            (
                 "core/steps/artifact/",
                 "tokenizer files beside a checkpoint and large tensors, into the scratch folder of a node",
             ),

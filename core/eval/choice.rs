@@ -104,7 +104,13 @@ fn judge(item: &ChoiceItem, scores: &[(f64, bool)]) -> Item {
 fn finish(items: Vec<Item>, task: &Task, style: &Style, shots: &str) -> Measured {
     let metrics = Method::Choice.metric_infos_with(task.metric());
     let protocol = format!("{} questions, choices by log-likelihood, {}, {shots}", items.len(), style.describe());
-    Measured { items, metrics, protocol, facts: json!({ "summary": task.file.summary }), extra: Map::new() }
+    Measured {
+        items,
+        metrics,
+        protocol,
+        facts: json!({ "summary": task.file.summary, "questions_digest": task.items.digest() }),
+        extra: Map::new(),
+    }
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub fn generate(
         items: done,
         metrics: Method::Generate.metric_infos(),
         protocol,
-        facts: json!({ "summary": task.file.summary }),
+        facts: json!({ "summary": task.file.summary, "questions_digest": task.items.digest() }),
         extra: Map::new(),
     })
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{FileDigests, Graph, Input, Key, NodeId, canonical::differences, digest::KnownFile};
 use crate::{
     error::{Error, Result},
-    store::{Store, changed_shard},
+    store::{Store, changed_file},
 };
 
 /// What a run has to do about a node.
@@ -67,8 +67,8 @@ impl Plan {
         let planned = |(i, (identity, key)): (usize, &(Value, Key))| {
             state[i].map(|state| PlanNode { id: NodeId(i), key: key.clone(), identity: identity.clone(), state })
         };
-        let run = state.iter().enumerate().filter(|(_, state)| **state == Some(State::Pending));
-        check_sources(graph, run.map(|(id, _)| NodeId(id)), digests)?;
+        let wanted = state.iter().enumerate().filter(|(_, state)| state.is_some());
+        check_sources(graph, wanted.map(|(id, _)| NodeId(id)), digests)?;
         let nodes: Vec<PlanNode> = identities.iter().enumerate().filter_map(planned).collect();
         let pending = nodes.iter().filter(|node| node.state == State::Pending);
         let read = pending.flat_map(|node| graph.node(node.id).files());
@@ -87,8 +87,8 @@ impl Plan {
     }
 }
 
-/// Refuses a model that was saved with other weights than those that lie in its folder now: a bit that a disk or a copy flipped would
-/// give another number without a word.
+/// Refuses a model that was saved with other files than those that lie in its folder now: a bit that a disk or a copy flipped would give
+/// another number without a word.
 fn check_sources(graph: &Graph, nodes: impl Iterator<Item = NodeId>, digests: &mut FileDigests) -> Result<()> {
     let inputs = nodes.flat_map(|id| graph.node(id).inputs.values());
     let folders: BTreeSet<&PathBuf> = inputs
@@ -98,8 +98,8 @@ fn check_sources(graph: &Graph, nodes: impl Iterator<Item = NodeId>, digests: &m
         })
         .collect();
     for folder in folders {
-        if let Some(shard) = changed_shard(folder, &mut |path| digests.file(path))? {
-            return Err(Error::refused(format!("`{}` does not hold what was saved", shard.display()))
+        if let Some(file) = changed_file(folder, &mut |path| digests.file(path))? {
+            return Err(Error::refused(format!("`{}` does not hold what was saved", file.display()))
                 .hint("save the model again, or copy the file anew")
                 .hint("if the change is meant, remove `manifest.json` from the folder"));
         }

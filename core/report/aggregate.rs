@@ -1,6 +1,6 @@
 //! From items to cells: rows that differ only in their seed become one group, and every (group, metric) one cell.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use polars::prelude::*;
 
@@ -104,8 +104,10 @@ pub(super) struct RawCell {
     pub unparsed: usize,
     /// How the task was scored.
     pub protocol: String,
-    /// Digest of the tokens that were scored.
-    pub tokens: Option<String>,
+    /// Digest of what was scored.
+    pub subject: Option<String>,
+    /// Those of the models that divergences are measured from, of all rows of the group.
+    pub references: BTreeSet<String>,
 }
 
 /// Groups, metrics and cells of a table, with the texts of the item identifiers.
@@ -264,14 +266,16 @@ fn empty_cells(groups: &[Group], metrics: &[MetricKey], rows: &[Row]) -> Vec<Opt
                         per_seed: Vec::new(),
                         unparsed: 0,
                         protocol: task.protocol.clone(),
-                        tokens: task.tokens.clone(),
+                        subject: task.subject.clone(),
+                        references: BTreeSet::new(),
                     });
                     cell.unparsed += metric.unparsed;
+                    cell.references.extend(task.reference.clone());
                     if cell.protocol != task.protocol {
                         cell.items = Err("its seeds were scored under different protocols".to_owned());
                     }
-                    if cell.tokens != task.tokens {
-                        cell.items = Err("its seeds were scored on different tokens".to_owned());
+                    if cell.subject != task.subject {
+                        cell.items = Err("its seeds were scored on different tokens or questions".to_owned());
                     }
                 }
             }

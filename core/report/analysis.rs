@@ -84,6 +84,7 @@ impl<'a> Analysis<'a> {
         let mut contrasts = test(&data, &declared, MetricKey::is_tested, &cache);
         compare::adjust(if table.contrasts.is_empty() { &mut against_baseline } else { &mut contrasts });
         warnings.extend(protocol_warnings(&data));
+        warnings.extend(unlike_seeds(table, &data));
         let Aggregate { groups, metrics, .. } = data;
         Ok(Self { table, groups, baseline, metrics, against_baseline, contrasts, warnings, cells })
     }
@@ -159,6 +160,22 @@ fn all_equal<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
     first.is_none_or(|first| values.all(|value| value == first))
 }
 
+/// One warning per line whose seeds are models of other sizes: the line shows those of its first.
+fn unlike_seeds(table: &Table, data: &Aggregate) -> Vec<String> {
+    let unlike = |group: &&Group| {
+        let models = group.rows.iter().map(|row| &table.rows[*row].model);
+        let known = models.filter(|model| model.bits_per_weight.is_some());
+        !all_equal(known.map(|model| (model.bits_per_weight.map(f64::to_bits), &model.engine)))
+    };
+    let line = |group: &Group| {
+        format!(
+            "{}: the models of its seeds differ in bits/weight; the line shows those of the first, table.csv each",
+            labels::line(&group.labels)
+        )
+    };
+    data.groups.iter().filter(unlike).map(line).collect()
+}
+
 /// One warning per task whose rows were not all scored in the same way.
 fn protocol_warnings(data: &Aggregate) -> Vec<String> {
     let mut warnings: Vec<String> = Vec::new();
@@ -169,11 +186,15 @@ fn protocol_warnings(data: &Aggregate) -> Vec<String> {
         if !one_protocol {
             warnings.push(format!("{}: rows were scored under different protocols and are not compared", key.task));
         }
-        if one_protocol && !all_equal(cells().map(|cell| &cell.tokens)) {
+        if one_protocol && !all_equal(cells().map(|cell| &cell.subject)) {
             warnings.push(format!(
-                "{}: the tokenizers of rows read the text differently; per token they are not compared",
+                "{}: rows were scored on different tokens or questions (their tokenizers read the text differently, or their task files \
+                 hold others) and are not compared",
                 key.task
             ));
+        }
+        if !all_equal(cells().map(|cell| &cell.references)) {
+            warnings.push(format!("{}: rows are measured from different models and are not compared", key.task));
         }
     }
     warnings

@@ -149,8 +149,11 @@ pub(super) fn compare(
     if left.protocol != right.protocol {
         return Err("scored under different protocols".to_owned());
     }
-    if left.tokens != right.tokens {
-        return Err("scored on different tokens: their tokenizers read the text differently".to_owned());
+    if left.subject != right.subject {
+        return Err("scored on different tokens or questions: their tokenizers read the text differently, or their task files hold others".to_owned());
+    }
+    if left.references != right.references {
+        return Err("divergences from different models".to_owned());
     }
     check_pairing(a, b, names)?;
     let difference = a.estimate() - b.estimate();

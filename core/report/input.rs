@@ -91,9 +91,11 @@ pub struct TaskResult {
     /// One line for the footer that says how the task was scored: blocks or rolling, context, BOS, tokens, few-shot, ...
     /// Rows are only compared where this line is equal.
     pub protocol: String,
-    /// Digest of the tokens that were scored, where metrics are means over tokens: a text is other tokens to another tokenizer, and
-    /// nats per token are then another unit. Rows are only compared where it is equal.
-    pub tokens: Option<String>,
+    /// Digest of what was scored: of tokens, where metrics are means over tokens (a text is other tokens to another tokenizer, and nats
+    /// per token are then another unit), of questions and answers otherwise. Rows are only compared where it is equal.
+    pub subject: Option<String>,
+    /// Digest of the model that a divergence is measured from. Rows are only compared where it is equal.
+    pub reference: Option<String>,
     /// Name of the metric that stands for the task, and that differences are tested on; one of `metrics`.
     pub primary: String,
     /// Every metric of the task.

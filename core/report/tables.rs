@@ -400,10 +400,12 @@ fn task_result(task: &str, object: &Object, record: &Record) -> Result<TaskResul
             unparsed,
         })
     };
+    let facts = |name: &str| measured["facts"][name].as_str().map(str::to_owned);
     Ok(TaskResult {
         task: task.to_owned(),
         protocol: measured["protocol"].as_str().unwrap_or_default().to_owned(),
-        tokens: measured["facts"]["tokens_digest"].as_str().map(str::to_owned),
+        subject: ["tokens_digest", "questions_digest"].iter().find_map(|digest| facts(digest)),
+        reference: facts("reference_digest"),
         primary: metrics.first().map(|m| m.name.clone()).ok_or_else(|| damaged("metric"))?,
         metrics: metrics.iter().map(collect).collect::<Result<_>>()?,
     })

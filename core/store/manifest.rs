@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{self, entries};
+use super::{
+    files::{self, entries},
+    object::RECIPE,
+};
 use crate::{
     error::{Error, Result},
     identity::{Key, digest},
@@ -132,19 +135,21 @@ impl Manifest {
     }
 }
 
-/// The first weight shard of a model that `save_as` wrote which does not hold any more what it was written with; `None` too for a folder
-/// without a manifest of ours.
+/// The first file of a model that `save_as` wrote which does not hold any more what it was written with, the manifest itself included;
+/// `None` too for a folder that is none of ours.
 ///
 /// # Errors
-/// A shard cannot be read.
-pub fn changed_shard(folder: &Path, hash: &mut dyn FnMut(&Path) -> Result<String>) -> Result<Option<PathBuf>> {
-    let manifest = fs::read(folder.join(MANIFEST)).ok();
-    let Some(manifest) = manifest.and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok()) else {
-        return Ok(None);
+/// A file cannot be read.
+pub fn changed_file(folder: &Path, hash: &mut dyn FnMut(&Path) -> Result<String>) -> Result<Option<PathBuf>> {
+    let path = folder.join(MANIFEST);
+    let Ok(bytes) = fs::read(&path) else { return Ok(None) };
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) else {
+        // Others have files of that name, but no recipe beside them.
+        return Ok(folder.join(RECIPE).is_file().then_some(path));
     };
     for (name, entry) in &manifest.files {
         let path = folder.join(name);
-        if is_shard(&path) && path.is_file() && hash(&path)? != entry.digest {
+        if path.is_file() && hash(&path)? != entry.digest {
             return Ok(Some(path));
         }
     }

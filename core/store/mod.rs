@@ -35,7 +35,7 @@ pub use damage::Damaged;
 pub use export::{check_place, resolve};
 pub use files::{write_atomic, write_json};
 pub use lock::{CollectionLock, KeyLock};
-pub use manifest::changed_shard;
+pub use manifest::changed_file;
 pub use note::Note;
 pub use notebook::Notebook;
 pub use object::{Object, RECIPE, Record};

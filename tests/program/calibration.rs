@@ -192,7 +192,7 @@ pub(super) fn blocks(project: &Project) -> Option<u64> {
 fn memory_does_not_grow_with_depth() {
     let awq = r#"
 let data = dataset("text.txt").tokens(#{ num_calibration_samples: 6, max_seq_length: 48, add_bos: false });
-let made = model("deep").transform("awq", #{ scheme: #{ scheme: "W4A16", group_size: 32 }, n_grid: 2, calibration: data });
+let made = model("deep").transform("awq", #{ scheme: #{ num_bits: 4, group_size: 32 }, n_grid: 3, calibration: data });
 made.save_as("made");
 "#;
     let peak = |layers: usize, method: &str| {

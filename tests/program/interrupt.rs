@@ -233,7 +233,7 @@ table.write();
 fn a_transform_goes_on_behind_its_last_block_to_the_same_bytes() {
     let mut stopped = 0;
     for (method, unit, options) in
-        [("awq", "tensors", r#"scheme: #{ scheme: "W4A16", group_size: 16 }, "#), ("smoothquant", "blocks", "")]
+        [("awq", "tensors", r#"scheme: #{ num_bits: 4, group_size: 16 }, "#), ("smoothquant", "blocks", "")]
     {
         let start = || {
             let project = Project::new();

@@ -93,7 +93,7 @@ fn keys_and_values_can_be_quantized_with_or_without_weights() {
     let told = outcome.out.split_whitespace().collect::<Vec<_>>().join(" ");
     let from = "static KV-cache scales: observer minmax, seen by each layer behind all that is quantized before it";
     assert!(told.contains(from), "{}", outcome.out);
-    let how = "each linear quantized before the next one sees its data; activations kept in f32, matrix products of f32 factors";
+    let how = "each linear quantized before the next one sees its data; activations kept in f32, matrix products of f32 operands";
     assert!(told.contains(how), "{}", outcome.out);
     let config: Value = serde_json::from_str(&project.read("saved/config.json")).unwrap();
     assert_eq!(config["quantization_config"]["kv_cache_scheme"]["strategy"], "attn_head");

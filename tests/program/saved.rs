@@ -89,8 +89,20 @@ table.write();
     let shard = shard.into_iter().find(|path| path.to_string_lossy().contains("block-00000")).unwrap();
     let mut bytes = fs::read(&shard).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
-    fs::write(&shard, bytes).unwrap();
-    refused(project.run(&["run", "read.rhai"]), "does not hold what was saved");
+    fs::write(&shard, &bytes).unwrap();
+    refused(project.run(&["run", "read.rhai"]), "does not hold what was");
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&shard, &bytes).unwrap();
+    project.run(&["run", "read.rhai"]).exits(0);
+    // A manifest that says nothing is no manifest of ours.
+    let manifest = project.read("out/manifest.json");
+    project.write("out/manifest.json", "{}");
+    refused(project.run(&["run", "read.rhai"]), "manifest.json` does not hold what");
+    project.write("out/manifest.json", &manifest);
+    let config = project.read("out/config.json");
+    project.write("out/config.json", &config.replace("256", "255"));
+    refused(project.run(&["run", "read.rhai"]), "config.json` does not hold what");
+    project.write("out/config.json", &config.replace("\n", "\n\n"));
     // Whoever means it says so.
     fs::remove_file(project.path().join("out/manifest.json")).unwrap();
     project.run(&["run", "read.rhai"]).exits(0);

@@ -28,6 +28,26 @@ pub enum Items {
 }
 
 impl Items {
+    /// A digest of what is asked and of what is right: results can be compared item by item where it is equal, whatever the files are
+    /// called.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut add = |id: &str, text: String, rest: String| {
+            for part in [id, &text, &rest] {
+                hasher.update(&(part.len() as u64).to_le_bytes());
+                hasher.update(part.as_bytes());
+            }
+        };
+        match self {
+            Self::Choice(items) => {
+                items.iter().for_each(|i| add(&i.id, i.prompt.text(), format!("{:?} {}", i.choices, i.answer)));
+            }
+            Self::Generate(items) => items.iter().for_each(|i| add(&i.id, i.prompt.text(), format!("{:?}", i.answers))),
+            Self::Text(items) => items.iter().for_each(|i| add(&i.id, i.text.clone(), String::new())),
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
     /// Number of items.
     pub fn len(&self) -> usize {
         match self {

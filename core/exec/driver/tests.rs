@@ -46,7 +46,7 @@ impl Executor for Held {
         if let Some(interrupt) = &self.asks {
             interrupt.ask();
         }
-        let update = |key: &Key, updates| JobUpdate { key: key.clone(), update };
+        let update = |key: &Key, update| JobUpdate { key: key.clone(), update };
         let stopped: Vec<Key> = self.interrupted.drain(..).collect();
         let said = stopped.iter().map(|key| update(key, Update::Message(NodeEvent::Interrupted)));
         let mut updates: Vec<JobUpdate> = said.collect();

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use workbench_model::ModelConfig;
-use workbench_quant::preset;
+use workbench_quant::{NumberType, QuantizationArgs, preset};
 
 use crate::graph::params::GroupScheme;
 
@@ -27,7 +27,10 @@ pub fn unread(config: &ModelConfig, schemes: &BTreeMap<&str, &GroupScheme>) -> O
             "of this family it reads quantized experts where they alone are quantized, as MXFP4_MLP_WEIGHT_ONLY does",
         )
     } else {
-        (!experts.is_empty() && !schemes.is_empty() && (!one_scheme || quantized == 0))
+        // Beside FP8 it takes weights without scales as they are.
+        let is_fp8 = |args: &QuantizationArgs| args.r#type == NumberType::Float && args.num_bits == 8;
+        let fp8 = schemes.values().all(|scheme| scheme.args.weights.as_ref().is_some_and(is_fp8));
+        (!experts.is_empty() && !schemes.is_empty() && (!one_scheme || quantized == 0 && !fp8))
             .then_some("it reads them where all experts have one scheme")
     }?;
     Some(format!("transformers 5.17 opens this folder with random experts: {how}"))
@@ -74,6 +77,7 @@ mod tests {
         assert!(!found(&qwen, |name| Some(if is_expert(name) { "W4A16" } else { "W8A16" })));
         assert!(!found(&qwen, |_| None));
         assert!(found(&qwen, |name| (!is_expert(name)).then_some("W4A16")));
+        assert!(!found(&qwen, |name| (!is_expert(name)).then_some("FP8_DYNAMIC")));
         assert!(found(&qwen, |name| name.contains(".experts.1.").then_some("W4A16")));
         assert!(found(&qwen, |name| Some(if name.contains(".experts.1.") { "W8A16" } else { "W4A16" })));
         let dense = config("Qwen3ForCausalLM", "qwen3", &json!({}));

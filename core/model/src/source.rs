@@ -26,6 +26,9 @@ pub trait WeightSource {
     fn has_rows(&self, _name: &str) -> bool {
         false
     }
+
+    /// A block has been read and is not needed for now: pages of a file that it was read from can be given back.
+    fn release_block(&self, _index: usize) {}
 }
 
 /// Some rows of a matrix of `columns` columns.

@@ -6,7 +6,14 @@ use super::*;
 fn simple(name: &str, kind: MetricKind, values: &[(&str, f64, f64)]) -> TaskResult {
     let items = values.iter().map(|(id, weight, sum)| Item { id: (*id).into(), weight: *weight, sum: *sum }).collect();
     let metric = Metric { name: name.into(), kind, higher_is_better: Some(true), items, unparsed: 0 };
-    TaskResult { task: "t".into(), protocol: "p".into(), tokens: None, primary: name.into(), metrics: vec![metric] }
+    TaskResult {
+        task: "t".into(),
+        protocol: "p".into(),
+        subject: None,
+        reference: None,
+        primary: name.into(),
+        metrics: vec![metric],
+    }
 }
 
 fn two(left: TaskResult, right: TaskResult) -> Table {
@@ -169,7 +176,8 @@ fn divergences_are_tested_in_contrasts_only() {
             let task = TaskResult {
                 task: "kl".into(),
                 protocol: "p".into(),
-                tokens: None,
+                subject: None,
+                reference: None,
                 primary: "kl".into(),
                 metrics: divergence,
             };
@@ -219,20 +227,53 @@ fn seeds_are_one_line_with_their_own_spread() {
     assert!((cell.estimate.clone().unwrap() - mean).abs() < 1e-12);
 }
 
+/// A divergence from another model is another quantity, and so is a score on other questions.
+#[test]
+fn rows_on_other_questions_or_from_other_models_are_not_compared() {
+    let mut table = ablation();
+    for (index, row) in table.rows.iter_mut().enumerate() {
+        let other = if index == 2 { "b" } else { "a" };
+        row.tasks.iter_mut().take(1).for_each(|task| task.reference = Some(other.to_owned()));
+    }
+    let analysis = Analysis::new(&table).unwrap();
+    let reason = analysis.difference(2, 0).unwrap().outcome.clone().unwrap_err();
+    assert_eq!(reason, "divergences from different models");
+    assert!(analysis.difference(1, 0).unwrap().outcome.is_ok());
+    assert!(analysis.warnings.iter().any(|warning| warning.contains("measured from different models")));
+}
+
+/// A line of several seeds has one size: where theirs differ, it says so.
+#[test]
+fn seeds_of_other_sizes_are_told() {
+    let mut table = ablation();
+    let rows = table.rows.len();
+    let mut second = table.rows[rows - 1].clone();
+    table.rows[rows - 1].labels.push(("seed".to_owned(), 0.into()));
+    second.labels.push(("seed".to_owned(), 1.into()));
+    table.rows.push(second);
+    let told = |table: &Table| {
+        Analysis::new(table).unwrap().warnings.iter().any(|warning| warning.contains("differ in bits/weight"))
+    };
+    assert!(!told(&table));
+    table.rows[rows].model.bits_per_weight = Some(3.0);
+    table.rows[rows - 1].model.bits_per_weight = Some(4.0);
+    assert!(told(&table));
+}
+
 /// Nats per token of other tokens are another quantity, whatever the blocks are called.
 #[test]
 fn rows_on_different_tokens_are_not_compared() {
     let mut table = ablation();
     for (index, row) in table.rows.iter_mut().enumerate() {
         let read = if index == 2 { "b" } else { "a" };
-        row.tasks.iter_mut().take(1).for_each(|task| task.tokens = Some(read.to_owned()));
+        row.tasks.iter_mut().take(1).for_each(|task| task.subject = Some(read.to_owned()));
     }
     let analysis = Analysis::new(&table).unwrap();
     let reason = analysis.difference(2, 0).unwrap().outcome.clone().unwrap_err();
     assert!(reason.contains("scored on different tokens"), "{reason}");
     assert!(analysis.difference(1, 0).unwrap().outcome.is_ok());
     assert!(
-        analysis.warnings.iter().any(|warning| warning.contains("the tokenizers of rows")),
+        analysis.warnings.iter().any(|warning| warning.contains("their tokenizers read the text differently")),
         "{:?}",
         analysis.warnings
     );

@@ -39,7 +39,8 @@ pub(super) fn wikitext(chunks: usize, damage: f64, noise: f64, row: u64) -> Task
     TaskResult {
         task: "wikitext".into(),
         protocol: "blocks of 512 without BOS, every token but the first scored".into(),
-        tokens: None,
+        subject: None,
+        reference: None,
         primary: "nll".into(),
         metrics: vec![
             metric("nll", MetricKind::MeanNats, Some(false), nll),
@@ -68,7 +69,8 @@ pub(super) fn quiz(task: &str, questions: usize, damage: f64, row: u64) -> TaskR
     TaskResult {
         task: task.into(),
         protocol: "5-shot, log-likelihood".into(),
-        tokens: None,
+        subject: None,
+        reference: None,
         primary: "acc".into(),
         metrics: vec![metric],
     }

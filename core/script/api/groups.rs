@@ -154,7 +154,10 @@ fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -
     let names = &task.signature.linears;
     // To ignore an end that no target names, as recipes of others do, is no mistake.
     let all: Vec<String> = names.iter().cloned().chain(EMBEDDINGS_AND_HEAD.map(str::to_owned)).collect();
-    let ignored: Vec<&str> = if ignore.is_empty() { Vec::new() } else { select(ignore, &all)? };
+    // And routers are linears elsewhere, which nothing quantizes here.
+    let routers = task.signature.config.blocks().filter_map(|block| block.router).map(|router| router.name);
+    let known: Vec<String> = all.iter().cloned().chain(routers).collect();
+    let ignored: Vec<&str> = if ignore.is_empty() { Vec::new() } else { select(ignore, &known)? };
     // By module, the index of its group.
     let mut chosen: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, group) in groups.iter().enumerate() {

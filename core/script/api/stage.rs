@@ -84,6 +84,10 @@ fn apply(host: &Host, model: &ModelHandle, stage: &Stage, options: Map, origin: 
         }
         let mut options = step.options.clone();
         stages::complete(step, &made.signature.config, stage.all_experts, &mut options);
+        for pattern in stages::without_idle_ignores(step, &made.signature.config, &mut options) {
+            let note = format!("{}: `ignore` names `{pattern}`, which this model does not have", stage.file.name);
+            lock(&host.shared).warn(note);
+        }
         if let Some(data) = calibration.as_ref().filter(|_| step.calibrated) {
             options.insert("calibration".into(), dataset(data.clone())?);
         }

@@ -1,13 +1,13 @@
-//! What llm-compressor does to mixtures of experts where a recipe says nothing.
+//! What llm-compressor's recipes mean for a model: the defaults for mixtures of experts, and selectors that match nothing.
 
 use serde_json::{Map, Value, json};
 use workbench_model::{
     ModelConfig,
-    arch::{PairKind, recipes},
+    arch::{EMBEDDINGS, LM_HEAD, PairKind, recipes},
 };
 
-use super::{Step, modifiers};
-use crate::graph::NodeKind;
+use super::{Step, fields::texts, modifiers};
+use crate::graph::{NodeKind, selector::Selector};
 
 /// Completes the options of a modifier of that package for such a model: `oneshot` shows every token to every expert unless told
 /// otherwise (`moe_calibrate_all_experts`), rounds none to nearest, and what SmoothQuant smooths follows from the architecture.
@@ -28,4 +28,28 @@ pub(in crate::script) fn complete(
         let named = recipes::smoothed(config.architecture).into_iter().map(PairKind::name);
         options.insert("mappings".to_owned(), json!(named.collect::<Vec<_>>()));
     }
+}
+
+/// Takes the entries of `ignore` that match no module out of the options of a modifier of that package, and says which: there they do
+/// nothing, and published recipes name what some models of a family do not have.
+pub(in crate::script) fn without_idle_ignores(
+    step: &Step,
+    config: &ModelConfig,
+    options: &mut Map<String, Value>,
+) -> Vec<String> {
+    let Some(ignored) = options.get("ignore").and_then(texts).filter(|_| modifiers::is_of_package(step)) else {
+        return Vec::new();
+    };
+    let routers = config.blocks().filter_map(|block| block.router).map(|router| router.name);
+    let linears = config.linears().into_iter().map(|linear| linear.name);
+    let known: Vec<String> = linears.chain(routers).chain([LM_HEAD, EMBEDDINGS].map(str::to_owned)).collect();
+    // A pattern that cannot be read is left for whoever reports it.
+    let matches = |pattern: &String| {
+        Selector::new(pattern).map_or(true, |selector| known.iter().any(|module| selector.matches(module)))
+    };
+    let (kept, idle): (Vec<String>, Vec<String>) = ignored.into_iter().partition(matches);
+    if !idle.is_empty() {
+        options.insert("ignore".to_owned(), kept.into());
+    }
+    idle
 }

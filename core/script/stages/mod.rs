@@ -19,7 +19,7 @@ use std::{path::Path, sync::Arc};
 use serde_json::Value;
 
 pub(super) use measures::{Subject, measures};
-pub(super) use mixtures::complete;
+pub(super) use mixtures::{complete, without_idle_ignores};
 use modifiers::Fault;
 pub(super) use modifiers::{keys as modifier_keys, means_head};
 

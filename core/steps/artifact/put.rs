@@ -127,6 +127,10 @@ impl WeightSource for Overlay<'_> {
         }
     }
 
+    fn release_block(&self, index: usize) {
+        self.model.release_block(index);
+    }
+
     fn has_rows(&self, name: &str) -> bool {
         self.put.tensors.contains_key(name) || self.put.weight(name).is_some() || self.model.has_rows(name)
     }

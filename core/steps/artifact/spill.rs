@@ -112,7 +112,7 @@ mod tests {
         drop(spill);
         assert!(
             kept[0].all().unwrap() == large(1)
-                && kept[1].all().unwrap() == [7; 5]
+                && *kept[1].all().unwrap() == [7; 5]
                 && kept[2].all().unwrap() == large(2)
         );
         assert_eq!(kept[2].part(3..6).unwrap(), [2, 2, 2].as_slice());

@@ -40,7 +40,10 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
             let measured = if method == Method::Divergence {
                 let reference = Loaded::open(job.model("reference")?)?;
                 same_tokens(&windows, &running_text(job, &reference)?.0)?;
-                eval::divergence(&model, &reference, windows, batch, conduct)?
+                let mut measured = eval::divergence(&model, &reference, windows, batch, conduct)?;
+                let known = canonical(&job.identity["inputs"]["reference"]);
+                measured.facts["reference_digest"] = blake3::hash(known.as_bytes()).to_hex()[..32].into();
+                measured
             } else {
                 eval::perplexity(&model, windows, batch, conduct)?
             };

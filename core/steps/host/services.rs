@@ -13,7 +13,7 @@ use workbench_api::{
     error::{Error as ApiError, ErrorKind},
     job::Statistic,
 };
-use workbench_model::{Checkpoint, WeightSource, checkpoint::Dtype, statistics::SiteStatistics};
+use workbench_model::{Checkpoint, WeightSource, arch::block_of, checkpoint::Dtype, statistics::SiteStatistics};
 use workbench_quant::{Grid, QuantParams, QuantizedWeight};
 
 use super::{
@@ -70,17 +70,29 @@ pub(super) struct Services<'a> {
     setting: &'a Setting<'a>,
     inputs: Inputs<'a>,
     put: Mutex<Put>,
+    /// The block of the tensor that was asked for last.
+    block: Mutex<Option<usize>>,
 }
 
 impl<'a> Services<'a> {
     pub(super) fn new(setting: &'a Setting<'a>, inputs: Inputs<'a>) -> Self {
         let put = Put::into_folder(setting.scratch.clone());
-        Self { setting, inputs, put: Mutex::new(put) }
+        Self { setting, inputs, put: Mutex::new(put), block: Mutex::default() }
     }
 
     /// What the plugin put.
     pub(super) fn into_put(self) -> Put {
         self.put.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back the pages of the block before, where a plugin goes on to another one. What it still reads of them comes in again.
+    fn passed(&self, model: &Checkpoint, name: &str) {
+        let mut last = self.block.lock().unwrap_or_else(PoisonError::into_inner);
+        let block = block_of(name);
+        if let Some(before) = last.filter(|_| *last != block) {
+            model.drop_block_pages(before);
+        }
+        *last = block;
     }
 
     fn put(&self) -> MutexGuard<'_, Put> {
@@ -144,6 +156,7 @@ impl HostServices for Services<'_> {
     fn tensor(&self, input: &str, name: &str) -> Result<Tensor<'_>, ApiError> {
         let none = || ApiError::input(format!("the model has no tensor `{name}`"));
         let Model::Weights(model) = self.model(input)? else { return Err(none()) };
+        self.passed(model, name);
         if let Some(dtype) = model.dtype(name).and_then(abi_dtype) {
             let raw = model.raw(name).map_err(model_error)?;
             return match raw.bytes {

@@ -167,6 +167,7 @@ fn logits(config: &ModelConfig, source: &dyn WeightSource, embedded: Vec<Tensor>
         for (hidden, context) in &mut states {
             *hidden = block.forward(hidden, context, &mut ())?;
         }
+        source.release_block(index);
     }
     let mut all = Vec::new();
     for (hidden, _) in &states {
@@ -182,6 +183,10 @@ struct Rounded<'a> {
 }
 
 impl WeightSource for Rounded<'_> {
+    fn release_block(&self, index: usize) {
+        self.source.release_block(index);
+    }
+
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.source.shape(name)
     }

@@ -42,7 +42,8 @@ impl calib::Kept for Gathered<'_> {
     fn done(&mut self, blocks: usize, hidden: &Activations, found: &Found) -> Result<()> {
         let stop = self.held.as_ref().map_or(Ok(()), Held::check);
         if self.held.is_some() {
-            self.resume.save(blocks, Some(&[hidden]), found, When::before(&stop))?;
+            let when = if blocks == self.blocks { When::Now } else { When::before(&stop) };
+            self.resume.save(blocks, Some(&[hidden]), found, when)?;
         }
         self.reporter.progress(blocks as u64, self.blocks as u64, "blocks");
         stop

@@ -99,6 +99,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let mut artifact = Artifact::create(scratch, &checkpoint, &with_dtype(&config_json, named))?;
     for tensor in config.tensors() {
         artifact.put_values(&tensor.name, dtype, &tensor.shape, &made.values(&tensor.name)?)?;
+        checkpoint.drop_pages([tensor.name.as_str()]);
     }
     facts.insert("written".into(), artifact.finish(scratch)?);
     facts.insert("changed_tensors".into(), put.tensors.len().into());

@@ -342,6 +342,10 @@ impl Checkpoint {
 }
 
 impl WeightSource for Checkpoint {
+    fn release_block(&self, index: usize) {
+        self.drop_block_pages(index);
+    }
+
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.tensors.get(name).map(|stored| stored.shape().to_vec())
     }

@@ -1,5 +1,6 @@
 //! `quantization_config` of compressed-tensors folders: which linear is quantized how.
 
+use std::cmp::Reverse;
 use std::path::Path;
 
 use regex::Regex;
@@ -107,10 +108,12 @@ impl QuantizationConfig {
         if self.ignore.iter().any(|target| target.fit(module).is_some()) {
             return None;
         }
-        let fit = |group: &Group| group.targets.iter().filter_map(|target| target.fit(module)).max();
-        // Of equally good groups the first one wins.
-        let best = self.groups.iter().rev().filter_map(|group| Some((fit(group)?, group))).max_by_key(|(fit, _)| *fit);
-        best.map(|(_, group)| (&group.scheme, group.format))
+        // As compressed-tensors sorts them (`match_targets`): of equally good targets the one that comes first in the alphabet, whichever
+        // group it stands in, and of the same target in two groups the last.
+        let targets = self.groups.iter().flat_map(|group| group.targets.iter().map(move |target| (target, group)));
+        let fitting =
+            targets.filter_map(|(target, group)| Some(((target.fit(module)?, Reverse(target.text())), group)));
+        fitting.max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, group)| (&group.scheme, group.format))
     }
 }
 
@@ -145,6 +148,13 @@ impl Target {
                 let message = format!("`quantization_config` has the target `{text}`, which is no pattern: {cause}");
                 ModelError::config(file, message, "")
             }),
+        }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Self::Name(name) => name,
+            Self::Pattern(pattern) => pattern.as_str(),
         }
     }
 

@@ -366,6 +366,26 @@ fn targets_and_ignore_choose_as_in_the_format() {
     assert_holds(&error, &[MODULE, "outside -8 to 7"]);
 }
 
+/// compressed-tensors 0.19: `match_targets` sorts patterns by their text over all groups, and of one text the last group stays.
+#[test]
+fn of_several_patterns_the_first_in_the_alphabet_wins() {
+    let bits = |of_first: &[&str], of_second: &[&str]| {
+        let mut quantization = quantization("int-quantized", byte_weights(), Value::Null);
+        quantization["config_groups"]["group_0"]["targets"] = json!(of_first);
+        quantization["config_groups"]["group_1"] =
+            json!({"targets": of_second, "weights": args(4, "int", true, "channel", None)});
+        let config = config_for(8, 64, quantization);
+        let folder = write_model(&config, &tensors_with(&config, &byte_parts()));
+        let model = Checkpoint::open(folder.path()).unwrap();
+        let (scheme, _) = model.quantization().unwrap().scheme(MODULE).unwrap();
+        scheme.weights.as_ref().unwrap().num_bits
+    };
+    assert_eq!(bits(&["re:.*k_proj"], &["re:.*self_attn.k_proj"]), 8);
+    assert_eq!(bits(&["re:.*self_attn.k_proj"], &["re:.*k_proj"]), 4);
+    assert_eq!(bits(&["re:.*k_proj", "re:.*x"], &["re:.*(k|x)_proj"]), 4);
+    assert_eq!(bits(&["re:.*k_proj"], &["re:.*k_proj"]), 4);
+}
+
 #[test]
 fn quantized_folders_that_lie_are_refused_by_name() {
     let error = |change: &dyn Fn(&mut Value, &mut Parts)| {

@@ -74,6 +74,20 @@ fn mixtures_of_experts_get_that_packages_defaults() {
     assert_eq!(completed(&named[0], &mixture, true)["mappings"], json!(["norm->gate_up"]));
     let plugin = Step { modifier: "gptq".to_owned(), ..own[1].clone() };
     assert_eq!(completed(&plugin, &mixture, true), Value::Object(plugin.options.clone()));
+    // Published recipes ignore routers, also those that a model does not have.
+    let ignore = json!(["lm_head", "re:.*mlp.gate$", "re:.*shared_expert_gate$"]);
+    let ignoring =
+        steps(json!({ "GPTQModifier": { "scheme": "W4A16", "ignore": ignore } })).map_err(|fault| fault.1).unwrap();
+    for (config, kept, idle) in [
+        (&mixture, json!(["lm_head", "re:.*mlp.gate$"]), &["re:.*shared_expert_gate$"][..]),
+        (&dense, json!(["lm_head"]), &["re:.*mlp.gate$", "re:.*shared_expert_gate$"]),
+    ] {
+        let config = workbench_model::ModelConfig::from_json(config, Path::new("config.json")).unwrap();
+        let mut options = ignoring[0].options.clone();
+        assert_eq!(without_idle_ignores(&ignoring[0], &config, &mut options), idle);
+        assert_eq!(options["ignore"], kept);
+        assert!(without_idle_ignores(&plugin, &config, &mut plugin.options.clone()).is_empty());
+    }
     let stage = |more: &str| {
         stage(&format!("name: a\noutput_suffix: -a\n{more}quant_modifiers:\n  GPTQModifier: {{scheme: W4A16}}\n"))
     };
