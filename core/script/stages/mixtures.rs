@@ -30,7 +30,7 @@ pub(in crate::script) fn complete(
     }
 }
 
-/// Takes the entries of `ignore` that match no module out of the options of a modifier of that package, and says which: there they do
+/// Takes the expressions of `ignore` that match no module out of the options of a modifier of that package, and says which: there they do
 /// nothing, and published recipes name what some models of a family do not have.
 pub(in crate::script) fn without_idle_ignores(
     step: &Step,
@@ -43,9 +43,11 @@ pub(in crate::script) fn without_idle_ignores(
     let routers = config.blocks().filter_map(|block| block.router).map(|router| router.name);
     let linears = config.linears().into_iter().map(|linear| linear.name);
     let known: Vec<String> = linears.chain(routers).chain([LM_HEAD, EMBEDDINGS].map(str::to_owned)).collect();
-    // A pattern that cannot be read is left for whoever reports it.
+    // Those recipes write expressions: what has another form is somebody's own, and a mistake. One that cannot be read is left for whoever
+    // reports it.
     let matches = |pattern: &String| {
-        Selector::new(pattern).map_or(true, |selector| known.iter().any(|module| selector.matches(module)))
+        !pattern.starts_with("re:")
+            || Selector::new(pattern).map_or(true, |selector| known.iter().any(|module| selector.matches(module)))
     };
     let (kept, idle): (Vec<String>, Vec<String>) = ignored.into_iter().partition(matches);
     if !idle.is_empty() {

@@ -19,7 +19,7 @@
 //!   `Grid::round_scale` of workbench-quant rounds them, and gives a group of zeros the least scale there is.
 //!
 //! ```
-//! use workbench_quant::{Conventions, Grid, Matrix, Parameters, QuantizationArgs, StorageDtype, Strategy};
+//! use workbench_quant::{Conventions, Grid, Matrix, QuantParams, QuantizationArgs, StorageDtype, Strategy};
 //!
 //! # fn main() -> Result<(), workbench_api::sdk::Error> {
 //! // Four bits with a zero-point a row, scales in bfloat16. A plugin reads its grid by `linear.grid()?`.
@@ -32,7 +32,7 @@
 //! assert_eq!(scale, 0.2001953125);
 //! let zero_point = (-8.0 - -1.0 / scale).round_ties_even() as i32;
 //! let parameters =
-//!     Parameters { scales: vec![scale], zero_points: Some(vec![zero_point]), shape: [1, 1], ..Default::default() };
+//!     QuantParams { scales: vec![scale], zero_points: Some(vec![zero_point]), shape: [1, 1], ..Default::default() };
 //! grid.check_parameters(&parameters)?;
 //!
 //! let weight = [-1.0, 0.0, 2.0];
