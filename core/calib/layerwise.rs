@@ -298,7 +298,7 @@ impl LayerwiseCalibration {
         Ok(())
     }
 
-    /// Makes the input of a wide site for all tokens, lets the work see it, and ends the piece with what it left.
+    /// Makes the input of a wide site for all tokens, lets the visitor observe it, and ends the sublayer with what it left.
     fn sublayer(
         &mut self,
         site: Site,

@@ -165,7 +165,7 @@ impl Block {
         self.linear_mut(module)?.set_weight(weight)
     }
 
-    /// Frees the weights that [`mix`](Self::mix) uses, for a caller through whom all tokens have passed.
+    /// Frees the weights that [`attend`](Self::attend) uses, for a caller through whom all tokens have passed.
     pub fn free_qkv(&mut self) {
         [&mut self.q, &mut self.k, &mut self.v].into_iter().for_each(Linear::free);
     }
