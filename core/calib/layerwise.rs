@@ -1,12 +1,13 @@
 //! The way of the calibration set through the decoder.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{borrow::Cow, collections::BTreeMap};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use workbench_model::{
-    Activations, Checkpoint, ModelConfig, ModelError, Precision, Site, SiteKind, Taps, WeightSource,
+    ActivationStorage, Activations, Checkpoint, HiddenStates, ModelConfig, ModelError, Precision, Site, SiteKind, Taps,
+    WeightSource,
     arch::EMBEDDINGS,
-    decoder::{Block, Context, Embedding, FinalNorm},
+    decoder::{Block, FinalNorm},
 };
 
 use super::{Observation, SiteObserver};
@@ -28,36 +29,18 @@ pub trait SiteVisitor {
     fn visit(&mut self, site: Site, observation: Option<Observation>, block: Option<&mut Block>) -> Result<()>;
 }
 
-/// Where activations are kept.
-#[derive(Clone, Debug)]
-pub struct ActivationStorage {
-    pub precision: Precision,
-    /// Of the operands of matrix products: those of linears and of Gram matrices. Sums are f32.
-    pub compute_dtype: Precision,
-    /// On which blocks compute.
-    pub device: Device,
-    /// Bytes of memory that they may take; what is more lies in files.
-    pub memory: u64,
-    /// For the files.
-    pub folder: PathBuf,
-}
-
 /// The calibration set between two blocks of a decoder.
 pub struct LayerwiseCalibration {
-    hidden: Activations,
+    pub(super) states: HiddenStates,
     /// The input of `o_proj` or `down_proj`: all tokens must be there before either runs.
     wide: Option<Activations>,
+    /// Keys and values, side by side: all tokens must be there before any is attended to, where static scales of a cache are wanted.
+    cached: Option<Activations>,
     /// Sequences and tokens of each batch.
     shapes: Vec<[usize; 2]>,
-    widest: usize,
-    attention: usize,
-    intermediate: usize,
-    /// Features of the keys of a token, and of its values.
-    cached: usize,
-    hidden_size: usize,
-    config: ModelConfig,
+    pub(super) config: ModelConfig,
     /// Whether every expert sees every token.
-    all_experts: bool,
+    pub(super) all_experts: bool,
     storage: ActivationStorage,
 }
 
@@ -80,30 +63,16 @@ impl LayerwiseCalibration {
         sequences: &[Vec<u32>],
         storage: ActivationStorage,
     ) -> Result<Self> {
-        let mut pass = Self::empty(checkpoint.config(), sequences, storage)?;
         let config = checkpoint.config();
-        // Rows of a table that is stored as it is are read one by one; another one is decoded once.
-        let name = config.weight_of(EMBEDDINGS);
-        let table = match embeddings.has_rows(&name) {
-            true => None,
-            false => Some(Embedding::load(config, embeddings, &pass.storage.device)?),
-        };
+        let mut pass = Self::empty(config, sequences, storage)?;
         let mut rest = sequences;
-        for index in 0..pass.len() {
-            let [batch, len] = pass.shapes[index];
-            let (now, later) = rest.split_at(batch);
-            let hidden = match &table {
-                None => Embedding::look_up(config, embeddings, &now.concat(), batch)?,
-                Some(table) => {
-                    let ids = Tensor::from_vec(now.concat(), (batch, len), &pass.storage.device);
-                    let ids = ids.map_err(ModelError::from)?;
-                    table.forward(&ids)?
-                }
-            };
-            pass.hidden.set(index, &hidden)?;
+        let shapes = &pass.shapes;
+        pass.states.embed(config, embeddings, |index| {
+            let (now, later) = rest.split_at(shapes[index][0]);
             rest = later;
-        }
-        checkpoint.drop_pages([name.as_str()]);
+            Cow::Owned(now.concat())
+        })?;
+        checkpoint.drop_pages([config.weight_of(EMBEDDINGS).as_str()]);
         Ok(pass)
     }
 
@@ -113,24 +82,10 @@ impl LayerwiseCalibration {
     /// A full disk.
     pub fn empty(config: &ModelConfig, sequences: &[Vec<u32>], storage: ActivationStorage) -> Result<Self> {
         let shapes = batches(sequences, BATCH_TOKENS);
-        let attention = config.num_heads * config.head_dim;
-        let cached = config.num_kv_heads * config.head_dim;
-        let widest = attention.max(config.intermediate_size);
-        let hidden = make("hidden", &shapes, config.hidden_size, &storage, config.hidden_size)?;
-        let (intermediate, hidden_size) = (config.intermediate_size, config.hidden_size);
-        Ok(Self {
-            hidden,
-            wide: None,
-            shapes,
-            widest,
-            attention,
-            intermediate,
-            cached,
-            hidden_size,
-            config: config.clone(),
-            all_experts: false,
-            storage,
-        })
+        let hidden = storage.make("hidden", &shapes, config.hidden_size, config.hidden_size)?;
+        let states = HiddenStates::new(hidden, &storage.device);
+        let config = config.clone();
+        Ok(Self { states, wide: None, cached: None, shapes, config, all_experts: false, storage })
     }
 
     /// Lets every expert see every token, not only those that are routed to it.
@@ -140,39 +95,44 @@ impl LayerwiseCalibration {
 
     /// Batches of sequences.
     pub fn len(&self) -> usize {
-        self.shapes.len()
+        self.states.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.shapes.is_empty()
+        self.states.is_empty()
     }
 
     /// The hidden states before the next block.
     pub fn hidden(&self) -> &Activations {
-        &self.hidden
+        self.states.kept()
     }
 
     /// The same, for loading.
     pub fn hidden_mut(&mut self) -> &mut Activations {
-        &mut self.hidden
+        self.states.kept_mut()
     }
 
-    /// The hidden states of a batch, where blocks compute.
-    fn state(&self, index: usize) -> Result<Tensor> {
-        Ok(self.hidden.get(index)?.to_device(&self.storage.device).map_err(ModelError::from)?)
+    /// Features of the widest site whose inputs are kept.
+    fn widest(&self) -> usize {
+        self.attention().max(self.config.intermediate_size)
     }
 
-    fn context(&self, index: usize) -> Context {
-        let [batch, len] = self.shapes[index];
-        Context::full(batch, len, None)
+    /// Features of the input of `o_proj`.
+    fn attention(&self) -> usize {
+        self.config.num_heads * self.config.head_dim
+    }
+
+    /// Features of the keys of a token, and of its values.
+    fn kv_features(&self) -> usize {
+        self.config.num_kv_heads * self.config.head_dim
     }
 
     /// Room for the inputs of a wide site, the same memory for all of them.
     fn wide(&mut self, width: usize) -> Result<&mut Activations> {
         if self.wide.is_none() {
-            let together = self.hidden_size + self.widest;
-            self.wide = Some(make("wide", &self.shapes, self.widest, &self.storage, together)?);
+            let (widest, hidden) = (self.widest(), self.config.hidden_size);
+            self.wide = Some(self.storage.make("wide", &self.shapes, widest, hidden + widest)?);
         }
         let wide = self.wide.as_mut().ok_or_else(|| crate::error::Error::internal("no room was made"))?;
         wide.set_width(width);
@@ -200,95 +160,79 @@ impl LayerwiseCalibration {
         Ok(block)
     }
 
-    fn observe(&self, work: &mut dyn SiteVisitor, site: Site, features: usize) -> Result<Option<SiteObserver>> {
+    pub(super) fn observe(
+        &self,
+        work: &mut dyn SiteVisitor,
+        site: Site,
+        features: usize,
+    ) -> Result<Option<SiteObserver>> {
         Ok(work.observe(site, features)?.map(|observer| observer.with_precision(self.storage.compute_dtype)))
     }
 
-    /// Passes a block in true sequential order. The block cannot be used any more afterwards.
+    /// Passes a block in true sequential order: all tokens pass a site, then what reads it is visited, then it runs. The block cannot
+    /// be used any more afterwards.
     ///
     /// # Errors
     /// Whatever the work runs into.
     pub fn sequential(&mut self, index: usize, block: &mut Block, work: &mut dyn SiteVisitor) -> Result<()> {
-        let site = |kind| Site::in_block(index, kind);
-        let narrow = |x: &Self, work: &mut dyn SiteVisitor, block: &mut Block, kind| -> Result<()> {
-            let Some(mut observer) = x.observe(work, site(kind), x.hidden_size)? else {
-                return work.visit(site(kind), None, Some(block));
-            };
-            for i in 0..x.len() {
-                let hidden = x.state(i)?;
-                let input = match kind {
-                    SiteKind::AttentionInput => block.attention_input(&hidden)?,
-                    _ => block.mlp_input(&hidden)?,
-                };
-                observer.add(&input)?;
+        let mut sites = self.config.sites(index).into_iter().map(|(site, _)| site).filter(|site| site.expert.is_none());
+        while let Some(site) = sites.next() {
+            match site.kind {
+                SiteKind::AttentionInput => self.narrow(site, block, work, Block::attention_input)?,
+                SiteKind::MlpInput => self.narrow(site, block, work, Block::mlp_input)?,
+                // A cache's two sites follow each other.
+                SiteKind::Key => self.keys_values([site, sites.next().unwrap_or(site)], block, work)?,
+                SiteKind::OutputInput => self.sublayer(site, block, work, Sublayer::Attention)?,
+                SiteKind::DownInput => self.sublayer(site, block, work, Sublayer::Mlp)?,
+                _ => {}
             }
-            work.visit(site(kind), Some(observer.finish()?), Some(block))
+        }
+        match self.config.experts_of(index) {
+            Some(_) => self.experts(index, block, work),
+            None => Ok(()),
+        }
+    }
+
+    /// Observes a norm's output, which is made again whenever it is needed.
+    fn narrow(
+        &mut self,
+        site: Site,
+        block: &mut Block,
+        work: &mut dyn SiteVisitor,
+        norm: fn(&Block, &Tensor) -> Result<Tensor, ModelError>,
+    ) -> Result<()> {
+        let Some(mut observer) = self.observe(work, site, self.config.hidden_size)? else {
+            return work.visit(site, None, Some(block));
         };
-        narrow(self, work, block, SiteKind::AttentionInput)?;
-        self.cached(index, block, work)?;
-        self.sublayer(
-            site(SiteKind::OutputInput),
-            block,
-            work,
-            Sublayer { width: self.attention, to_site: attend, free_inputs: Block::free_qkv, from_site: project },
-        )?;
-        narrow(self, work, block, SiteKind::MlpInput)?;
-        if self.config.experts_of(index).is_some() {
-            return self.experts(index, block, work);
-        }
-        self.sublayer(
-            site(SiteKind::DownInput),
-            block,
-            work,
-            Sublayer {
-                width: self.intermediate,
-                to_site: intermediate,
-                free_inputs: Block::free_all_but_down,
-                from_site: down,
-            },
-        )
-    }
-
-    /// Passes the experts of a block. All tokens are routed again for each kind of site: kept apart, what an expert sees would take
-    /// as much memory as the weights of all.
-    fn experts(&mut self, index: usize, block: &mut Block, work: &mut dyn SiteVisitor) -> Result<()> {
-        for kind in [SiteKind::MlpInput, SiteKind::DownInput] {
-            let sites = self.config.sites(index).into_iter();
-            let sites: Vec<_> = sites.filter(|(site, _)| site.kind == kind && site.expert.is_some()).collect();
-            let mut observers = BTreeMap::new();
-            for (site, width) in &sites {
-                observers.extend(self.observe(work, *site, *width)?.map(|observer| (*site, observer)));
-            }
-            if !observers.is_empty() {
-                for i in 0..self.len() {
-                    let hidden = self.state(i)?;
-                    watch(&mut observers, |tap| block.mlp(&hidden, tap))?;
-                }
-            }
-            for (site, _) in sites {
-                let observation = observers.remove(&site).map(SiteObserver::finish_routed).transpose()?.flatten();
-                work.visit(site, observation, Some(block))?;
-            }
-        }
         for i in 0..self.len() {
-            let hidden = self.state(i)?;
-            let added = block.mlp(&hidden, &mut ())?;
-            self.hidden.set(i, &(hidden + added).map_err(ModelError::from)?)?;
+            observer.add(&norm(block, &self.states.get(i)?)?)?;
         }
-        Ok(())
+        work.visit(site, Some(observer.finish()?), Some(block))
     }
 
-    /// Lets the work see keys and values, before attention mixes them.
-    fn cached(&self, index: usize, block: &mut Block, work: &mut dyn SiteVisitor) -> Result<()> {
-        let sites = [SiteKind::Key, SiteKind::Value].map(|kind| Site::in_block(index, kind));
+    /// Lets the work see keys and values before attention does: where it looks, they are kept, so that no linear runs twice.
+    fn keys_values(&mut self, sites: [Site; 2], block: &mut Block, work: &mut dyn SiteVisitor) -> Result<()> {
+        let features = self.kv_features();
         let mut observers = BTreeMap::new();
         for site in sites {
-            observers.extend(self.observe(work, site, self.cached)?.map(|observer| (site, observer)));
+            observers.extend(self.observe(work, site, features)?.map(|observer| (site, observer)));
         }
-        if !observers.is_empty() {
+        if observers.is_empty() {
+            self.cached = None;
+        } else {
+            if self.cached.is_none() {
+                // In f32: what is attended to has the bits of what attention would have made itself.
+                let storage = ActivationStorage { precision: Precision::F32, ..self.storage.clone() };
+                let together = self.config.hidden_size + self.widest() + 2 * features;
+                self.cached = Some(storage.make("cached", &self.shapes, 2 * features, together)?);
+            }
             for i in 0..self.len() {
-                let input = block.attention_input(&self.state(i)?)?;
-                watch(&mut observers, |tap| block.attend(&input, &self.context(i), tap))?;
+                let input = block.attention_input(&self.states.get(i)?)?;
+                let both = watch(&mut observers, |tap| {
+                    let both = block.keys_values(&input, self.states.context(i), tap)?;
+                    Ok(Tensor::cat(&both.map(|x| x.flatten_from(2)).into_iter().collect::<Result<Vec<_>, _>>()?, 2)?)
+                })?;
+                self.cached.as_mut().map_or(Ok(()), |cached| cached.set(i, &both).map(drop))?;
             }
         }
         for site in sites {
@@ -296,6 +240,33 @@ impl LayerwiseCalibration {
             work.visit(site, observation, Some(block))?;
         }
         Ok(())
+    }
+
+    /// Keys and values of a batch that were [kept](Self::keys_values).
+    fn kept_keys_values(&self, index: usize) -> Result<Option<[Tensor; 2]>> {
+        let Some(cached) = &self.cached else { return Ok(None) };
+        let read = || -> Result<[Tensor; 2], ModelError> {
+            let (both, features) = (cached.get(index)?.to_device(&self.storage.device)?, self.kv_features());
+            let [batch, len] = self.shapes[index];
+            let heads = (batch, len, self.config.num_kv_heads, self.config.head_dim);
+            let part = |start| both.narrow(2, start, features)?.contiguous()?.reshape(heads);
+            Ok([part(0)?, part(features)?])
+        };
+        Ok(Some(read()?))
+    }
+
+    /// The input of a wide site for a batch.
+    fn to_site(&self, sublayer: Sublayer, block: &Block, index: usize, hidden: &Tensor) -> Result<Tensor> {
+        Ok(match sublayer {
+            Sublayer::Attention => {
+                let (x, context) = (block.attention_input(hidden)?, self.states.context(index));
+                match self.kept_keys_values(index)? {
+                    Some(kept) => block.attend_to(&x, kept, context)?,
+                    None => block.attend(&x, context, &mut ())?,
+                }
+            }
+            Sublayer::Mlp => block.mlp_inner(&block.mlp_input(hidden)?)?,
+        })
     }
 
     /// Makes the input of a wide site for all tokens, lets the visitor observe it, and ends the sublayer with what it left.
@@ -306,26 +277,33 @@ impl LayerwiseCalibration {
         work: &mut dyn SiteVisitor,
         sublayer: Sublayer,
     ) -> Result<()> {
-        let Some(mut observer) = self.observe(work, site, sublayer.width)? else {
+        let width = match sublayer {
+            Sublayer::Attention => self.attention(),
+            Sublayer::Mlp => self.config.intermediate_size,
+        };
+        let Some(mut observer) = self.observe(work, site, width)? else {
             work.visit(site, None, Some(block))?;
             for i in 0..self.len() {
-                let hidden = self.state(i)?;
-                let input = (sublayer.to_site)(block, &hidden, &self.context(i))?;
-                self.hidden.set(i, &(sublayer.from_site)(block, &hidden, &input)?)?;
+                let hidden = self.states.get(i)?;
+                let input = self.to_site(sublayer, block, i, &hidden)?;
+                self.states.set(i, &sublayer.output(block, &hidden, &input)?)?;
             }
             return Ok(());
         };
         for i in 0..self.len() {
-            let input = (sublayer.to_site)(block, &self.state(i)?, &self.context(i))?;
-            observer.add(&self.wide(sublayer.width)?.set(i, &input)?)?;
+            let input = self.to_site(sublayer, block, i, &self.states.get(i)?)?;
+            observer.add(&self.wide(width)?.set(i, &input)?)?;
         }
-        (sublayer.free_inputs)(block);
+        // Where all tokens wait is where memory is at its largest.
+        match sublayer {
+            Sublayer::Attention => block.free_qkv(),
+            Sublayer::Mlp => block.free_all_but_down(),
+        }
         work.visit(site, Some(observer.finish()?), Some(block))?;
         for i in 0..self.len() {
-            let input = self.wide(sublayer.width)?.get(i)?;
+            let input = self.wide(width)?.get(i)?;
             let input = input.to_device(&self.storage.device).map_err(ModelError::from)?;
-            let next = (sublayer.from_site)(block, &self.state(i)?, &input)?;
-            self.hidden.set(i, &next)?;
+            self.states.set(i, &sublayer.output(block, &self.states.get(i)?, &input)?)?;
         }
         Ok(())
     }
@@ -370,16 +348,13 @@ impl LayerwiseCalibration {
             return Ok(BTreeMap::new());
         }
         for i in 0..self.len() {
-            let hidden = self.state(i)?;
-            let next = watch(&mut observers, |tap| block.forward(&hidden, &self.context(i), tap))?;
+            let hidden = self.states.get(i)?;
+            let next = watch(&mut observers, |tap| block.forward(&hidden, self.states.context(i), tap))?;
             if advance {
-                self.hidden.set(i, &next)?;
+                self.states.set(i, &next)?;
             }
         }
-        let observation = observers
-            .into_iter()
-            .map(|(site, observer)| Ok(observer.finish_routed()?.map(|observation| (site, observation))));
-        observation.filter_map(Result::transpose).collect()
+        finished(observers)
     }
 
     /// Passes a block without looking at anything.
@@ -387,11 +362,7 @@ impl LayerwiseCalibration {
     /// # Errors
     /// A malformed block; a full disk.
     pub fn forward(&mut self, block: &Block) -> Result<()> {
-        for i in 0..self.len() {
-            let next = block.forward(&self.state(i)?, &self.context(i), &mut ())?;
-            self.hidden.set(i, &next)?;
-        }
-        Ok(())
+        Ok(self.states.forward(block)?)
     }
 
     /// Looks at the input of `lm_head`, behind the last block.
@@ -400,22 +371,30 @@ impl LayerwiseCalibration {
     /// Whatever the work runs into.
     pub fn head(&self, checkpoint: &Checkpoint, work: &mut dyn SiteVisitor) -> Result<()> {
         let site = Site::head();
-        let Some(mut observer) = self.observe(work, site, self.hidden_size)? else {
+        let Some(mut observer) = self.observe(work, site, self.config.hidden_size)? else {
             return work.visit(site, None, None);
         };
         let norm = FinalNorm::load(checkpoint.config(), checkpoint, &self.storage.device)?;
         for i in 0..self.len() {
-            observer.add(&norm.forward(&self.state(i)?)?)?;
+            observer.add(&norm.forward(&self.states.get(i)?)?)?;
         }
         work.visit(site, Some(observer.finish()?), None)
     }
 }
 
+/// What was observed, but at sites of experts that no token was routed to.
+pub(super) fn finished(observers: BTreeMap<Site, SiteObserver>) -> Result<BTreeMap<Site, Observation>> {
+    let found = observers
+        .into_iter()
+        .map(|(site, observer)| Ok(observer.finish_routed()?.map(|observation| (site, observation))));
+    found.filter_map(Result::transpose).collect()
+}
+
 /// Runs a part of a block and observes the sites that it passes.
-fn watch(
+pub(super) fn watch<T>(
     observers: &mut BTreeMap<Site, SiteObserver>,
-    run: impl FnOnce(&mut dyn Taps) -> Result<Tensor, ModelError>,
-) -> Result<Tensor> {
+    run: impl FnOnce(&mut dyn Taps) -> Result<T, ModelError>,
+) -> Result<T> {
     let mut failed = None;
     let mut tap = |site: Site, x: &Tensor| -> Result<(), ModelError> {
         if let (Some(observer), None) = (observers.get_mut(&site), &failed) {
@@ -429,30 +408,20 @@ fn watch(
 }
 
 /// A part of a block around a wide site.
-struct Sublayer {
-    width: usize,
-    /// From hidden states to the site.
-    to_site: fn(&Block, &Tensor, &Context) -> Result<Tensor, ModelError>,
-    /// Frees what only `make` needs: where all tokens wait is where memory is at its largest.
-    free_inputs: fn(&mut Block),
-    /// From the hidden states and the site to the next hidden states.
-    from_site: fn(&Block, &Tensor, &Tensor) -> Result<Tensor, ModelError>,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sublayer {
+    Attention,
+    Mlp,
 }
 
-fn attend(block: &Block, hidden: &Tensor, context: &Context) -> Result<Tensor, ModelError> {
-    block.attend(&block.attention_input(hidden)?, context, &mut ())
-}
-
-fn project(block: &Block, hidden: &Tensor, mixed: &Tensor) -> Result<Tensor, ModelError> {
-    block.attention_output(hidden, mixed)
-}
-
-fn intermediate(block: &Block, hidden: &Tensor, _: &Context) -> Result<Tensor, ModelError> {
-    block.mlp_inner(&block.mlp_input(hidden)?)
-}
-
-fn down(block: &Block, hidden: &Tensor, intermediate: &Tensor) -> Result<Tensor, ModelError> {
-    block.mlp_output(hidden, intermediate)
+impl Sublayer {
+    /// From hidden states and the input of its last linear to the next hidden states.
+    fn output(self, block: &Block, hidden: &Tensor, input: &Tensor) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Attention => block.attention_output(hidden, input),
+            Self::Mlp => block.mlp_output(hidden, input),
+        }
+    }
 }
 
 /// Tokens of a batch, unless one sequence has more: enough for products at their full rate, and more take more memory.
@@ -468,21 +437,4 @@ fn batches(sequences: &[Vec<u32>], tokens: usize) -> Vec<[usize; 2]> {
         }
     }
     shapes
-}
-
-/// Room for activations, in a file where `together` features a token do not fit into the memory.
-fn make(
-    name: &str,
-    shapes: &[[usize; 2]],
-    width: usize,
-    storage: &ActivationStorage,
-    together: usize,
-) -> Result<Activations> {
-    let size = if storage.precision == Precision::F32 { 4 } else { 2 };
-    let tokens: usize = shapes.iter().map(|[batch, len]| batch * len).sum();
-    let bytes = tokens as u64 * together as u64 * size;
-    if bytes <= storage.memory {
-        return Ok(Activations::in_memory(shapes, width, storage.precision));
-    }
-    Ok(Activations::in_file(&storage.folder.join(format!("{name}.activations")), shapes, width, storage.precision)?)
 }

@@ -6,11 +6,12 @@
 //! a block, the linears that read its result are quantized, and only then they run: each linear runs once, on inputs that
 //! everything upstream has already been quantized for.
 
+mod experts;
 mod layerwise;
 mod observer;
 mod statistics;
 
-pub use layerwise::{ActivationStorage, LayerwiseCalibration, SiteVisitor};
+pub use layerwise::{LayerwiseCalibration, SiteVisitor};
 pub use observer::{InputScale, Observation, SiteObserver};
 pub use statistics::{Found, Kept, Wanted, statistics, wants};
 

@@ -90,6 +90,11 @@ impl SiteObserver {
         Ok(())
     }
 
+    /// What it gathers, where that is the same at every site that the same tokens pass: a static scale belongs to its site.
+    pub(super) fn shareable(&self) -> Option<Wants> {
+        self.observers.is_empty().then_some(self.wants)
+    }
+
     /// Whether no token has passed.
     pub fn is_empty(&self) -> bool {
         self.statistics.count() == 0

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use workbench_api::job::Statistic;
 use workbench_model::{
-    Activations, Checkpoint, ModelConfig, Site,
+    ActivationStorage, Activations, Checkpoint, ModelConfig, Site,
     decoder::Block,
     statistics::{SiteStatistics, Wants},
 };
 
-use super::{ActivationStorage, LayerwiseCalibration, Observation, SiteObserver, SiteVisitor};
+use super::{LayerwiseCalibration, Observation, SiteObserver, SiteVisitor};
 use crate::error::{Error, Result};
 
 /// Which statistics are wanted of which sites, by the sites' names.

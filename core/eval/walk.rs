@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use workbench_model::{
-    Block, ModelError, Precision, WeightSource,
+    Block, HiddenStates, ModelError, Precision,
     config::{EMBEDDINGS, LM_HEAD},
-    decoder::{Context, Embedding, Head},
+    decoder::{Context, Head},
 };
 
 use super::{Loaded, Sequence};
@@ -107,39 +107,23 @@ impl Loaded {
         let mut states = self.embed(batches)?;
         for index in 0..self.config().num_layers {
             let block = self.block(index)?;
-            for (hidden, context) in &mut states {
-                *hidden = block.forward(hidden, context, &mut ())?;
+            states.advance::<ModelError>(|_, hidden, context| {
+                let next = block.forward(hidden, context, &mut ())?;
                 passes.step();
-            }
+                Ok(next)
+            })?;
         }
-        let gathered = batches.iter().zip(states).map(|(batch, (hidden, _))| batch.gather(&hidden));
-        Ok(gathered.collect::<candle_core::Result<_>>().map_err(ModelError::from)?)
+        let gathered = batches.iter().enumerate().map(|(index, batch)| Ok(batch.gather(&states.get(index)?)?));
+        Ok(gathered.collect::<Result<_, ModelError>>()?)
     }
 
-    fn embed(&self, batches: &[Batch<'_>]) -> Result<Vec<(Tensor, Context)>, ModelError> {
+    fn embed(&self, batches: &[Batch<'_>]) -> Result<HiddenStates, ModelError> {
         let (config, checkpoint) = (self.config(), self.checkpoint());
-        // Rows of a table that is stored as it is are read one by one; another one is decoded once for the group.
-        let name = config.weight_of(EMBEDDINGS);
-        let table = match checkpoint.has_rows(&name) {
-            true => None,
-            false => Some(Embedding::load(config, checkpoint, self.device())?),
-        };
-        let embed = |batch: &Batch<'_>| {
-            let (ids, context) = batch.padded();
-            let hidden = match &table {
-                None => {
-                    let found = Embedding::look_up(config, checkpoint, &ids, batch.sequences.len())?;
-                    found.to_device(self.device())?
-                }
-                Some(table) => {
-                    table.forward(&Tensor::from_vec(ids, (context.batch(), context.len()), self.device())?)?
-                }
-            };
-            Ok((hidden, context))
-        };
-        let states = batches.iter().map(embed).collect();
-        checkpoint.drop_pages([name.as_str()]);
-        states
+        let (mut ids, contexts): (Vec<_>, Vec<_>) = batches.iter().map(Batch::padded).unzip();
+        let mut states = HiddenStates::in_memory(contexts, config.hidden_size, self.device());
+        states.embed(config, checkpoint, |index| std::mem::take(&mut ids[index]).into())?;
+        checkpoint.drop_pages([config.weight_of(EMBEDDINGS).as_str()]);
+        Ok(states)
     }
 
     fn block(&self, index: usize) -> Result<Block, ModelError> {

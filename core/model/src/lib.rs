@@ -11,6 +11,7 @@ pub mod generate;
 pub mod source;
 pub mod statistics;
 pub mod tokenizer;
+pub mod walk;
 
 pub use activations::Activations;
 pub use arch::{Site, SiteKind};
@@ -20,4 +21,5 @@ pub use decoder::{Block, Context, Decoder, Taps};
 pub use error::ModelError;
 pub use source::WeightSource;
 pub use tokenizer::{ChatTemplate, Message, Tokenizer};
+pub use walk::{ActivationStorage, HiddenStates};
 pub use workbench_matmul::{self as matmul, Precision};

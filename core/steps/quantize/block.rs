@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use workbench_api::job::{self, Block as BlockJob};
 use workbench_model::{
-    Site, SiteKind,
+    ActivationStorage, Site, SiteKind,
     arch::{block_name, block_of},
     decoder::Block,
     statistics::{SiteStatistics, Wants},
@@ -19,7 +19,7 @@ use super::{
     state::QuantizationState,
 };
 use crate::{
-    calib::{self, ActivationStorage, LayerwiseCalibration, Observation, Order, SiteObserver, SiteVisitor},
+    calib::{self, LayerwiseCalibration, Observation, Order, SiteObserver, SiteVisitor},
     error::{Error, Result},
     graph::selector::select,
     progress::Progress as _,

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use workbench_api::job::Linear;
 use workbench_model::{
-    ChatTemplate, Checkpoint, ModelConfig, Precision, Site, Tokenizer,
+    ActivationStorage, ChatTemplate, Checkpoint, ModelConfig, Precision, Site, Tokenizer,
     arch::{EMBEDDINGS, LinearInfo, Role},
     checkpoint::Dtype,
     decoder::keep_pages,
@@ -31,7 +31,7 @@ use super::{
     host::{self, Plugin},
 };
 use crate::{
-    calib::{ActivationStorage, LayerwiseCalibration, Order},
+    calib::{LayerwiseCalibration, Order},
     data::sequences,
     error::{Error, Result},
     exec::{Job, NodeReporter},

@@ -18,7 +18,7 @@ use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde_json::{Value, json};
 use workbench_model::{
-    Block, Checkpoint, Context, ModelConfig, ModelError, Tokenizer, WeightSource,
+    Block, Checkpoint, Context, HiddenStates, ModelConfig, ModelError, Tokenizer, WeightSource,
     checkpoint::{Dtype, narrow, widened},
     decoder::{self, Embedding},
     device::HOST,
@@ -157,21 +157,22 @@ fn looked_up(config: &ModelConfig, source: &dyn WeightSource, texts: &[Vec<u32>]
 
 /// Logits at all positions of all batches of hidden states. One block is in memory at a time.
 fn logits(config: &ModelConfig, source: &dyn WeightSource, embedded: Vec<Tensor>) -> Result<Vec<f32>> {
-    let context = |hidden: Tensor| -> Result<(Tensor, Context)> {
-        let (batch, length, _) = hidden.dims3().map_err(ModelError::from)?;
-        Ok((hidden, Context::full(batch, length, None)))
-    };
-    let mut states = embedded.into_iter().map(context).collect::<Result<Vec<_>>>()?;
+    let contexts = embedded.iter().map(|hidden| {
+        let (batch, length, _) = hidden.dims3()?;
+        Ok(Context::full(batch, length, None))
+    });
+    let contexts = contexts.collect::<candle_core::Result<_>>().map_err(ModelError::from)?;
+    let mut states = HiddenStates::in_memory(contexts, config.hidden_size, &HOST);
+    for (index, hidden) in embedded.iter().enumerate() {
+        states.set(index, hidden)?;
+    }
     for index in 0..config.num_layers {
-        let block = Block::load(config, source, index, &HOST)?;
-        for (hidden, context) in &mut states {
-            *hidden = block.forward(hidden, context, &mut ())?;
-        }
+        states.forward(&Block::load(config, source, index, &HOST)?)?;
         source.release_block(index);
     }
     let mut all = Vec::new();
-    for (hidden, _) in &states {
-        all.extend(decoder::logits(config, source, hidden)?);
+    for index in 0..states.len() {
+        all.extend(decoder::logits(config, source, &states.get(index)?)?);
     }
     Ok(all)
 }

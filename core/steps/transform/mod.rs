@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 use workbench_api::job::{self, Model, Stream};
 use workbench_model::{
-    ChatTemplate, Checkpoint, ModelConfig, Precision, Tokenizer, WeightSource,
+    ActivationStorage, ChatTemplate, Checkpoint, ModelConfig, Precision, Tokenizer, WeightSource,
     arch::{EMBEDDINGS, ModuleName},
     device,
 };
@@ -20,7 +20,7 @@ use super::{
     host::{self, Inputs, Plugin, SequenceStream, linears, pairs},
 };
 use crate::{
-    calib::{self, ActivationStorage, Wanted},
+    calib::{self, Wanted},
     data::sequences,
     error::{Error, Result},
     exec::{Job, NodeReporter},

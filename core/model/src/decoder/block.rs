@@ -160,6 +160,24 @@ impl Block {
         }
     }
 
+    /// Shows the taps one site of some experts, of [`mlp_input`](Self::mlp_input): what gate and up of each read ([`SiteKind::MlpInput`]),
+    /// or down ([`SiteKind::DownInput`]), as [`mlp`](Self::mlp) shows it.
+    ///
+    /// # Errors
+    /// The block has no experts.
+    pub fn show_experts(
+        &self,
+        x: &Tensor,
+        kind: SiteKind,
+        experts: &[usize],
+        taps: &mut dyn Taps,
+    ) -> Result<(), ModelError> {
+        match &self.mlp {
+            Mlp::Sparse(mixture) => mixture.show(x, (self.index, kind), experts, taps),
+            Mlp::Dense(_) => Err(refused(format!("block {} has no experts", self.index))),
+        }
+    }
+
     /// Replaces the weight of a linear.
     pub fn set_weight(&mut self, module: &str, weight: Tensor) -> Result<(), ModelError> {
         self.linear_mut(module)?.set_weight(weight)
@@ -274,6 +292,23 @@ impl Block {
         self.mlp.dense()?.down.forward_onto(hidden, intermediate)
     }
 
+    /// The keys and values `[batch, len, kv_heads, head_dim]` of [`attention_input`](Self::attention_input), as they are before a cache
+    /// rounds them. The taps see both.
+    pub fn keys_values(&self, x: &Tensor, context: &Context, taps: &mut dyn Taps) -> Result<[Tensor; 2], ModelError> {
+        let [k, v] = Linear::forward_together([&self.k, &self.v], x)?;
+        let (k, v) = (self.positioned(&k, self.kv_heads, self.key_norm(), context)?, self.by_head(&v, self.kv_heads)?);
+        taps.observe(self.site(SiteKind::Key), &k)?;
+        taps.observe(self.site(SiteKind::Value), &v)?;
+        Ok([k, v])
+    }
+
+    /// The same as [`attend`](Self::attend) with [`keys_values`](Self::keys_values) that are there already.
+    pub fn attend_to(&self, x: &Tensor, [k, v]: [Tensor; 2], context: &Context) -> Result<Tensor, ModelError> {
+        let [q] = Linear::forward_together([&self.q], x)?;
+        let q = self.positioned(&q, self.heads, self.query_norm(), context)?;
+        self.attended(&q, k, v, context, None)
+    }
+
     fn mix_with(
         &self,
         x: &Tensor,
@@ -284,20 +319,57 @@ impl Block {
         let (batch, len, _) = x.dims3()?;
         context.check(batch, len)?;
         let [q, k, v] = Linear::forward_together([&self.q, &self.k, &self.v], x)?;
-        let mut q = q.reshape((batch, len, self.heads, self.head_dim))?;
-        let mut k = k.reshape((batch, len, self.kv_heads, self.head_dim))?;
-        let v = v.reshape((batch, len, self.kv_heads, self.head_dim))?;
-        if let Some((q_norm, k_norm)) = &self.head_norms {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
-        }
-        let angles = self.rope.angles(context.end());
-        let (mut q, mut k) = (ops::rotate(&q, &angles, context)?, ops::rotate(&k, &angles, context)?);
-        if let Some(rotation) = &self.head_rotation {
-            (q, k) = (ops::hadamard(&q, rotation)?, ops::hadamard(&k, rotation)?);
-        }
+        let q = self.positioned(&q, self.heads, self.query_norm(), context)?;
+        let k = self.positioned(&k, self.kv_heads, self.key_norm(), context)?;
+        let v = self.by_head(&v, self.kv_heads)?;
         for (kind, x) in [(SiteKind::Query, &q), (SiteKind::Key, &k), (SiteKind::Value, &v)] {
             taps.observe(self.site(kind), x)?;
         }
+        self.attended(&q, k, v, context, cache)
+    }
+
+    fn query_norm(&self) -> Option<&Norm> {
+        self.head_norms.as_ref().map(|(q, _)| q)
+    }
+
+    fn key_norm(&self) -> Option<&Norm> {
+        self.head_norms.as_ref().map(|(_, k)| k)
+    }
+
+    /// `[batch, len, heads * head_dim]` as `[batch, len, heads, head_dim]`.
+    fn by_head(&self, x: &Tensor, heads: usize) -> Result<Tensor, ModelError> {
+        let (batch, len, _) = x.dims3()?;
+        Ok(x.reshape((batch, len, heads, self.head_dim))?)
+    }
+
+    /// Queries or keys by head: normed, at their positions, and rotated where the model says so.
+    fn positioned(
+        &self,
+        x: &Tensor,
+        heads: usize,
+        norm: Option<&Norm>,
+        context: &Context,
+    ) -> Result<Tensor, ModelError> {
+        let mut x = self.by_head(x, heads)?;
+        if let Some(norm) = norm {
+            x = norm.forward(&x)?;
+        }
+        x = ops::rotate(&x, &self.rope.angles(context.end()), context)?;
+        match &self.head_rotation {
+            Some(rotation) => Ok(ops::hadamard(&x, rotation)?),
+            None => Ok(x),
+        }
+    }
+
+    /// Attention `[batch, len, heads * head_dim]` over keys and values, which are rounded as the cache rounds them.
+    fn attended(
+        &self,
+        q: &Tensor,
+        k: Tensor,
+        v: Tensor,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Tensor, ModelError> {
         let [key_quantizer, value_quantizer] = &self.kv_quantizers;
         let (k, v) = (quantize_heads(key_quantizer, k)?, quantize_heads(value_quantizer, v)?);
         let (k, v) = match cache {
@@ -307,7 +379,7 @@ impl Block {
         let (scale, precision) = (1.0 / (self.head_dim as f32).sqrt(), self.precision);
         let (window, sinks) = (self.window, self.sinks.clone());
         let attention = Attention { context: context.clone(), scale, window, sinks, precision };
-        Ok(ops::attention(&q, &k, &v, attention)?.flatten_from(2)?)
+        Ok(ops::attention(q, &k, &v, attention)?.flatten_from(2)?)
     }
 }
 

@@ -35,6 +35,19 @@ struct Routes {
     weights: Tensor,
 }
 
+impl Routes {
+    /// The tokens of `flat` `[tokens, hidden]` that pass an expert: which, and what they are. `None` without any.
+    fn tokens_of(&self, expert: usize, flat: &Tensor) -> Result<Option<(Tensor, Tensor)>, ModelError> {
+        let tokens = &self.tokens[expert];
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        let rows = Tensor::from_slice(tokens, tokens.len(), flat.device())?;
+        let own = flat.index_select(&rows, 0)?;
+        Ok(Some((rows, own)))
+    }
+}
+
 impl Mixture {
     pub(super) fn new(
         layout: &BlockLayout,
@@ -80,27 +93,50 @@ impl Mixture {
         for (index, expert) in self.experts.iter().enumerate() {
             let sites = [SiteKind::MlpInput, SiteKind::DownInput].map(|kind| Site::in_expert(block, index, kind));
             if shows_all {
-                let intermediate = expert.intermediate(&flat)?;
                 taps.observe(sites[0], x)?;
-                taps.observe(sites[1], &intermediate.reshape((batch, len, intermediate.dim(1)?))?)?;
+                taps.observe(sites[1], &expert.intermediate(x)?)?;
             }
-            let (tokens, slots) = (&routes.tokens[index], &routes.slots[index]);
-            if tokens.is_empty() {
-                continue;
-            }
-            let rows = Tensor::from_slice(tokens, tokens.len(), x.device())?;
-            let own = flat.index_select(&rows, 0)?;
+            let Some((rows, own)) = routes.tokens_of(index, &flat)? else { continue };
             let intermediate = expert.intermediate(&own)?;
             if !shows_all {
                 taps.observe(sites[0], &own.unsqueeze(0)?)?;
                 taps.observe(sites[1], &intermediate.unsqueeze(0)?)?;
             }
+            let slots = &routes.slots[index];
             let slots = Tensor::from_slice(slots, slots.len(), x.device())?;
             let weights = routes.weights.index_select(&slots, 0)?.unsqueeze(1)?;
             let weighted = expert.down.forward(&intermediate)?.broadcast_mul(&weights)?;
             sum = sum.index_add(&rows, &weighted, 0)?;
         }
         Ok(sum.reshape((batch, len, hidden))?)
+    }
+
+    /// Shows the taps one site of some experts as [`forward`](Self::forward) does, and computes no more than that takes.
+    pub(super) fn show(
+        &self,
+        x: &Tensor,
+        (block, kind): (usize, SiteKind),
+        experts: &[usize],
+        taps: &mut dyn Taps,
+    ) -> Result<(), ModelError> {
+        let (batch, len, hidden) = x.dims3()?;
+        let flat = x.reshape((batch * len, hidden))?;
+        let routes = match self.shows_all {
+            true => None,
+            false => Some(self.routes(&self.router.forward(&flat)?)?),
+        };
+        for &index in experts {
+            let own = match &routes {
+                None => x.clone(),
+                Some(routes) => match routes.tokens_of(index, &flat)? {
+                    Some((_, own)) => own.unsqueeze(0)?,
+                    None => continue,
+                },
+            };
+            let shown = if kind == SiteKind::DownInput { self.experts[index].intermediate(&own)? } else { own };
+            taps.observe(Site::in_expert(block, index, kind), &shown)?;
+        }
+        Ok(())
     }
 
     /// Routes tokens by their logits `[tokens, experts]`.

@@ -10,7 +10,7 @@ use workbench_model::decoder::{Gradients, LossOptions, Targets, TrainableParams,
 use workbench_model::generate::{GenerationConfig, generate};
 use workbench_model::{Block, Checkpoint, Context, Decoder, Precision, Site, SiteKind};
 
-use crate::support::{Weights, distance, fixture, flat, row};
+use crate::support::{Weights, distance, fixture, flat, gpt_oss, mixture, random_ids, row, tiny};
 
 const MODELS: [&str; 3] = ["tiny_qwen3_moe", "tiny_gpt_oss", "tiny_gpt_oss_mxfp4"];
 
@@ -207,4 +207,57 @@ fn packed_blocks_do_what_the_others_do() {
             }
         }
     }
+}
+
+type Seen = Vec<(Site, Vec<usize>, Vec<f32>)>;
+
+/// What passes the taps.
+fn watched(run: impl FnOnce(&mut dyn workbench_model::Taps)) -> Seen {
+    let mut seen = Seen::new();
+    let mut tap = |site: Site, x: &Tensor| {
+        seen.push((site, x.dims().to_vec(), flat(x)));
+        Ok(())
+    };
+    run(&mut tap);
+    seen
+}
+
+/// Calibration looks at some experts at a time, without running the others.
+#[test]
+fn experts_are_shown_alone_as_in_a_forward_pass() {
+    for (config, all) in [(mixture(true), false), (mixture(true), true), (gpt_oss(), false)] {
+        let weights = Weights::random(&config, 70);
+        let ids = random_ids(&config, 30, 2);
+        let hidden = Decoder::load(&config, &weights, &Device::Cpu).unwrap().embed(&row(&ids)).unwrap();
+        let hidden = hidden.reshape((2, 15, config.hidden_size)).unwrap();
+        let mut block = Block::load_packed(
+            &config,
+            &weights,
+            1,
+            Precision::Bf16,
+            workbench_model::device::OnHost::of(&Device::Cpu).unwrap(),
+        )
+        .unwrap();
+        block.show_all_to_experts(all);
+        let whole = watched(|tap| drop(block.mlp(&hidden, tap).unwrap()));
+        let x = block.mlp_input(&hidden).unwrap();
+        let experts = config.experts_of(1).unwrap().count;
+        for kind in [SiteKind::MlpInput, SiteKind::DownInput] {
+            for some in [vec![1], vec![0, experts - 1], (0..experts).collect()] {
+                let expected: Seen = whole
+                    .iter()
+                    .filter(|(site, ..)| site.kind == kind && site.expert.is_some_and(|expert| some.contains(&expert)))
+                    .cloned()
+                    .collect();
+                let found = watched(|tap| block.show_experts(&x, kind, &some, tap).unwrap());
+                assert!(!found.is_empty() && found == expected, "{:?} {kind:?} {some:?}", config.architecture);
+            }
+        }
+    }
+    let dense = tiny(workbench_model::config::Architecture::Llama);
+    let block = Block::load(&dense, &Weights::random(&dense, 1), 0, &Device::Cpu).unwrap();
+    let hidden = Tensor::zeros((1, 2, dense.hidden_size), candle_core::DType::F32, &Device::Cpu).unwrap();
+    assert!(
+        block.show_experts(&hidden, SiteKind::MlpInput, &[0], &mut ()).unwrap_err().to_string().contains("no experts")
+    );
 }
