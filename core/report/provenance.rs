@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use workbench_api::sdk::SILENT_CHANNELS;
+use workbench_api::sdk::{LEFT_ALONE, SILENT_CHANNELS};
 
 use super::whose::{Behind, attributed};
 use crate::{
@@ -141,18 +141,22 @@ fn fallbacks(label: &str, reports: &Value) -> Vec<String> {
     lines
 }
 
-/// Channels that no calibration token excited, wherever in the reports they are noted.
+/// Channels that no calibration token excited and what was left alone, wherever in the reports they are noted.
 fn silent<'a>(label: &str, mut open: Vec<(Vec<&'a str>, &'a Value)>) -> Vec<String> {
     let mut found: BTreeMap<&str, (u64, Vec<String>)> = BTreeMap::new();
+    let mut left: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     open.reverse();
     while let Some((path, report)) = open.pop() {
         let Some(report) = report.as_object() else { continue };
         let inside = report.iter().map(|(key, value)| ([&path[..], &[key.as_str()]].concat(), value));
         open.extend(inside.filter(|(path, _)| path.last() != Some(&SILENT_CHANNELS)).rev());
-        let Some(fact) = report.get(SILENT_CHANNELS) else { continue };
-        let (Some(count), Some(what)) = (fact["count"].as_u64(), fact["what"].as_str()) else { continue };
         // A method may group its blocks under a word of its own.
         let place: Vec<&str> = path.iter().copied().skip_while(|part| !part.contains('.')).collect();
+        if let Some(why) = report.get(LEFT_ALONE).and_then(Value::as_str) {
+            left.entry(why).or_default().push(place.join(" "));
+        }
+        let Some(fact) = report.get(SILENT_CHANNELS) else { continue };
+        let (Some(count), Some(what)) = (fact["count"].as_u64(), fact["what"].as_str()) else { continue };
         let first: Vec<String> = fact["first"].as_array().into_iter().flatten().map(Value::to_string).collect();
         let more = if first.len() as u64 == count { "" } else { ", …" };
         let (total, places) = found.entry(what).or_default();
@@ -166,7 +170,11 @@ fn silent<'a>(label: &str, mut open: Vec<(Vec<&'a str>, &'a Value)>) -> Vec<Stri
             named(&places)
         )
     };
-    found.into_iter().map(line).collect()
+    let left_alone = left.into_iter().map(|(why, places)| {
+        let (n, named) = (super::format::plural(places.len(), "rescaling"), named(&places));
+        format!("Warning: {label}: {n} left alone, because {why}: {named}")
+    });
+    left_alone.chain(found.into_iter().map(line)).collect()
 }
 
 /// Names in a line; of many the first ones.
@@ -215,6 +223,15 @@ mod tests {
         let reports = json!({ "scales": { "model.layers.0": { "norm->qkv": many } }, "strength": 0.5 });
         let [line] = &fallbacks("smooth", &reports)[..] else { panic!("one line") };
         assert!(line.ends_with("were kept: model.layers.0 norm->qkv (1, 2, …)"), "{line}");
+        let left = json!({ "tokens": 0, "left_alone": "no token came" });
+        let reports =
+            json!({ "blocks": { "model.layers.0": { "up->down a": left, "up->down b": left, "norm->qkv": {} } } });
+        assert_eq!(
+            fallbacks("awq", &reports),
+            [
+                "Warning: awq: 2 rescalings left alone, because no token came: model.layers.0 up->down a, model.layers.0 up->down b"
+            ]
+        );
         assert!(fallbacks("rtn", &Value::Null).is_empty());
     }
 }

@@ -20,7 +20,7 @@ pub(in crate::script) fn complete(
     if config.experts.is_none() || !modifiers::is_of_package(step) {
         return;
     }
-    if step.kind == NodeKind::Quantize && all_experts {
+    if all_experts && (step.kind == NodeKind::Quantize || step.modifier == "AWQModifier") {
         options.insert("calibrate_all_experts".to_owned(), true.into());
         options.insert("min_expert_tokens".to_owned(), 0.into());
     }

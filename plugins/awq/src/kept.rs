@@ -44,8 +44,14 @@ impl Kept {
     }
 
     /// Room for activations of all sequences. It lies in a file: what is read often stays in the page cache as far as there is memory.
-    pub(crate) fn room(&self, name: &str, shapes: &[[usize; 2]], width: usize) -> Result<Activations, Error> {
-        Activations::in_file(&self.folder.join(name), shapes, width, Precision::F32).map_err(model_error)
+    pub(crate) fn room(
+        &self,
+        name: &str,
+        shapes: &[[usize; 2]],
+        width: usize,
+        precision: Precision,
+    ) -> Result<Activations, Error> {
+        Activations::in_file(&self.folder.join(name), shapes, width, precision).map_err(model_error)
     }
 
     /// Loads the hidden states behind [`blocks`](Self::blocks); forgets the blocks where these are not what was written.

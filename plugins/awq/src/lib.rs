@@ -26,6 +26,7 @@ impl Plugin for Awq {
     const SUMMARY: &'static str = "Scales channels so that rounding the weights changes the outputs least";
     const PAPER: Option<&'static str> = Some("Lin et al. 2023, arXiv:2306.00978");
     const GRID_VERSION: u32 = workbench_quant::GRID_VERSION;
+    const TAKES_EXPERTS: bool = true;
 
     fn new(parameters: Parameters) -> Result<Self, Error> {
         parameters.span(&parameters.rounding()?)?;

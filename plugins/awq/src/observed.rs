@@ -1,21 +1,35 @@
 //! What the calibration tokens say about a site.
 
 use candle_core::{D, Tensor};
-use workbench_api::sdk::Error;
+use serde_json::json;
+use workbench_api::job::Facts;
+use workbench_api::sdk::{Error, note_left_alone};
 
 /// Sums over the tokens that passed one site, in f64 and in the order of the tokens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
     tokens: u64,
+    /// Whether the site is an expert's, which tokens reach only where they are routed to it.
+    of_expert: bool,
     sum_abs: Vec<f64>,
     /// `XᵀX`, row by row, where it is wanted.
     gram: Option<Vec<f64>>,
 }
 
 impl Observed {
-    /// Nothing seen yet; `gram` asks for `XᵀX`.
-    pub(crate) fn new(gram: bool) -> Self {
-        Self { gram: gram.then(Vec::new), ..Self::default() }
+    /// Nothing seen yet; `gram` asks for `XᵀX`, `of_expert` says whose site it is.
+    pub(crate) fn new(gram: bool, of_expert: bool) -> Self {
+        Self { gram: gram.then(Vec::new), of_expert, ..Self::default() }
+    }
+
+    /// What is to be said of the site of an expert that fewer tokens reached than a search should go by, and than one.
+    pub(crate) fn too_little(&self, least: u64) -> Option<Facts> {
+        let least = least.max(1);
+        (self.of_expert && self.tokens < least).then(|| {
+            let mut facts = Facts::from_iter([("tokens".to_owned(), json!(self.tokens))]);
+            note_left_alone(&mut facts, &format!("fewer than {least} calibration tokens reached their expert"));
+            facts
+        })
     }
 
     /// Adds the tokens of `x` `[.., features]`.
@@ -99,7 +113,7 @@ mod tests {
         let (tokens, features, rows) = (37, 6, 4);
         let x = noise(1.0, tokens * features);
         let e = noise(2.0, rows * features);
-        let mut observed = Observed::new(true);
+        let mut observed = Observed::new(true, false);
         for part in [&x[..10 * features], &x[10 * features..]] {
             let count = part.len() / features;
             observed.add(&Tensor::from_slice(part, (1, count, features), &Device::Cpu).unwrap()).unwrap();
@@ -120,9 +134,9 @@ mod tests {
 
     #[test]
     fn a_site_without_tokens_and_bad_activations_are_refused() {
-        assert!(Observed::new(false).mean_abs().unwrap_err().to_string().contains("no calibration token"));
+        assert!(Observed::new(false, false).mean_abs().unwrap_err().to_string().contains("no calibration token"));
         let x = Tensor::new(&[[0.0_f32, 1.0], [f32::NAN, 2.0]], &Device::Cpu).unwrap();
-        let error = Observed::new(false).add(&x).unwrap_err();
+        let error = Observed::new(false, false).add(&x).unwrap_err();
         assert!(error.to_string().contains("NaN in channel 0"), "{error}");
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use workbench_api::sdk::rescale::Mapping;
 use workbench_api::sdk::{Context, Error};
+use workbench_model::Precision;
 use workbench_quant::{Conventions, Grid, QuantizationArgs, StorageDtype, Strategy};
 
 use crate::algorithm::{GridPoints, Span};
@@ -31,6 +32,32 @@ pub(crate) struct Parameters {
     /// Rescale `v->o` also where query heads share a KV head, whose channels then share a scale. The reference tools leave
     /// such a pair alone, and so does this without the flag.
     pub(crate) grouped_v_to_o: bool,
+    /// In a mixture of experts: search the scales of each expert's `up->down` over every token, not only those that are routed to it.
+    #[schemars(extend("aliases" = ["moe_calibrate_all_experts"]))]
+    pub(crate) calibrate_all_experts: bool,
+    /// In a mixture of experts: an expert's `up->down` that fewer tokens of the calibration data reach is left alone, and named under
+    /// every table.
+    #[schemars(extend("unit" = "tokens"))]
+    pub(crate) min_expert_tokens: u64,
+    /// What hidden states are kept in between two blocks: half the disk and page cache in bfloat16.
+    pub(crate) hidden_states: HiddenStatesDtype,
+}
+
+/// In what hidden states are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum HiddenStatesDtype {
+    Float32,
+    Bfloat16,
+}
+
+impl HiddenStatesDtype {
+    pub(crate) fn precision(self) -> Precision {
+        match self {
+            Self::Float32 => Precision::F32,
+            Self::Bfloat16 => Precision::Bf16,
+        }
+    }
 }
 
 impl Default for Parameters {
@@ -44,6 +71,9 @@ impl Default for Parameters {
             grid: GridPoints::LlmCompressor,
             mappings: Mapping::ALL.to_vec(),
             grouped_v_to_o: false,
+            calibrate_all_experts: false,
+            min_expert_tokens: 64,
+            hidden_states: HiddenStatesDtype::Float32,
         }
     }
 }

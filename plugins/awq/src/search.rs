@@ -13,9 +13,9 @@ use workbench_api::job::{Facts, Mapping, Model, Pair};
 use workbench_api::sdk::rescale::{Heads, Rescaling};
 use workbench_api::sdk::{Context as _, Error, Host, note_silent};
 use workbench_model::arch::block_name;
-use workbench_model::decoder::{Embedding, keep_pages};
-use workbench_model::{Activations, Block, Context, ModelConfig, ModelError, Site, device};
-use workbench_plugin_model::{HostWeights, Sequence, calibration, grid_error, model_config, model_error, thread_pool};
+use workbench_model::decoder::keep_pages;
+use workbench_model::{Activations, Block, Context, HiddenStates, ModelConfig, ModelError, Site, Taps, device};
+use workbench_plugin_model::{HostWeights, calibration, grid_error, model_config, model_error, thread_pool};
 use workbench_quant::{Grid, GridError, Matrix};
 
 use crate::algorithm::{Candidate, Span, candidates, scales, silent, weight_means};
@@ -39,11 +39,14 @@ struct Search<'a, 'h> {
     span: Span,
     candidates: Vec<Candidate>,
     pairs: Vec<&'a Pair>,
+    /// The linears that a search rounds: routers are readers, and stay as they are.
+    rounded: BTreeSet<String>,
+    parameters: &'a Parameters,
     /// Mappings that were asked for and are left alone, with the reason.
     skipped: BTreeMap<&'static str, &'static str>,
 }
 
-/// The readers of a pair: module, weight and its shape.
+/// The readers of a pair that are rounded: module, weight and its shape.
 struct Readers {
     linears: Vec<(String, Vec<f32>, [usize; 2])>,
     columns: usize,
@@ -66,8 +69,12 @@ type ObservedPair<'a> = (&'a Pair, Observed);
 type Seen<'a> = RefCell<Vec<(&'a Pair, Observed)>>;
 
 impl<'a, 'h> Search<'a, 'h> {
-    fn new(parameters: &Parameters, model: &'a Model, host: &'a Host<'h>) -> Result<Self, Error> {
+    fn new(parameters: &'a Parameters, model: &'a Model, host: &'a Host<'h>) -> Result<Self, Error> {
         let config = model_config(host)?;
+        if config.experts.is_none() && parameters.calibrate_all_experts {
+            return Err(Error::parameters("`calibrate_all_experts` is given, and the model has no experts")
+                .with_hint("leave it out"));
+        }
         let heads = Heads::from_config(&host.config()?)?;
         let grid = parameters.rounding()?;
         let span = parameters.span(&grid)?;
@@ -83,16 +90,18 @@ impl<'a, 'h> Search<'a, 'h> {
         let candidates = candidates(parameters.grid, parameters.n_grid, parameters.duo_scaling);
         let pairs = model.pairs_of(&mappings)?;
         let device = device::chosen();
-        let search = Self { host, config, device, heads, grid, span, candidates, pairs, skipped };
+        let readers: BTreeSet<&str> = pairs.iter().flat_map(|pair| &pair.readers).map(String::as_str).collect();
+        let linears = config.linears().into_iter().map(|linear| linear.name);
+        let rounded = linears.filter(|name| readers.contains(name.as_str())).collect();
+        let search = Self { host, config, device, heads, grid, span, candidates, pairs, rounded, parameters, skipped };
         search.check_shapes()?;
         Ok(search)
     }
 
     /// Refuses a group size that does not divide, before anything is computed.
     fn check_shapes(&self) -> Result<(), Error> {
-        let readers: BTreeSet<&str> = self.pairs.iter().flat_map(|pair| &pair.readers).map(String::as_str).collect();
         for linear in self.config.linears() {
-            if readers.contains(linear.name.as_str()) {
+            if self.rounded.contains(&linear.name) {
                 let shape = self.grid.parameters_shape(linear.out_features, linear.in_features);
                 shape.map_err(|e| grid_error(&e)).context(|| format!("rounding `{}.weight`", linear.name))?;
             }
@@ -105,17 +114,21 @@ impl<'a, 'h> Search<'a, 'h> {
         let tokens: usize = sequences.iter().map(|sequence| sequence.ids.len()).sum();
         let shapes: Vec<[usize; 2]> = sequences.iter().map(|sequence| [1, sequence.ids.len()]).collect();
         let mut kept = Kept::open(self.host)?;
-        let mut states = kept.room("hidden", &shapes, self.config.hidden_size)?;
-        let mut outputs = kept.room("outputs", &shapes, self.config.hidden_size)?;
-        kept.load(&mut states)?;
+        let precision = self.parameters.hidden_states.precision();
+        let room = |name| kept.room(name, &shapes, self.config.hidden_size, precision);
+        let (mut states, mut outputs) = (HiddenStates::new(room("hidden")?, &self.device), room("outputs")?);
+        kept.load(states.kept_mut())?;
         match kept.blocks() {
-            [] => self.embed(&sequences, &mut states)?,
+            [] => {
+                let ids = |index: usize| sequences[index].ids.as_slice().into();
+                states.embed(&self.config, &HostWeights::new(self.host), ids).map_err(model_error)?;
+            }
             blocks => self.put_again(blocks)?,
         }
         for index in kept.blocks().len()..self.config.num_layers {
             let name = block_name(index);
-            let found = self.block(index, &name, &mut states, &mut outputs).context(|| format!("scaling `{name}`"))?;
-            kept.add(found, &states)?;
+            let found = self.block(index, &mut states, &mut outputs).context(|| format!("scaling `{name}`"))?;
+            kept.add(found, states.kept())?;
             self.host.progress(index as u64 + 1, self.config.num_layers as u64);
         }
         let names = (0..).map(block_name);
@@ -125,20 +138,6 @@ impl<'a, 'h> Search<'a, 'h> {
             "skipped": self.skipped,
         });
         Ok(facts.as_object().cloned().unwrap_or_default())
-    }
-
-    /// The hidden states before the first block.
-    fn embed(&self, sequences: &[Sequence], states: &mut Activations) -> Result<(), Error> {
-        let weights = HostWeights::new(self.host);
-        // At once: the host hands the table out whole.
-        let flat: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.ids.iter().copied()).collect();
-        let all = Embedding::look_up(&self.config, &weights, &flat, 1).map_err(model_error)?;
-        let mut start = 0;
-        for (index, sequence) in sequences.iter().enumerate() {
-            states.set(index, &all.narrow(1, start, sequence.ids.len())?).map_err(model_error)?;
-            start += sequence.ids.len();
-        }
-        Ok(())
     }
 
     /// Puts what changes of blocks that were searched before the node was interrupted.
@@ -159,54 +158,54 @@ impl<'a, 'h> Search<'a, 'h> {
     }
 
     /// Searches one block and puts what changes of it; leaves the hidden states behind it. `outputs` is room for those of half a block.
-    fn block(
-        &self,
-        index: usize,
-        name: &str,
-        states: &mut Activations,
-        outputs: &mut Activations,
-    ) -> Result<BlockFound, Error> {
+    fn block(&self, index: usize, states: &mut HiddenStates, outputs: &mut Activations) -> Result<BlockFound, Error> {
         let weights = HostWeights::new(self.host);
         let mut block = Block::load(&self.config, &weights, index, &self.device).map_err(model_error)?;
+        block.show_all_to_experts(self.parameters.calibrate_all_experts);
         let mut rescaling = Rescaling::default();
         let (mut facts, mut scales) = (Facts::new(), Vec::new());
         for part in [Part::Attention, Part::Mlp] {
-            let seen = self.observe(part, name, &block, states, outputs)?;
+            let seen = self.observe(part, index, &block, states, outputs)?;
             for (pair, observed) in seen {
                 let label = pair.label(&self.pairs);
+                if let Some(why) = observed.too_little(self.parameters.min_expert_tokens) {
+                    facts.insert(label, why.into());
+                    continue;
+                }
                 let found = self.pair(pair, &mut block, (part, states, outputs), &observed);
                 let found = found.context(|| label.clone())?;
                 rescaling.add(pair, &found.scales, self.heads)?;
                 facts.insert(label.clone(), found.facts());
                 scales.push((label, found.scales));
             }
-            for sequence in 0..states.len() {
-                let sum = (self.state(states, sequence)? + self.state(outputs, sequence)?)?;
-                states.set(sequence, &sum).map_err(model_error)?;
-            }
+            let add = |sequence, hidden: &Tensor, _: &Context| Ok((hidden + self.output(outputs, sequence)?)?);
+            states.advance::<ModelError>(add).map_err(model_error)?;
         }
         rescaling.put(self.host)?;
         Ok(BlockFound { scales, facts: facts.into() })
     }
 
-    /// The activation of a sequence, where blocks compute.
-    fn state(&self, of: &Activations, sequence: usize) -> Result<Tensor, Error> {
-        Ok(of.get(sequence).map_err(model_error)?.to_device(&self.device)?)
+    /// What a sequence gave, where blocks compute.
+    fn output(&self, of: &Activations, sequence: usize) -> Result<Tensor, ModelError> {
+        Ok(of.get(sequence)?.to_device(&self.device)?)
     }
 
     /// Runs half of the block on all sequences: leaves its outputs, and returns what its mappings' sites saw.
     fn observe(
         &self,
         part: Part,
-        name: &str,
+        index: usize,
         block: &Block,
-        states: &Activations,
+        states: &HiddenStates,
         outputs: &mut Activations,
     ) -> Result<Vec<ObservedPair<'a>>, Error> {
-        let here = |pair: &&&Pair| pair.block == name && part.mappings().contains(&pair.mapping);
+        let layout = self.config.block(index);
+        let of_experts = layout.linears.iter().map(|linear| linear.site).filter(|site| site.expert.is_some());
+        let of_experts: BTreeSet<String> = of_experts.map(|site| site.to_string()).collect();
+        let here = |pair: &&&Pair| pair.block == layout.name && part.mappings().contains(&pair.mapping);
+        let unobserved = |pair: &Pair| Observed::new(pair.readers.len() == 1, of_experts.contains(&pair.site));
         let of_part = self.pairs.iter().filter(here);
-        let seen: Seen<'a> =
-            RefCell::new(of_part.map(|pair| (*pair, Observed::new(pair.readers.len() == 1))).collect());
+        let seen: Seen<'a> = RefCell::new(of_part.map(|pair| (*pair, unobserved(pair))).collect());
         let mut failed = None;
         for sequence in 0..states.len() {
             let mut tap = |site: Site, x: &Tensor| -> Result<(), ModelError> {
@@ -218,7 +217,7 @@ impl<'a, 'h> Search<'a, 'h> {
                 }
                 Ok(())
             };
-            let output = part.run(block, &self.state(states, sequence)?, &mut tap)?;
+            let output = part.run(block, states, sequence, &mut tap)?;
             outputs.set(sequence, &output).map_err(model_error)?;
             if let Some(error) = failed {
                 return Err(error);
@@ -233,7 +232,7 @@ impl<'a, 'h> Search<'a, 'h> {
         &self,
         pair: &Pair,
         block: &mut Block,
-        scene: (Part, &Activations, &Activations),
+        scene: (Part, &HiddenStates, &Activations),
         observed: &Observed,
     ) -> Result<Found, Error> {
         let (readers, mapping) = (self.readers(pair)?, pair.mapping);
@@ -276,7 +275,7 @@ impl<'a, 'h> Search<'a, 'h> {
         readers: &Readers,
         columns: &[f64],
         block: &mut Block,
-        (part, states, outputs): (Part, &Activations, &Activations),
+        (part, states, outputs): (Part, &HiddenStates, &Activations),
         observed: &Observed,
     ) -> Result<f64, Error> {
         for (module, values, shape) in &readers.linears {
@@ -289,8 +288,9 @@ impl<'a, 'h> Search<'a, 'h> {
         }
         let (mut sum, mut count) = (0.0, 0);
         for sequence in 0..states.len() {
-            let now = part.run(block, &self.state(states, sequence)?, &mut |_: Site, _: &Tensor| Ok(()))?;
-            let (error, values) = squared_difference(&self.state(outputs, sequence)?, &now)?;
+            let now = part.run(block, states, sequence, &mut ())?;
+            let before = self.output(outputs, sequence).map_err(model_error)?;
+            let (error, values) = squared_difference(&before, &now)?;
             sum += error;
             count += values;
             self.host.check_cancelled()?;
@@ -301,7 +301,7 @@ impl<'a, 'h> Search<'a, 'h> {
     fn readers(&self, pair: &Pair) -> Result<Readers, Error> {
         let mut linears = Vec::new();
         let mut columns = 0;
-        for module in &pair.readers {
+        for module in pair.readers.iter().filter(|module| self.rounded.contains(*module)) {
             let weight = self.host.tensor(&format!("{module}.weight"))?;
             let shape = weight.matrix_shape()?;
             columns = shape.1;
@@ -361,17 +361,11 @@ impl Part {
         }
     }
 
-    fn run(
-        self,
-        block: &Block,
-        state: &Tensor,
-        tap: &mut dyn FnMut(Site, &Tensor) -> Result<(), ModelError>,
-    ) -> Result<Tensor, Error> {
-        let (batch, len, _) = state.dims3()?;
-        let mut taps = |site: Site, x: &Tensor| tap(site, x);
+    fn run(self, block: &Block, states: &HiddenStates, sequence: usize, taps: &mut dyn Taps) -> Result<Tensor, Error> {
+        let hidden = states.get(sequence).map_err(model_error)?;
         match self {
-            Self::Attention => block.attention(state, &Context::full(batch, len, None), &mut taps),
-            Self::Mlp => block.mlp(state, &mut taps),
+            Self::Attention => block.attention(&hidden, states.context(sequence), taps),
+            Self::Mlp => block.mlp(&hidden, taps),
         }
         .map_err(model_error)
     }

@@ -60,4 +60,4 @@ pub use crate::example::{Example, ExampleCodes, ExampleModel, ExampleTensor, Exp
 pub use crate::job::{Block, Facts, Job, Linear, Mapping, Model, Needs, Pair, Role, Statistic, StatisticNeed, Stream};
 pub use host::{Batch, Host, QuantizedLinear};
 pub use plugin::{BlockQuantizer, Plugin, Quantizer, Trainer, Transform};
-pub use silent::{SILENT_CHANNELS, note_silent};
+pub use silent::{LEFT_ALONE, SILENT_CHANNELS, note_left_alone, note_silent};

@@ -1,4 +1,4 @@
-//! Channels that said nothing: what a method reports about inputs that no calibration token excited.
+//! What calibration data said nothing about: channels that no token excited, experts that too few tokens reached.
 //!
 //! An input channel that is zero for every calibration token tells nothing about the weights that multiply it, and yet the
 //! next text may excite it. A method must leave such weights as near to what they were as the grid allows, and say so: the
@@ -22,6 +22,15 @@ pub fn note_silent(facts: &mut Facts, channels: &[usize], of: usize, what: &str)
         let fact: Value = json!({ "count": channels.len(), "of": of, "first": first, "what": what });
         facts.insert(SILENT_CHANNELS.to_owned(), fact);
     }
+}
+
+/// The fact under which a report says why something was left as it was, at any depth: the keys on the way to it say what.
+pub const LEFT_ALONE: &str = "left_alone";
+
+/// Notes that a method left something as it was, and why: the end of a sentence after `because`. The host writes it under every table
+/// that the model appears in.
+pub fn note_left_alone(facts: &mut Facts, why: &str) {
+    facts.insert(LEFT_ALONE.to_owned(), why.into());
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The plugin as a host sees it, on two models that llm-compressor 0.14.0.1 scaled.
+//! The plugin as a host sees it, on models that llm-compressor 0.14.0.1 scaled.
 
 use std::collections::BTreeMap;
 
@@ -43,6 +43,11 @@ fn golden() -> Vec<Golden> {
     serde_json::from_str(include_str!("golden.json")).unwrap()
 }
 
+/// A Qwen3-MoE of three experts, with the tokens that are routed to them and with all.
+fn golden_experts() -> Vec<Golden> {
+    serde_json::from_str(include_str!("golden_experts.json")).unwrap()
+}
+
 /// The example of a model by its type.
 fn example(kind: &str) -> Example {
     let found = golden().into_iter().find(|golden| golden.config["model_type"] == kind);
@@ -80,7 +85,7 @@ fn logits(made: &Made<'_>) -> Vec<f32> {
 
 #[test]
 fn tensors_and_losses_are_those_of_llm_compressor() {
-    for golden in golden() {
+    for golden in golden().into_iter().chain(golden_experts()) {
         let losses = golden.losses.clone();
         let example = against_llm_compressor(golden);
         let outcome = transform(&example).unwrap();
@@ -95,7 +100,8 @@ fn tensors_and_losses_are_those_of_llm_compressor() {
                 "post_attention_layernorm" => "norm->gate_up",
                 _ => "up->down",
             };
-            let found = &outcome.report.facts["blocks"][&block][mapping];
+            let here = &outcome.report.facts["blocks"][&block];
+            let found = here.get(format!("{mapping} {source}")).unwrap_or(&here[mapping]);
             for (key, expected) in [("loss_before", before), ("loss_after", after)] {
                 let loss = found[key].as_f64().unwrap();
                 assert!((loss - expected).abs() < 1e-4 * expected, "{source} {key}: {loss} {expected}");
@@ -198,4 +204,45 @@ fn bad_data_is_refused() {
     up.iter_mut().for_each(|v| *v *= 3e37);
     let error = refused(&overflow).to_string();
     assert!(error.contains("model.layers.1.mlp.down_proj.input") && error.contains("in channel"), "{error}");
+}
+
+/// What reaches an expert decides what its scales are, and too little decides nothing.
+#[test]
+fn an_expert_that_few_tokens_reach_is_left_alone() {
+    let [routed, all] = golden_experts().try_into().ok().unwrap();
+    let (routed, all) = (against_llm_compressor(routed), against_llm_compressor(all));
+    let outcome = transform(&routed.clone().parameter("min_expert_tokens", 1_000_000)).unwrap();
+    for block in outcome.report.facts["blocks"].as_object().unwrap().values() {
+        for (label, found) in block.as_object().unwrap() {
+            let expected =
+                label.starts_with("up->down").then_some("fewer than 1000000 calibration tokens reached their expert");
+            assert_eq!(found["left_alone"].as_str(), expected, "{label}: {found}");
+        }
+    }
+    assert!(outcome.tensors.keys().all(|name| !name.contains("down_proj")), "{:?}", outcome.tensors.keys());
+    let before = logits(&Made(&routed, BTreeMap::new()));
+    let after = logits(&Made(&routed, outcome.tensors));
+    assert!(before.iter().zip(&after).all(|(a, b)| (a - b).abs() < 1e-4), "{before:?} {after:?}");
+    // 48 tokens pass, each through two of three experts.
+    let least =
+        |example: &Example, tokens: u64| transform(&example.clone().parameter("min_expert_tokens", tokens)).unwrap();
+    assert_eq!(differences(&all.expected, &least(&all, 48)), Vec::<String>::new());
+    assert!(!differences(&routed.expected, &least(&routed, 48)).is_empty());
+    let dense = example("qwen3").parameter("calibrate_all_experts", true);
+    assert!(refused(&dense).to_string().contains("the model has no experts"));
+}
+
+#[test]
+fn hidden_states_in_bfloat16_choose_nearly_the_same_scales() {
+    let example = example("qwen3");
+    let exact = transform(&example).unwrap();
+    let rounded = transform(&example.clone().parameter("hidden_states", "bfloat16")).unwrap();
+    let loss = |outcome: &Outcome, key: &str| {
+        outcome.report.facts["blocks"]["model.layers.1"]["up->down"][key].as_f64().unwrap()
+    };
+    let (a, b) = (loss(&exact, "loss_before"), loss(&rounded, "loss_before"));
+    assert!(a != b && (a - b).abs() < 0.02 * a, "{a} {b}");
+    let before = logits(&Made(&example, BTreeMap::new()));
+    let after = logits(&Made(&example, rounded.tensors));
+    assert!(before.iter().zip(&after).all(|(a, b)| (a - b).abs() < 1e-4));
 }
