@@ -90,7 +90,8 @@ pub struct Parameters {
     /// carried out while the model runs.
     #[schemars(extend("aliases" = ["transform_type", "type"]))]
     pub kind: Kind,
-    /// Size of the blocks in which R1 and R4 rotate; null: whole rows.
+    /// Size of the blocks in which R1 and R4 rotate; null: whole rows, or where dense blocks and experts are not equally wide, for R4
+    /// the largest size that divides both.
     #[schemars(range(min = 1), extend("unit" = "channels", "aliases" = ["transform_block_size"]))]
     pub block_size: Option<usize>,
     /// Seed of everything random.

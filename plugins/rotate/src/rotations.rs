@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use workbench_api::sdk::Error;
 use workbench_model::ModelConfig;
-use workbench_model::config::OnlineRotations;
+use workbench_model::config::{Gating, OnlineRotations};
 use workbench_rotation::{Hadamard, Rotation, RotationError};
 
 use crate::parameters::{Kind, Parameters, Place};
@@ -58,20 +58,17 @@ impl Rotations {
         let mut down = None;
         if parameters.has(Place::R4) {
             vacant(Place::R4, online.down)?;
-            if config.experts.is_some() {
-                return Err(Error::unsupported(
-                    "R4 rotates the inner activations of one MLP, and this model is a mixture of experts",
-                )
-                .with_hint("leave R4 out of `rotations`"));
-            }
-            let size = blocked(Place::R4, config.intermediate_size)?;
-            let one = |block: u64| match parameters.kind {
-                Kind::Hadamard => Rotation::hadamard(size),
-                Kind::RandomHadamard | Kind::RandomOrthogonal => {
-                    Rotation::random_hadamard(size, parameters.seed, DOWN + block)
+            // One size for dense blocks and experts: that of the whole row where all are equally wide.
+            let widths = config.down_features();
+            let size = blocked(Place::R4, widths.iter().copied().fold(0, gcd))?;
+            let one = |block: usize| match (parameters.kind, config.block(block).gating) {
+                // Only what is linear in the rows of `up_proj` takes signs from them.
+                (Kind::Hadamard, _) | (_, Gating::Clamped { .. }) => Rotation::hadamard(size),
+                (Kind::RandomHadamard | Kind::RandomOrthogonal, Gating::Silu) => {
+                    Rotation::random_hadamard(size, parameters.seed, DOWN + block as u64)
                 }
             };
-            down = Some(blocks.map(one).collect::<Result<_, _>>().map_err(at(Place::R4))?);
+            down = Some((0..config.num_layers).map(one).collect::<Result<_, _>>().map_err(at(Place::R4))?);
             online.down = Some(size);
         }
         Ok(Self { hidden, values, down, online })
@@ -97,6 +94,11 @@ impl Rotations {
         }
         Ok(facts.into())
     }
+}
+
+/// The greatest common divisor; of 0 and a number that number.
+fn gcd(a: usize, b: usize) -> usize {
+    if a == 0 { b } else { gcd(b % a, a) }
 }
 
 fn draw(parameters: &Parameters, size: usize, stream: u64) -> Result<Rotation, RotationError> {

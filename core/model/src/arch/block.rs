@@ -1,5 +1,7 @@
 //! What a configuration means: the tensors and the linears of each block, of embeddings and head.
 
+use std::collections::BTreeSet;
+
 use super::names::{
     ATTENTION, ATTENTION_NORM, DOWN, EXPERTS, GATE, K, K_NORM, MLP, MLP_NORM, O, Q, Q_NORM, SINKS, UP, V,
 };
@@ -308,6 +310,14 @@ impl ModelConfig {
     /// The linears of the decoder blocks, in the order in which the forward pass meets them.
     pub fn linears(&self) -> Vec<LinearInfo> {
         self.blocks().flat_map(|block| block.linears).collect()
+    }
+
+    /// How many features `down_proj` reads: a dense block and an expert can differ.
+    pub fn down_features(&self) -> BTreeSet<usize> {
+        let down = |linear: &LinearInfo| linear.role == Role::Down;
+        self.blocks()
+            .flat_map(|block| block.linears.into_iter().filter(down).map(|linear| linear.in_features))
+            .collect()
     }
 
     /// The sites of a block at which linears read or a cache stores, in the order of the forward pass, with their features; keys

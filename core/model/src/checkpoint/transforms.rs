@@ -6,6 +6,7 @@
 //! are `hadamard`: y = x Hᵀ / √n with the matrices of workbench-rotation, which for powers of two are those of
 //! compressed-tensors, and which it lacks for other sizes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -33,25 +34,20 @@ pub(crate) fn online_rotations(
         let [mut queries, mut keys] = [None; 2];
         for (index, apply) in group.applications()?.iter().enumerate() {
             let place = format!("`transform_config.config_groups.{name}.apply[{index}]`");
-            let size = |length| group.size(apply, &place, length);
+            let size = |lengths: &BTreeSet<usize>| group.size(apply, &place, lengths);
             let slot = match apply["location"].as_str() {
                 Some("weight_input" | "weight_output") => continue,
                 Some("input") => {
                     group.applies_to(apply, &place, &group.down_projections())?;
-                    if config.experts.is_some() {
-                        let message =
-                            format!("{place} rotates the inner activations of experts, which is not supported");
-                        return Err(group.error(message, "leave R4 out for a mixture of experts"));
-                    }
-                    (&mut online.down, size(config.intermediate_size)?)
+                    (&mut online.down, size(&config.down_features())?)
                 }
                 Some("q_attn") => {
                     group.applies_to(apply, &place, &group.attentions())?;
-                    (&mut queries, size(config.head_dim)?)
+                    (&mut queries, size(&[config.head_dim].into())?)
                 }
                 Some("k_cache") => {
                     group.applies_to(apply, &place, &group.attentions())?;
-                    (&mut keys, size(config.head_dim)?)
+                    (&mut keys, size(&[config.head_dim].into())?)
                 }
                 _ => {
                     let message = format!("{place} has the location {}, which is not supported", apply["location"]);
@@ -164,8 +160,8 @@ impl Group<'_> {
         }
     }
 
-    /// The size of the rotation of rows of `length`.
-    fn size(&self, apply: &Value, place: &str, length: usize) -> Result<usize, ModelError> {
+    /// The size of the rotation of rows of these lengths.
+    fn size(&self, apply: &Value, place: &str, lengths: &BTreeSet<usize>) -> Result<usize, ModelError> {
         let name = self.name;
         if self.group["type"] != "hadamard" || self.group["randomize"] == true {
             let message = format!(
@@ -179,10 +175,11 @@ impl Group<'_> {
             return Err(self.error(format!("{place} rotates activations by the inverse, which is not supported"), ""));
         }
         let size = match &self.group["head_dim"] {
-            Value::Null => length,
+            // Whole rows, whatever their length: one rotation for all, where all are as long as the longest.
+            Value::Null => lengths.last().copied().unwrap_or(0),
             size => size.as_u64().and_then(|size| usize::try_from(size).ok()).unwrap_or(0),
         };
-        if size == 0 || !length.is_multiple_of(size) {
+        if let Some(length) = lengths.iter().find(|length| size == 0 || !length.is_multiple_of(size)) {
             let message = format!(
                 "`transform_config.config_groups.{name}` has `head_dim` {}, which does not divide {length}",
                 self.group["head_dim"]

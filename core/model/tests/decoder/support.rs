@@ -137,6 +137,9 @@ pub(crate) fn variations() -> Vec<ModelConfig> {
         mixture(true),
         mixture(false),
         gpt_oss(),
+        // Of dense blocks and experts alike, and of experts alone.
+        ModelConfig { online: OnlineRotations { heads: Some(8), down: Some(4) }, ..mixture(true) },
+        ModelConfig { online: OnlineRotations { heads: None, down: Some(12) }, ..gpt_oss() },
     ]
 }
 

@@ -38,6 +38,24 @@ fn online_rotations_are_read_as_they_are_written() {
     assert_eq!(parse(&with(of_llm_compressor())).unwrap().online, ONLINE);
 }
 
+/// Dense blocks and experts need not be equally wide: one size has to divide both.
+#[test]
+fn a_rotation_of_experts_divides_every_row() {
+    let mixture = |intermediate: usize, online: OnlineRotations| {
+        let mut config = with(transform_config(online));
+        let more = json!({ "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": intermediate, "mlp_only_layers": [0], "decoder_sparse_step": 1, "intermediate_size": 24 });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        parse(&config)
+    };
+    let down = |size| OnlineRotations { heads: None, down: Some(size) };
+    for (intermediate, size) in [(24, 24), (12, 12), (16, 8), (12, 4)] {
+        assert_eq!(mixture(intermediate, down(size)).unwrap().online, down(size));
+    }
+    let error = mixture(16, down(12)).unwrap_err().to_string();
+    assert!(error.contains("`head_dim` 12") && error.contains("does not divide 16"), "{error}");
+}
+
 #[test]
 fn the_writer_keeps_them() {
     let config = with(transform_config(ONLINE));
