@@ -1,4 +1,4 @@
-//! 256 bits: FMA in f32. There are registers for a quarter of the tile at a time.
+//! 256 bits: FMA in f32. There are registers for a part of the tile at a time.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
@@ -8,9 +8,13 @@ use std::arch::x86_64::{
 
 use super::{Fma256, LEFT, MicroKernel, RIGHT};
 
-/// Rows and columns of the part of a tile whose sums are in registers.
+/// Rows and columns of the part of a tile whose sums are in registers: with two for the right operand and one for the left, 15 of 16.
 const HEIGHT: usize = LEFT / 2;
 const WIDTH: usize = RIGHT / 2;
+
+/// Rows where pairs are widened, which takes three registers more: with as many sums as before the compiler keeps some in memory. Eight
+/// are as many as two FMAs a cycle need, each of four cycles.
+const WIDENED_HEIGHT: usize = LEFT / 3;
 
 impl MicroKernel for Fma256<f32> {
     type Left = f32;
@@ -20,7 +24,7 @@ impl MicroKernel for Fma256<f32> {
     const LEFT_UNITS: usize = 1;
 
     fn whole(left: &[f32], right: &[f32], to: &mut [f32], stride: usize, add: bool) {
-        for (row, column) in quarters() {
+        for (row, column) in parts::<HEIGHT>() {
             let to = &mut to[row * stride + column..];
             assert!(to.len() >= (HEIGHT - 1) * stride + WIDTH);
             // SAFETY: `Kernel::available` found AVX2 and FMA before a product with this kernel was packed; `to` holds the part.
@@ -41,9 +45,9 @@ impl MicroKernel for Fma256<u32> {
     const LEFT_UNITS: usize = 2;
 
     fn whole(left: &[f32], right: &[u32], to: &mut [f32], stride: usize, add: bool) {
-        for (row, column) in quarters() {
+        for (row, column) in parts::<WIDENED_HEIGHT>() {
             let to = &mut to[row * stride + column..];
-            assert!(to.len() >= (HEIGHT - 1) * stride + WIDTH);
+            assert!(to.len() >= (WIDENED_HEIGHT - 1) * stride + WIDTH);
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
@@ -54,19 +58,20 @@ impl MicroKernel for Fma256<u32> {
     }
 }
 
-fn quarters() -> impl Iterator<Item = (usize, usize)> {
-    [(0, 0), (HEIGHT, 0), (0, WIDTH), (HEIGHT, WIDTH)].into_iter()
+/// Where the parts of a tile begin, those of the same columns after each other.
+fn parts<const ROWS: usize>() -> impl Iterator<Item = (usize, usize)> {
+    [0, WIDTH].into_iter().flat_map(|column| (0..LEFT).step_by(ROWS).map(move |row| (row, column)))
 }
 
 #[cfg(target_arch = "x86_64")]
-type Sums = [[__m256; 2]; HEIGHT];
+type Sums<const ROWS: usize> = [[__m256; 2]; ROWS];
 
 /// # Safety
 /// The CPU must have AVX2; `to` must hold the part, with rows `stride` apart.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn store(sums: Sums, to: &mut [f32], stride: usize, add: bool) {
+unsafe fn store<const ROWS: usize>(sums: Sums<ROWS>, to: &mut [f32], stride: usize, add: bool) {
     for (row, sums) in sums.into_iter().enumerate() {
         for (half, sum) in sums.into_iter().enumerate() {
             // SAFETY: the caller vouches for the part.
@@ -85,7 +90,7 @@ unsafe fn store(sums: Sums, to: &mut [f32], stride: usize, add: bool) {
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn values(left: &[f32], right: &[f32], (row, column): (usize, usize), to: &mut [f32], stride: usize, add: bool) {
-    let mut sums: Sums = [[_mm256_setzero_ps(); 2]; HEIGHT];
+    let mut sums: Sums<HEIGHT> = [[_mm256_setzero_ps(); 2]; HEIGHT];
     for (left, right) in left.as_chunks::<LEFT>().0.iter().zip(right.as_chunks::<RIGHT>().0) {
         // SAFETY: 16 values follow on each of the two columns that a part can begin with.
         let right = unsafe {
@@ -111,7 +116,7 @@ unsafe fn widened(
     stride: usize,
     add: bool,
 ) {
-    let mut sums: Sums = [[_mm256_setzero_ps(); 2]; HEIGHT];
+    let mut sums: Sums<WIDENED_HEIGHT> = [[_mm256_setzero_ps(); 2]; WIDENED_HEIGHT];
     let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
     let lefts = left.as_chunks::<LEFT>().0.as_chunks::<2>().0;
     for ([first, second], right) in lefts.iter().zip(right.as_chunks::<RIGHT>().0) {
@@ -131,7 +136,7 @@ unsafe fn widened(
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn add_products(sums: &mut Sums, left: &[f32], right: [__m256; 2]) {
+fn add_products<const ROWS: usize>(sums: &mut Sums<ROWS>, left: &[f32], right: [__m256; 2]) {
     for (sums, left) in sums.iter_mut().zip(left) {
         let left = _mm256_set1_ps(*left);
         for (sum, right) in sums.iter_mut().zip(right) {
