@@ -81,17 +81,25 @@ def peer(recipe, model, text, samples, out):
     print(json.dumps(dict(imports=imported - began, load=loaded - imported, quantize=done - start, rss=rss)))
 
 
-def random_model(folder, tokenizer_from, layers):
+def random_model(folder, tokenizer_from, layers, shape):
     import torch
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3MoeConfig
 
     torch.manual_seed(1234)
-    config = Qwen3Config(
-        hidden_size=1024, num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
-        intermediate_size=3072, vocab_size=32000, max_position_embeddings=4096, tie_word_embeddings=True,
+    common = dict(
+        num_hidden_layers=layers, head_dim=128, vocab_size=32000, max_position_embeddings=4096, tie_word_embeddings=True,
         eos_token_id=2, pad_token_id=0, bos_token_id=0,
     )  # fmt: skip
-    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    if shape == "qwen3-0.6b":
+        config = Qwen3Config(
+            hidden_size=1024, num_attention_heads=16, num_key_value_heads=8, intermediate_size=3072, **common
+        )
+    else:
+        config = Qwen3MoeConfig(
+            hidden_size=2048, num_attention_heads=32, num_key_value_heads=4, intermediate_size=6144,
+            moe_intermediate_size=768, num_experts=128, num_experts_per_tok=8, norm_topk_prob=True, **common,
+        )  # fmt: skip
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer_from).save_pretrained(folder)
 
 
@@ -130,6 +138,8 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=pathlib.Path)
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--shape", choices=["qwen3-0.6b", "qwen3-30b-a3b"], default="qwen3-0.6b")
+    parser.add_argument("--alone", action="store_true", help="run the workbench without the peer")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
     parser.add_argument("--rounds", type=int, default=1)
@@ -141,16 +151,23 @@ def main():
         work = pathlib.Path(folder)
         model = (given.model or work / "model").resolve()
         if given.model is None:
-            random_model(model, ROOT / "experiments/demo/model", given.layers)
+            random_model(model, ROOT / "experiments/demo/model", given.layers, given.shape)
         _, text = timed([program, "demo", "text", "stories/train"])
         # A token of any tokenizer is far below 16 bytes on average.
         (work / "text.txt").write_text(text[: 16 * LENGTH * given.samples])
         print(f"{program}, {os.cpu_count()} cores, {model}, {given.samples} x {LENGTH} tokens")
         for recipe in given.recipes * given.rounds:
-            theirs = run_peer(recipe, model, work, given.samples)
+            theirs = None if given.alone else run_peer(recipe, model, work, given.samples)
             ours = run_ours(program, recipe, model, work, given.samples)
             copied, _ = timed(["cp", "-r", str(model), str(work / "copied")])
             shutil.rmtree(work / "copied")
+            if theirs is None:
+                print(
+                    f"{recipe}: quantize {ours['quantize']:.1f} s; whole process {ours['whole']:.1f} s; "
+                    f"peak memory {ours['rss'] / 2**20:.0f} MiB; cp of the input {copied:.2f} s",
+                    flush=True,
+                )
+                continue
             without = theirs["whole"] - theirs["imports"]
             print(
                 f"{recipe}: quantize {theirs['quantize']:.1f} s / {ours['quantize']:.1f} s = {theirs['quantize'] / ours['quantize']:.2f}; "
