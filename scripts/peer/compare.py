@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import subprocess
@@ -103,6 +104,46 @@ def random_model(folder, tokenizer_from, layers, shape):
     AutoTokenizer.from_pretrained(tokenizer_from).save_pretrained(folder)
 
 
+def rates(program):
+    """GFLOP/s of products of 512 x 1024 by 1024 x 3072, f32 and bfloat16: torch's, and the best that the workbench's kernels reach here."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count())
+    found = {}
+    for name, dtype in dict(f32=torch.float32, bfloat16=torch.bfloat16).items():
+        a, b = torch.randn(512, 1024).to(dtype), torch.randn(3072, 1024).to(dtype)
+        seconds = float("inf")
+        until = time.time() + 1
+        while time.time() < until:
+            began = time.perf_counter()
+            torch.nn.functional.linear(a, b)
+            seconds = min(seconds, time.perf_counter() - began)
+        found[name] = [2e-9 * 512 * 1024 * 3072 / seconds]
+    _, doctor = timed([program, "doctor", "--json"], cwd=ROOT)
+    text = next(finding["text"] for finding in json.loads(doctor)["findings"] if finding["what"] == "products")
+    for part in text.split(";"):
+        name = part.split()[0]
+        found[name].append(max(float(rate) for rate in re.findall(r"[a-z0-9-]+ (\d+)(?=[,)])", part)))
+    return found
+
+
+def gptq_flop(model, samples):
+    """Of the linears, each once, and of one half of each Gram matrix: what calibration cannot do without. `None` for a mixture of experts."""
+    config = json.loads((model / "config.json").read_text())
+    if "num_experts_per_tok" in config:
+        return None
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    q, kv = (config[heads] * config["head_dim"] for heads in ["num_attention_heads", "num_key_value_heads"])
+    weights = hidden * (2 * q + 2 * kv + 3 * inner)
+    grams = 2 * hidden**2 + q**2 + inner**2
+    return config["num_hidden_layers"] * samples * LENGTH * (2 * weights + grams)
+
+
+def cpu():
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+
+
 def timed(command, **options):
     began = time.time()
     done = subprocess.run(command, capture_output=True, text=True, **options)
@@ -155,22 +196,30 @@ def main():
         _, text = timed([program, "demo", "text", "stories/train"])
         # A token of any tokenizer is far below 16 bytes on average.
         (work / "text.txt").write_text(text[: 16 * LENGTH * given.samples])
-        print(f"{program}, {os.cpu_count()} cores, {model}, {given.samples} x {LENGTH} tokens")
+        print(f"{program}, {os.cpu_count()} cores of {cpu()}, {model}, {given.samples} x {LENGTH} tokens")
+        known = rates(program)
+        print("GFLOP/s, torch / ours: " + "; ".join(f"{name} {a:.0f} / {b:.0f}" for name, (a, b) in known.items()))
+        best = max(rate for pair in known.values() for rate in pair)
         for recipe in given.recipes * given.rounds:
             theirs = None if given.alone else run_peer(recipe, model, work, given.samples)
             ours = run_ours(program, recipe, model, work, given.samples)
             copied, _ = timed(["cp", "-r", str(model), str(work / "copied")])
             shutil.rmtree(work / "copied")
+            share = ""
+            flop = gptq_flop(model, given.samples) if recipe.startswith("gptq") else None
+            if flop is not None:
+                reached = flop / ours["quantize"] / (max(known["f32"]) if recipe.endswith("f32") else best) / 1e9
+                share = f"; {flop * 1e-12:.1f} TFLOP, {reached:.0%} of the better rate"
             if theirs is None:
                 print(
-                    f"{recipe}: quantize {ours['quantize']:.1f} s; whole process {ours['whole']:.1f} s; "
+                    f"{recipe}: quantize {ours['quantize']:.1f} s{share}; whole process {ours['whole']:.1f} s; "
                     f"peak memory {ours['rss'] / 2**20:.0f} MiB; cp of the input {copied:.2f} s",
                     flush=True,
                 )
                 continue
             without = theirs["whole"] - theirs["imports"]
             print(
-                f"{recipe}: quantize {theirs['quantize']:.1f} s / {ours['quantize']:.1f} s = {theirs['quantize'] / ours['quantize']:.2f}; "
+                f"{recipe}: quantize {theirs['quantize']:.1f} s / {ours['quantize']:.1f} s = {theirs['quantize'] / ours['quantize']:.2f}{share}; "
                 f"whole process {theirs['whole']:.1f} s / {ours['whole']:.1f} s = {theirs['whole'] / ours['whole']:.2f} "
                 f"({without / ours['whole']:.2f} without the peer's imports); "
                 f"peak memory {theirs['rss'] / 2**20:.0f} MiB / {ours['rss'] / 2**20:.0f} MiB; cp of the input {copied:.2f} s",
