@@ -27,9 +27,10 @@ pub(super) fn models(project: &Project) {
 }
 
 const DATA: &str = "dataset(\"text.txt\").tokens(#{ num_calibration_samples: 4, max_seq_length: 32 })";
-/// AWQ's, where both families have the pairs.
-const SEARCH: &str = r#"#{ calibration: data, scheme: #{ num_bits: 4, symmetric: true, strategy: "group", group_size: 32 }, n_grid: 5,
-    mappings: ["norm->qkv", "norm->gate_up"], calibrate_all_experts: true }"#;
+/// What AWQ searches, and the pairs that gpt-oss has.
+const SEARCH: &str =
+    r#"calibration: data, scheme: #{ num_bits: 4, symmetric: true, strategy: "group", group_size: 32 }, n_grid: 5"#;
+const OSS_PAIRS: &str = r#"mappings: ["norm->qkv", "norm->gate_up"]"#;
 const W8: &str = r#"#{ name: "W8", weights: #{ num_bits: 8, strategy: "channel" } }"#;
 
 fn table(project: &Project, name: &str, rows: &[(String, String)]) -> Vec<f64> {
@@ -54,9 +55,9 @@ fn every_method_that_takes_experts_leaves_a_model_near_the_original() {
         let labelled = |(index, (_, expression)): (usize, (String, String))| (index.to_string(), expression);
         let rows: Vec<_> = [
             made(""),
-            made(".transform(\"rotate\", #{ rotations: [\"R1\", \"R2\", \"R3\", \"R4\"] })"),
+            made(".transform(\"rotate\", #{ rotations: [\"R1\", \"R2\", \"R3\"] }).transform(\"rotate\", #{ rotations: [\"R4\"], kind: \"hadamard\" })"),
             made(".transform(\"smoothquant\", #{ calibration: data })"),
-            made(&format!(".transform(\"awq\", {SEARCH})")),
+            made(&format!(".transform(\"awq\", #{{ {SEARCH}, {} }})", if model == "qwen" { "calibrate_all_experts: true" } else { OSS_PAIRS })),
             made(".quantize(\"rtn\", #{ scheme: W8 })"),
             made(".quantize(\"gptq\", #{ scheme: W8, calibration: data, min_expert_tokens: 4 })"),
             made(".quantize(\"gptq\", #{ scheme: W8, calibration: data, calibrate_all_experts: true })"),
@@ -92,6 +93,7 @@ fn an_expert_that_few_tokens_reach_is_rounded_to_nearest_and_named() {
     let rows = [
         ("gptq", "model(\"qwen\").quantize(\"gptq\", #{ scheme: W8, calibration: data, min_expert_tokens: 1000000 })"),
         ("rtn", "model(\"qwen\").quantize(\"rtn\", #{ scheme: W8 })"),
+        ("awq", &format!("model(\"qwen\").transform(\"awq\", #{{ {SEARCH}, min_expert_tokens: 1000000 }})")),
     ];
     table(&project, "few", &rows.map(|(name, row)| (name.to_owned(), row.to_owned())));
     let opened = |method: &str| {
@@ -113,7 +115,13 @@ fn an_expert_that_few_tokens_reach_is_rounded_to_nearest_and_named() {
         }
     }
     assert_eq!(compared, 18);
+    let record = &project.stored("results", "transform", "awq")[0].1;
+    assert!(record["facts"]["equivalence"]["all_experts"]["logit_difference"].as_f64() < Some(1e-4), "{record}");
     let page = project.read("results/reports/few/table.md");
+    assert!(
+        page.contains("left as they were, because fewer than 1000000 calibration tokens reached their expert"),
+        "{page}"
+    );
     assert!(page.contains("were rounded to nearest, because fewer than 1000000 calibration tokens"), "{page}");
 }
 
@@ -137,5 +145,26 @@ fn what_a_mixture_does_not_allow_is_refused_while_the_script_runs() {
         let outcome = project.run(&["plan", "refused.rhai"]).exits(2);
         assert!(outcome.err.contains(message), "{call}: {}", outcome.err);
         assert!(outcome.err.contains("refused.rhai:2"), "{call}: {}", outcome.err);
+    }
+}
+
+/// What only the weights' arithmetic forbids is refused as the node begins, before it computes.
+#[test]
+fn what_the_experts_gates_do_not_allow_is_refused() {
+    let project = Project::new();
+    models(&project);
+    for (model, calls, message) in [
+        ("oss", "transform(\"rotate\", #{ rotations: [\"R4\"] })", "R4 has no random signs in this model"),
+        ("oss", "transform(\"awq\", #{ SEARCH })", "the model has no pair of layers `up->down`"),
+        (
+            "qwen",
+            "transform(\"rotate\", #{ rotations: [\"R4\"] }).transform(\"awq\", #{ SEARCH })",
+            "the model has no pair of layers `up->down`",
+        ),
+    ] {
+        let script = format!("let data = {DATA};\nmodel(\"{model}\").{calls}.save_as(\"made\");\n");
+        project.write("refused.rhai", &script.replace("SEARCH", SEARCH));
+        let outcome = project.run(&["run", "refused.rhai"]).exits(4);
+        assert!(outcome.err.contains(message), "{calls}: {}", outcome.err);
     }
 }

@@ -132,7 +132,8 @@ impl Model {
     /// The model has none of one of the kinds.
     pub fn pairs_of(&self, mappings: &[Mapping]) -> Result<Vec<&Pair>, Error> {
         if let Some(missing) = mappings.iter().find(|wanted| self.pairs.iter().all(|pair| pair.mapping != **wanted)) {
-            return Err(Error::unsupported(format!("the model has no pair of layers `{}`", missing.name())));
+            return Err(Error::unsupported(format!("the model has no pair of layers `{}`", missing.name()))
+                .with_hint("leave it out of `mappings`"));
         }
         Ok(self.pairs.iter().filter(|pair| mappings.contains(&pair.mapping)).collect())
     }

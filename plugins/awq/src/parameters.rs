@@ -36,12 +36,15 @@ pub(crate) struct Parameters {
     #[schemars(extend("aliases" = ["moe_calibrate_all_experts"]))]
     pub(crate) calibrate_all_experts: bool,
     /// In a mixture of experts: an expert's `up->down` that fewer tokens of the calibration data reach is left alone, and named under
-    /// every table.
+    /// every table. 64 if not given.
     #[schemars(extend("unit" = "tokens"))]
-    pub(crate) min_expert_tokens: u64,
-    /// What hidden states are kept in between two blocks: half the disk and page cache in bfloat16.
+    pub(crate) min_expert_tokens: Option<u64>,
+    /// What hidden states are kept in, behind attention and behind the MLP of each block: half the disk and page cache in bfloat16.
     pub(crate) hidden_states: HiddenStatesDtype,
 }
+
+/// Tokens that have to reach an expert, where nothing else is asked for.
+pub(crate) const MIN_EXPERT_TOKENS: u64 = 64;
 
 /// In what hidden states are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -72,7 +75,7 @@ impl Default for Parameters {
             mappings: Mapping::ALL.to_vec(),
             grouped_v_to_o: false,
             calibrate_all_experts: false,
-            min_expert_tokens: 64,
+            min_expert_tokens: None,
             hidden_states: HiddenStatesDtype::Float32,
         }
     }

@@ -14,14 +14,16 @@ use workbench_api::sdk::rescale::{Heads, Rescaling};
 use workbench_api::sdk::{Context as _, Error, Host, note_silent};
 use workbench_model::arch::block_name;
 use workbench_model::decoder::keep_pages;
-use workbench_model::{Activations, Block, Context, HiddenStates, ModelConfig, ModelError, Site, Taps, device};
+use workbench_model::{
+    Activations, Block, Context, HiddenStates, ModelConfig, ModelError, Precision, Site, Taps, device,
+};
 use workbench_plugin_model::{HostWeights, calibration, grid_error, model_config, model_error, thread_pool};
 use workbench_quant::{Grid, GridError, Matrix};
 
 use crate::algorithm::{Candidate, Span, candidates, scales, silent, weight_means};
 use crate::kept::{BlockFound, Kept};
 use crate::observed::{Observed, squared_difference};
-use crate::parameters::Parameters;
+use crate::parameters::{MIN_EXPERT_TOKENS, Parameters};
 
 /// Rescales the host's model.
 pub(crate) fn run(parameters: &Parameters, model: &Model, host: &Host<'_>) -> Result<Facts, Error> {
@@ -71,8 +73,12 @@ type Seen<'a> = RefCell<Vec<(&'a Pair, Observed)>>;
 impl<'a, 'h> Search<'a, 'h> {
     fn new(parameters: &'a Parameters, model: &'a Model, host: &'a Host<'h>) -> Result<Self, Error> {
         let config = model_config(host)?;
-        if config.experts.is_none() && parameters.calibrate_all_experts {
-            return Err(Error::parameters("`calibrate_all_experts` is given, and the model has no experts")
+        let of_experts = [
+            ("calibrate_all_experts", parameters.calibrate_all_experts),
+            ("min_expert_tokens", parameters.min_expert_tokens.is_some()),
+        ];
+        if let Some((option, _)) = of_experts.into_iter().find(|(_, given)| *given && config.experts.is_none()) {
+            return Err(Error::parameters(format!("`{option}` is given, and the model has no experts"))
                 .with_hint("leave it out"));
         }
         let heads = Heads::from_config(&host.config()?)?;
@@ -115,8 +121,10 @@ impl<'a, 'h> Search<'a, 'h> {
         let shapes: Vec<[usize; 2]> = sequences.iter().map(|sequence| [1, sequence.ids.len()]).collect();
         let mut kept = Kept::open(self.host)?;
         let precision = self.parameters.hidden_states.precision();
-        let room = |name| kept.room(name, &shapes, self.config.hidden_size, precision);
-        let (mut states, mut outputs) = (HiddenStates::new(room("hidden")?, &self.device), room("outputs")?);
+        let room = |name, precision| kept.room(name, &shapes, self.config.hidden_size, precision);
+        // What scores are taken against is not rounded.
+        let mut outputs = room("outputs", Precision::F32)?;
+        let mut states = HiddenStates::new(room("hidden", precision)?, &self.device);
         kept.load(states.kept_mut())?;
         match kept.blocks() {
             [] => {
@@ -161,14 +169,16 @@ impl<'a, 'h> Search<'a, 'h> {
     fn block(&self, index: usize, states: &mut HiddenStates, outputs: &mut Activations) -> Result<BlockFound, Error> {
         let weights = HostWeights::new(self.host);
         let mut block = Block::load(&self.config, &weights, index, &self.device).map_err(model_error)?;
-        block.show_all_to_experts(self.parameters.calibrate_all_experts);
+        // Their down_proj alone is searched over what each expert sees.
+        let of_experts = self.pairs.iter().any(|pair| pair.mapping == Mapping::UpToDown);
+        block.show_all_to_experts(self.parameters.calibrate_all_experts && of_experts);
         let mut rescaling = Rescaling::default();
         let (mut facts, mut scales) = (Facts::new(), Vec::new());
         for part in [Part::Attention, Part::Mlp] {
             let seen = self.observe(part, index, &block, states, outputs)?;
             for (pair, observed) in seen {
                 let label = pair.label(&self.pairs);
-                if let Some(why) = observed.too_little(self.parameters.min_expert_tokens) {
+                if let Some(why) = observed.too_little(self.parameters.min_expert_tokens.unwrap_or(MIN_EXPERT_TOKENS)) {
                     facts.insert(label, why.into());
                     continue;
                 }

@@ -86,8 +86,8 @@ pub struct Parameters {
     /// Where: any of R1, R2, R3, R4.
     #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub rotations: Vec<Place>,
-    /// What R1 and R2 are. R3 is a Hadamard matrix always, R4 is one behind random signs unless this says `hadamard`: both are
-    /// carried out while the model runs.
+    /// What R1 and R2 are. R3 is a Hadamard matrix always, R4 is one behind random signs unless this says `hadamard` (gpt-oss takes none
+    /// there, and has to say so): both are carried out while the model runs.
     #[schemars(extend("aliases" = ["transform_type", "type"]))]
     pub kind: Kind,
     /// Size of the blocks in which R1 and R4 rotate; null: whole rows, or where dense blocks and experts are not equally wide, for R4

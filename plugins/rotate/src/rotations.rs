@@ -58,17 +58,23 @@ impl Rotations {
         let mut down = None;
         if parameters.has(Place::R4) {
             vacant(Place::R4, online.down)?;
+            let takes_signs = config.blocks().all(|block| block.gating == Gating::Silu);
+            if !takes_signs && parameters.kind != Kind::Hadamard {
+                return Err(Error::unsupported(
+                    "R4 has no random signs in this model: its experts are not linear in `up_proj`, which would take them",
+                )
+                .with_hint("rotate by R4 alone with `kind: \"hadamard\"`, and by the others in a transform of their own"));
+            }
             // One size for dense blocks and experts: that of the whole row where all are equally wide.
             let widths = config.down_features();
             let size = blocked(Place::R4, widths.iter().copied().fold(0, gcd))?;
-            let one = |block: usize| match (parameters.kind, config.block(block).gating) {
-                // Only what is linear in the rows of `up_proj` takes signs from them.
-                (Kind::Hadamard, _) | (_, Gating::Clamped { .. }) => Rotation::hadamard(size),
-                (Kind::RandomHadamard | Kind::RandomOrthogonal, Gating::Silu) => {
-                    Rotation::random_hadamard(size, parameters.seed, DOWN + block as u64)
+            let one = |block: u64| match parameters.kind {
+                Kind::Hadamard => Rotation::hadamard(size),
+                Kind::RandomHadamard | Kind::RandomOrthogonal => {
+                    Rotation::random_hadamard(size, parameters.seed, DOWN + block)
                 }
             };
-            down = Some((0..config.num_layers).map(one).collect::<Result<_, _>>().map_err(at(Place::R4))?);
+            down = Some(blocks.map(one).collect::<Result<_, _>>().map_err(at(Place::R4))?);
             online.down = Some(size);
         }
         Ok(Self { hidden, values, down, online })
