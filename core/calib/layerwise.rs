@@ -175,15 +175,15 @@ impl LayerwiseCalibration {
     /// # Errors
     /// Whatever the work runs into.
     pub fn sequential(&mut self, index: usize, block: &mut Block, work: &mut dyn SiteVisitor) -> Result<()> {
-        let mut sites = self.config.sites(index).into_iter().map(|(site, _)| site).filter(|site| site.expert.is_none());
-        while let Some(site) = sites.next() {
+        let sites = self.config.sites(index).into_iter().map(|(site, _)| site);
+        for site in sites.filter(|site| site.expert.is_none()) {
             match site.kind {
                 SiteKind::AttentionInput => self.narrow(site, block, work, Block::attention_input)?,
                 SiteKind::MlpInput => self.narrow(site, block, work, Block::mlp_input)?,
-                // A cache's two sites follow each other.
-                SiteKind::Key => self.keys_values([site, sites.next().unwrap_or(site)], block, work)?,
+                SiteKind::Key => self.keys_values(index, block, work)?,
                 SiteKind::OutputInput => self.sublayer(site, block, work, Sublayer::Attention)?,
                 SiteKind::DownInput => self.sublayer(site, block, work, Sublayer::Mlp)?,
+                // Values are seen with keys; nothing is observed at the others.
                 _ => {}
             }
         }
@@ -211,7 +211,8 @@ impl LayerwiseCalibration {
     }
 
     /// Lets the work see keys and values before attention does: where it looks, they are kept, so that no linear runs twice.
-    fn keys_values(&mut self, sites: [Site; 2], block: &mut Block, work: &mut dyn SiteVisitor) -> Result<()> {
+    fn keys_values(&mut self, index: usize, block: &mut Block, work: &mut dyn SiteVisitor) -> Result<()> {
+        let sites = [SiteKind::Key, SiteKind::Value].map(|kind| Site::in_block(index, kind));
         let features = self.kv_features();
         let mut observers = BTreeMap::new();
         for site in sites {

@@ -171,8 +171,8 @@ fn silent<'a>(label: &str, mut open: Vec<(Vec<&'a str>, &'a Value)>) -> Vec<Stri
         )
     };
     let left_alone = left.into_iter().map(|(why, places)| {
-        let (n, named) = (super::format::plural(places.len(), "rescaling"), named(&places));
-        format!("Warning: {label}: {n} left alone, because {why}: {named}")
+        let (n, named) = (super::format::plural(places.len(), "place"), named(&places));
+        format!("Warning: {label}: {n} left as they were, because {why}: {named}")
     });
     left_alone.chain(found.into_iter().map(line)).collect()
 }
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(
             fallbacks("awq", &reports),
             [
-                "Warning: awq: 2 rescalings left alone, because no token came: model.layers.0 up->down a, model.layers.0 up->down b"
+                "Warning: awq: 2 places left as they were, because no token came: model.layers.0 up->down a, model.layers.0 up->down b"
             ]
         );
         assert!(fallbacks("rtn", &Value::Null).is_empty());

@@ -219,8 +219,7 @@ made.save_as("made");
     }
 }
 
-/// Looks at every site and changes nothing.
-/// Looks at all sites, or at all but keys and values.
+/// Looks at all sites, or at all but keys and values, and changes nothing.
 struct Everything {
     cache: bool,
 }

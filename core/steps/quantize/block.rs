@@ -39,6 +39,8 @@ pub(super) fn run<'m>(
     let config = walk.checkpoint.config();
     let (mut full, mut quantized) = begin(walk, &storage, &state, resume)?;
     let held = walk.reporter.hold()?;
+    // Blocks are made by either.
+    full.show_all_to_experts(walk.all_experts);
     quantized.show_all_to_experts(walk.all_experts);
     for index in resume.blocks()..config.num_layers {
         let original = full.load(walk.checkpoint, index)?;

@@ -6,7 +6,8 @@
 //! channels of an MLP would not do: an online rotation mixes them in their order.)
 //!
 //! A few tokens see a few rows of the embeddings, and few positions; all rows of the head they do see. The other rows are compared in
-//! mixtures ([`rows`]), and keys of config.json that few tokens do not prove may not change ([`config`]).
+//! mixtures ([`rows`]), experts that no token is routed to with every token in every expert, and keys of config.json that few tokens do
+//! not prove may not change ([`config`]).
 
 mod config;
 mod rows;
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 use workbench_model::{
     Block, Checkpoint, Context, HiddenStates, ModelConfig, ModelError, Tokenizer, WeightSource,
     checkpoint::{Dtype, narrow, widened},
+    config::Experts,
     decoder::{self, Embedding},
     device::HOST,
     statistics::divergences,
@@ -53,6 +55,14 @@ pub(super) struct TransformedModel<'a> {
     pub config_json: &'a Value,
     /// Whether its table of embeddings is another than the original's.
     pub rows_changed: bool,
+    /// Whether a tensor of an expert is another than the original's.
+    pub experts_changed: bool,
+}
+
+/// The same weights with every token in every expert.
+fn in_every_expert(config: &ModelConfig) -> ModelConfig {
+    let experts = config.experts.clone().map(|experts| Experts { per_token: experts.count, ..experts });
+    ModelConfig { experts, ..config.clone() }
 }
 
 /// Compares a transformed model with its original, and what will be written of it in `dtype` as well.
@@ -70,15 +80,21 @@ pub(super) fn check(
     config::check(original.config_json(), made.config_json, method)?;
     let texts = tokens(original, real)?;
     let embed = |config: &ModelConfig, source: &dyn WeightSource| looked_up(config, source, &texts);
-    let (before, after, mut exact) = compare(original, made, method, "", &embed)?;
+    let (before, after, mut exact) = compare(original, made, [original.config(), made.config], method, "", &embed)?;
     exact["tokens"] = texts.iter().map(Vec::len).sum::<usize>().into();
     if made.rows_changed {
         let length = TOKENS.min(original.config().max_positions);
         let mixtures = Mixtures::of(original, original.config(), length, MIXED)?;
         let embed = |config: &ModelConfig, source: &dyn WeightSource| Ok(vec![mixtures.embed(source, config)?]);
-        let (.., mut rows) = compare(original, made, method, " on mixtures of all rows of the embeddings", &embed)?;
+        let place = " on mixtures of all rows of the embeddings";
+        let (.., mut rows) = compare(original, made, [original.config(), made.config], method, place, &embed)?;
         rows["mixtures"] = mixtures.count().into();
         exact["all_rows"] = rows;
+    }
+    if original.config().experts.is_some() && made.experts_changed {
+        let [a, b] = [original.config(), made.config].map(in_every_expert);
+        exact["all_experts"] =
+            compare(original, made, [&a, &b], method, " with every token in every expert", &embed)?.2;
     }
     let written = match dtype {
         Dtype::F32 => after,
@@ -97,19 +113,20 @@ type Embed<'a> = dyn Fn(&ModelConfig, &dyn WeightSource) -> Result<Vec<Tensor>> 
 fn compare(
     original: &Checkpoint,
     made: &TransformedModel<'_>,
+    [original_config, made_config]: [&ModelConfig; 2],
     method: &str,
     place: &str,
     embed: &Embed<'_>,
 ) -> Result<(Vec<f32>, Vec<f32>, Value)> {
     let of = |config: &ModelConfig, source: &dyn WeightSource| logits(config, source, embed(config, source)?);
-    let (before, after) = (of(original.config(), original)?, of(made.config, made.source)?);
+    let (before, after) = (of(original_config, original)?, of(made_config, made.source)?);
     let difference = difference(&before, &after);
     let mut found = json!({ "logit_difference": difference });
     let mut limit = TOLERANCE;
     // The yardstick costs as much as the comparison, and matters only where the tolerance does not do.
     if difference.is_nan() || difference > TOLERANCE {
-        let reversed = ReversedHidden::new(original, original.config());
-        let noise = self::difference(&before, &of(original.config(), &reversed)?);
+        let reversed = ReversedHidden::new(original, original_config);
+        let noise = self::difference(&before, &of(original_config, &reversed)?);
         found["evaluation_order_difference"] = noise.into();
         limit = TOLERANCE.max(10.0 * noise);
     }
@@ -304,7 +321,13 @@ mod tests {
         }
         let rows_changed = tensors.contains_key(TABLE);
         let source = Changed { original, tensors };
-        let made = TransformedModel { source: &source, config: &untied_config, config_json: &untied, rows_changed };
+        let made = TransformedModel {
+            source: &source,
+            config: &untied_config,
+            config_json: &untied,
+            rows_changed,
+            experts_changed: false,
+        };
         check(original, &made, Dtype::F32, None, "m")
     }
 

@@ -91,6 +91,9 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         config: &config,
         config_json: &config_json,
         rows_changed: put.tensors.contains_key(&format!("{EMBEDDINGS}.weight")),
+        experts_changed: config.linears().iter().any(|linear| {
+            linear.site.expert.is_some() && linear.tensors().any(|tensor| put.tensors.contains_key(&tensor.name))
+        }),
     };
     let found = equivalence::check(&checkpoint, &transformed, dtype, tokens.as_deref(), &job.method)?;
     facts.insert("equivalence".into(), found.exact);

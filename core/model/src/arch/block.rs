@@ -95,6 +95,8 @@ pub struct BlockLayout {
     pub window: Option<usize>,
     /// How the gates of the MLP, or of its experts, act.
     pub gating: Gating,
+    /// Whether an online rotation stands in front of `down_proj`.
+    pub rotates_down: bool,
     /// The router of a mixture of experts. Its experts' linears are among `linears`, expert by expert.
     pub router: Option<LinearInfo>,
     /// In the order in which the forward pass meets them.
@@ -124,7 +126,8 @@ impl LinearInfo {
         self.bias.then(|| format!("{}.bias", self.name))
     }
 
-    fn tensors(&self) -> impl Iterator<Item = TensorSpec> {
+    /// Its weight, and its bias if it has one.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorSpec> {
         let axis = if self.role.reads_hidden() { Some(1) } else { self.role.writes_hidden().then_some(0) };
         let weight = TensorSpec {
             name: self.weight(),
@@ -211,6 +214,7 @@ impl ModelConfig {
             head_norms: self.qk_norm.then(|| [head_norm(Q_NORM), head_norm(K_NORM)]),
             sinks: self.attention_sinks.then(|| (format!("{name}.{ATTENTION}.{SINKS}"), self.num_heads)),
             window: self.sliding_window(index),
+            rotates_down: self.online.down.is_some(),
             gating: self.experts_of(index).map_or(Gating::Silu, |experts| experts.gating),
             router: self.experts_of(index).map(|experts| self.router(index, &name, experts)),
             linears: match self.experts_of(index) {

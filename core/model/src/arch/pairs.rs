@@ -73,8 +73,8 @@ impl BlockLayout {
             site: last.site,
             readers: readers.iter().map(|linear| linear.name.clone()).collect(),
         }));
-        // Only what is linear in up can be scaled through the gate.
-        for up in named(Role::Up).filter(|_| self.gating == Gating::Silu) {
+        // Only what is linear in up can be scaled through the gate, and nothing through a rotation.
+        for up in named(Role::Up).filter(|_| self.gating == Gating::Silu && !self.rotates_down) {
             let own = |linear: &&LinearInfo| linear.role == Role::Down && linear.site.expert == up.site.expert;
             pairs.extend(pair(PairKind::UpToDown, &up.name, &own));
         }

@@ -144,6 +144,7 @@ impl Group<'_> {
         let modules = linears.chain(self.attentions()).chain([LM_HEAD.into()]);
         let fits = |among: &[Target], module: &str| among.iter().any(|target| target.fit(module).is_some());
         // `Linear` fits every name, but an attention is none.
+        let expected: BTreeSet<&String> = expected.iter().collect();
         let chosen = |module: &String| fits(&targets, module) && !fits(&ignore, module);
         let mut wrong = modules.filter(|module| chosen(module) != expected.contains(module));
         match wrong.next() {

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use workbench_model::ModelConfig;
+use workbench_quant::Dynamic;
 
 use super::text;
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
     graph::{
         MemoryNeed,
         node::DataSource,
-        params::{CalibrationDtype, Params, TokenOptions},
+        params::{CalibrationDtype, Params, Quantize, TokenOptions},
     },
     script::Signature,
 };
@@ -54,7 +55,10 @@ pub(in crate::script::api) fn making<'a>(
             let streams = if by_block { 2 } else { 1 };
             MemoryNeed {
                 held: rest + table(config) + streams * block(config),
-                spilled: quantize.calibration.as_ref().map_or(0, |tokens| streams * activations(config, tokens, size)),
+                spilled: quantize.calibration.as_ref().map_or(0, |tokens| {
+                    let cached = if has_static_cache(quantize) { keys_values(config, tokens) } else { 0 };
+                    streams * (activations(config, tokens, size) + cached)
+                }),
             }
         }
         Params::Evaluate(_) => MemoryNeed::from(rest),
@@ -92,6 +96,17 @@ fn activations(config: &ModelConfig, tokens: &TokenOptions, size: u64) -> u64 {
     let count = tokens.num_calibration_samples.unwrap_or(0) * tokens.max_seq_length;
     let widest = (config.num_heads * config.head_dim).max(config.intermediate_size);
     size * (count * (config.hidden_size + widest)) as u64
+}
+
+/// Whether keys and values of a calibration set are kept, because a cache's static scales come from them.
+fn has_static_cache(quantize: &Quantize) -> bool {
+    quantize.kv_cache.as_ref().is_some_and(|cache| cache.args.dynamic == Dynamic::No)
+}
+
+/// Keys and values of a calibration set, in f32.
+fn keys_values(config: &ModelConfig, tokens: &TokenOptions) -> u64 {
+    let count = tokens.num_calibration_samples.unwrap_or(0) * tokens.max_seq_length;
+    2 * 4 * (count * config.num_kv_heads * config.head_dim) as u64
 }
 
 /// A batch on its way forward and back.

@@ -1,5 +1,5 @@
-//! What nodes are expected to take, for plans: estimates from above, no limits. Not counted are the Gram matrices of a mixture's experts,
-//! of which calibration holds those of a block at once.
+//! What nodes are expected to take, for plans: estimates from above, no limits. Not counted are the Gram matrices of a mixture's experts:
+//! half a GiB at most in sequential order, those of a block at once in the others.
 
 mod making;
 
