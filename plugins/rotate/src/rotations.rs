@@ -61,9 +61,11 @@ impl Rotations {
             let takes_signs = config.blocks().all(|block| block.gating == Gating::Silu);
             if !takes_signs && parameters.kind != Kind::Hadamard {
                 return Err(Error::unsupported(
-                    "R4 has no random signs in this model: its experts are not linear in `up_proj`, which would take them",
+                    "R4 has no random signs in this model: its experts clamp what would take them",
                 )
-                .with_hint("rotate by R4 alone with `kind: \"hadamard\"`, and by the others in a transform of their own"));
+                .with_hint(
+                    "rotate by R4 alone with `kind: \"hadamard\"`, and by the others in a transform of their own",
+                ));
             }
             // One size for dense blocks and experts: that of the whole row where all are equally wide.
             let widths = config.down_features();
