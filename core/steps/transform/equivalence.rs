@@ -12,7 +12,7 @@
 mod config;
 mod rows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
 use rand::Rng;
@@ -59,10 +59,55 @@ pub(super) struct TransformedModel<'a> {
     pub experts_changed: bool,
 }
 
-/// The same weights with every token in every expert.
+/// A model and how it is read.
+type Side<'a> = (&'a ModelConfig, &'a dyn WeightSource);
+
+/// The same model with every token in every expert.
 fn in_every_expert(config: &ModelConfig) -> ModelConfig {
     let experts = config.experts.clone().map(|experts| Experts { per_token: experts.count, ..experts });
     ModelConfig { experts, ..config.clone() }
+}
+
+/// A model whose routers say nothing, so that every expert counts alike.
+struct Unrouted<'a> {
+    source: &'a dyn WeightSource,
+    routers: BTreeSet<String>,
+}
+
+impl<'a> Unrouted<'a> {
+    fn new((config, source): Side<'a>) -> Self {
+        let routers = config.blocks().filter_map(|block| block.router);
+        Self {
+            source,
+            routers: routers.flat_map(|router| router.tensors().collect::<Vec<_>>()).map(|t| t.name).collect(),
+        }
+    }
+}
+
+impl WeightSource for Unrouted<'_> {
+    fn release_block(&self, index: usize) {
+        self.source.release_block(index);
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.source.shape(name)
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let mut values = self.source.values(name)?;
+        if self.routers.contains(name) {
+            values.fill(0.0);
+        }
+        Ok(values)
+    }
+
+    fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
+        self.source.rows(name, rows)
+    }
+
+    fn has_rows(&self, name: &str) -> bool {
+        self.source.has_rows(name)
+    }
 }
 
 /// Compares a transformed model with its original, and what will be written of it in `dtype` as well.
@@ -80,21 +125,23 @@ pub(super) fn check(
     config::check(original.config_json(), made.config_json, method)?;
     let texts = tokens(original, real)?;
     let embed = |config: &ModelConfig, source: &dyn WeightSource| looked_up(config, source, &texts);
-    let (before, after, mut exact) = compare(original, made, [original.config(), made.config], method, "", &embed)?;
+    let sides: [Side<'_>; 2] = [(original.config(), original), (made.config, made.source)];
+    let (before, after, mut exact) = compare(sides, method, "", &embed)?;
     exact["tokens"] = texts.iter().map(Vec::len).sum::<usize>().into();
     if made.rows_changed {
         let length = TOKENS.min(original.config().max_positions);
         let mixtures = Mixtures::of(original, original.config(), length, MIXED)?;
         let embed = |config: &ModelConfig, source: &dyn WeightSource| Ok(vec![mixtures.embed(source, config)?]);
         let place = " on mixtures of all rows of the embeddings";
-        let (.., mut rows) = compare(original, made, [original.config(), made.config], method, place, &embed)?;
+        let (.., mut rows) = compare(sides, method, place, &embed)?;
         rows["mixtures"] = mixtures.count().into();
         exact["all_rows"] = rows;
     }
     if original.config().experts.is_some() && made.experts_changed {
-        let [a, b] = [original.config(), made.config].map(in_every_expert);
-        exact["all_experts"] =
-            compare(original, made, [&a, &b], method, " with every token in every expert", &embed)?.2;
+        let [a, b] = sides.map(|(config, _)| in_every_expert(config));
+        let [from, to] = sides.map(Unrouted::new);
+        let sides: [Side<'_>; 2] = [(&a, &from), (&b, &to)];
+        exact["all_experts"] = compare(sides, method, " with every token in every expert", &embed)?.2;
     }
     let written = match dtype {
         Dtype::F32 => after,
@@ -111,22 +158,20 @@ type Embed<'a> = dyn Fn(&ModelConfig, &dyn WeightSource) -> Result<Vec<Tensor>> 
 
 /// Logits of both models on the same inputs, and what is said about their difference.
 fn compare(
-    original: &Checkpoint,
-    made: &TransformedModel<'_>,
-    [original_config, made_config]: [&ModelConfig; 2],
+    [original, made]: [Side<'_>; 2],
     method: &str,
     place: &str,
     embed: &Embed<'_>,
 ) -> Result<(Vec<f32>, Vec<f32>, Value)> {
-    let of = |config: &ModelConfig, source: &dyn WeightSource| logits(config, source, embed(config, source)?);
-    let (before, after) = (of(original_config, original)?, of(made_config, made.source)?);
+    let of = |(config, source): Side<'_>| logits(config, source, embed(config, source)?);
+    let (before, after) = (of(original)?, of(made)?);
     let difference = difference(&before, &after);
     let mut found = json!({ "logit_difference": difference });
     let mut limit = TOLERANCE;
     // The yardstick costs as much as the comparison, and matters only where the tolerance does not do.
     if difference.is_nan() || difference > TOLERANCE {
-        let reversed = ReversedHidden::new(original, original_config);
-        let noise = self::difference(&before, &of(original_config, &reversed)?);
+        let (config, source) = original;
+        let noise = self::difference(&before, &of((config, &ReversedHidden::new(source, config)))?);
         found["evaluation_order_difference"] = noise.into();
         limit = TOLERANCE.max(10.0 * noise);
     }
@@ -331,13 +376,63 @@ mod tests {
         check(original, &made, Dtype::F32, None, "m")
     }
 
+    /// A gpt-oss of one block whose router sends no token to the last of its experts.
+    fn with_an_idle_expert(folder: &std::path::Path) -> Checkpoint {
+        let config = json!({
+            "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "hidden_size": 16, "intermediate_size": 8, "head_dim": 8,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 40, "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 128, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8,
+            "layer_types": ["full_attention"], "tie_word_embeddings": false, "attention_bias": true,
+            "rope_parameters": { "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64 },
+        });
+        let parsed = ModelConfig::from_json(&config, std::path::Path::new("config.json")).unwrap();
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = parsed
+            .tensors()
+            .into_iter()
+            .map(|spec| {
+                let mut values: Vec<f32> =
+                    (0..spec.shape.iter().product()).map(|_| random.random_range(-0.6..0.6)).collect();
+                if spec.name == "model.layers.0.mlp.router.bias" {
+                    values[3] = -1e4;
+                }
+                (spec.name, spec.shape, values.into_iter().flat_map(f32::to_le_bytes).collect())
+            })
+            .collect();
+        let views = tensors.iter().map(|(name, shape, bytes)| {
+            (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+        });
+        std::fs::write(folder.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+        std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        Checkpoint::open(folder).unwrap()
+    }
+
+    /// No token of the comparison is routed to it, and the next text may be.
+    #[test]
+    fn an_expert_without_tokens_is_looked_at() {
+        const IDLE: &str = "model.layers.0.mlp.experts.3.down_proj.weight";
+        let folder = tempfile::tempdir().unwrap();
+        let original = with_an_idle_expert(folder.path());
+        let (config, config_json) = (original.config(), original.config_json());
+        let found = |factor: f32, experts_changed: bool| {
+            let values = original.values(IDLE).unwrap().into_iter().map(|v| v * factor).collect();
+            let source = Changed { original: &original, tensors: BTreeMap::from([(IDLE, values)]) };
+            let made = TransformedModel { source: &source, config, config_json, rows_changed: false, experts_changed };
+            check(&original, &made, Dtype::F32, Some(&[1, 7, 30, 2, 9]), "m")
+        };
+        assert_eq!(found(1.0, true).unwrap().exact["all_experts"]["logit_difference"], 0.0);
+        assert_eq!(found(1.5, false).unwrap().exact["logit_difference"], 0.0, "a token was routed there");
+        let error = found(1.5, true).err().unwrap();
+        assert!(error.message.contains("with every token in every expert"), "{}", error.message);
+    }
+
     /// Rows that no token of the comparison draws: one zeroed, one by a few percent longer, two exchanged.
     #[test]
     fn every_row_of_the_embeddings_is_looked_at() {
         let original = demo();
         let (rows, hidden) = (original.config().vocab_size, original.config().hidden_size);
         let table = original.values(TABLE).unwrap();
-        let drawn: std::collections::BTreeSet<u32> = tokens(&original, None).unwrap().into_iter().flatten().collect();
+        let drawn: BTreeSet<u32> = tokens(&original, None).unwrap().into_iter().flatten().collect();
         let unseen: Vec<usize> = (0..rows).rev().filter(|row| !drawn.contains(&(*row as u32))).take(40).collect();
         let row = |index: usize| index * hidden..(index + 1) * hidden;
         for at in [unseen[0], unseen[17], unseen[39]] {
