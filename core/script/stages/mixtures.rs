@@ -20,8 +20,12 @@ pub(in crate::script) fn complete(
     if config.experts.is_none() || !modifiers::is_of_package(step) {
         return;
     }
-    if all_experts && (step.kind == NodeKind::Quantize || step.modifier == "AWQModifier") {
+    // Its AWQ leaves an expert alone only where no token reaches it.
+    let searches = step.kind == NodeKind::Transform && step.modifier == "AWQModifier";
+    if all_experts && (step.kind == NodeKind::Quantize || searches) {
         options.insert("calibrate_all_experts".to_owned(), true.into());
+    }
+    if all_experts && step.kind == NodeKind::Quantize || searches {
         options.insert("min_expert_tokens".to_owned(), 0.into());
     }
     if step.modifier == "SmoothQuantModifier" && !options.contains_key("mappings") {

@@ -68,6 +68,14 @@ fn mixtures_of_experts_get_that_packages_defaults() {
     expected.extend([("calibrate_all_experts".to_owned(), true.into()), ("min_expert_tokens".to_owned(), 0.into())]);
     assert_eq!(completed(&own[1], &mixture, true), Value::Object(expected));
     assert_eq!(completed(&own[1], &mixture, false), Value::Object(own[1].options.clone()));
+    let awq = steps(json!({ "AWQModifier": { "scheme": "W4A16" } })).map_err(|fault| fault.1).unwrap();
+    assert_eq!((awq[0].method.as_str(), awq[1].method.as_str()), ("awq", "rtn"));
+    for all in [true, false] {
+        let searched = completed(&awq[0], &mixture, all);
+        let found = (searched.get("calibrate_all_experts"), searched.get("min_expert_tokens"));
+        assert_eq!(found, (all.then_some(&json!(true)), Some(&json!(0))));
+        assert!(completed(&awq[0], &dense, all).get("min_expert_tokens").is_none());
+    }
     // Mappings that a recipe names stay, and a plugin under its own name has its own defaults.
     let named = json!({ "SmoothQuantModifier": { "mappings": ["norm->gate_up"] } });
     let named = steps(named).map_err(|fault| fault.1).unwrap();
