@@ -4,15 +4,13 @@ import argparse
 import json
 import os
 import pathlib
-import re
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from bench import cpu, peak, program, random_model, rates, shown, timed
+
 LENGTH = 512
 RECIPES = ["rtn-w4a16", "rtn-w8a8", "rotate-rtn-w4a16", "gptq-w4a16", "gptq-w4a16-f32"]
 
@@ -78,53 +76,7 @@ def peer(recipe, model, text, samples, out):
     done = time.time()
     network.save_pretrained(out, save_compressed=True)
     tokenizer.save_pretrained(out)
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps(dict(imports=imported - began, load=loaded - imported, quantize=done - start, rss=rss)))
-
-
-def random_model(folder, tokenizer_from, layers, shape):
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3MoeConfig
-
-    torch.manual_seed(1234)
-    common = dict(
-        num_hidden_layers=layers, head_dim=128, vocab_size=32000, max_position_embeddings=4096, tie_word_embeddings=True,
-        eos_token_id=2, pad_token_id=0, bos_token_id=0,
-    )  # fmt: skip
-    if shape == "qwen3-0.6b":
-        config = Qwen3Config(
-            hidden_size=1024, num_attention_heads=16, num_key_value_heads=8, intermediate_size=3072, **common
-        )
-    else:
-        config = Qwen3MoeConfig(
-            hidden_size=2048, num_attention_heads=32, num_key_value_heads=4, intermediate_size=6144,
-            moe_intermediate_size=768, num_experts=128, num_experts_per_tok=8, norm_topk_prob=True, **common,
-        )  # fmt: skip
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tokenizer_from).save_pretrained(folder)
-
-
-def rates(program):
-    """GFLOP/s of products of 512 x 1024 by 1024 x 3072, f32 and bfloat16: torch's, and the best that the workbench's kernels reach here."""
-    import torch
-
-    torch.set_num_threads(os.cpu_count())
-    found = {}
-    for name, dtype in dict(f32=torch.float32, bfloat16=torch.bfloat16).items():
-        a, b = torch.randn(512, 1024).to(dtype), torch.randn(3072, 1024).to(dtype)
-        seconds = float("inf")
-        until = time.time() + 1
-        while time.time() < until:
-            began = time.perf_counter()
-            torch.nn.functional.linear(a, b)
-            seconds = min(seconds, time.perf_counter() - began)
-        found[name] = [2e-9 * 512 * 1024 * 3072 / seconds]
-    _, doctor = timed([program, "doctor", "--json"], cwd=ROOT)
-    text = next(finding["text"] for finding in json.loads(doctor)["findings"] if finding["what"] == "products")
-    for part in text.split(";"):
-        name = part.split()[0]
-        found[name].append(max(float(rate) for rate in re.findall(r"[a-z0-9-]+ (\d+)(?=[,)])", part)))
-    return found
+    print(json.dumps(dict(imports=imported - began, load=loaded - imported, quantize=done - start, rss=peak())))
 
 
 def gptq_flop(model, samples):
@@ -139,19 +91,6 @@ def gptq_flop(model, samples):
     return config["num_hidden_layers"] * samples * LENGTH * (2 * weights + grams)
 
 
-def cpu():
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
-
-
-def timed(command, **options):
-    began = time.time()
-    done = subprocess.run(command, capture_output=True, text=True, **options)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return time.time() - began, done.stdout
-
-
 def run_peer(recipe, model, work, samples):
     out = work / "theirs"
     shutil.rmtree(out, ignore_errors=True)
@@ -160,12 +99,12 @@ def run_peer(recipe, model, work, samples):
     return dict(json.loads(printed.strip().splitlines()[-1]), whole=whole)
 
 
-def run_ours(program, recipe, model, work, samples):
+def run_ours(recipe, model, work, samples):
     for left in ["results", "ours"]:
         shutil.rmtree(work / left, ignore_errors=True)
     (work / "compare.rhai").write_text(SCRIPT)
     (work / "workbench.toml").write_text("")
-    command = [program, "run", "compare.rhai", "--jobs", "1", "--threads", str(os.cpu_count())]
+    command = [program(), "run", "compare.rhai", "--jobs", "1", "--threads", str(os.cpu_count())]
     for setting in [f"model={model}", f"recipe={recipe}"] + ([f"samples={samples}"] if "gptq" in recipe else []):
         command += ["--set", setting]
     whole, _ = timed(command, cwd=work)
@@ -186,23 +125,21 @@ def main():
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--work", type=pathlib.Path)
     given = parser.parse_args()
-    release = ROOT / "target/release/workbench"
-    program = str(release if release.is_file() else ROOT / "target/debug/workbench")
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
         work = pathlib.Path(folder)
         model = (given.model or work / "model").resolve()
         if given.model is None:
-            random_model(model, ROOT / "experiments/demo/model", given.layers, given.shape)
-        _, text = timed([program, "demo", "text", "stories/train"])
+            random_model(model, given.layers, given.shape)
+        _, text = timed([program(), "demo", "text", "stories/train"])
         # A token of any tokenizer is far below 16 bytes on average.
         (work / "text.txt").write_text(text[: 16 * LENGTH * given.samples])
-        print(f"{program}, {os.cpu_count()} cores of {cpu()}, {model}, {given.samples} x {LENGTH} tokens")
-        known = rates(program)
-        print("GFLOP/s, torch / ours: " + "; ".join(f"{name} {a:.0f} / {b:.0f}" for name, (a, b) in known.items()))
+        print(f"{program()}, {os.cpu_count()} cores of {cpu()}, {model}, {given.samples} x {LENGTH} tokens")
+        known = rates()
+        print(shown(known))
         best = max(rate for pair in known.values() for rate in pair)
         for recipe in given.recipes * given.rounds:
             theirs = None if given.alone else run_peer(recipe, model, work, given.samples)
-            ours = run_ours(program, recipe, model, work, given.samples)
+            ours = run_ours(recipe, model, work, given.samples)
             copied, _ = timed(["cp", "-r", str(model), str(work / "copied")])
             shutil.rmtree(work / "copied")
             share = ""
