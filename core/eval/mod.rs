@@ -36,5 +36,5 @@ pub use metrics::{Method, Metric};
 pub use perplexity::perplexity;
 pub use windows::{Window, Windows, windows, windows_of};
 
-/// Rows of logits that exist at one time.
+/// Rows of logits that exist at one time: enough for several tasks of each thread, or their products would run on one.
 const CHUNK: usize = 512;

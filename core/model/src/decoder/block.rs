@@ -218,7 +218,7 @@ impl Block {
 
     /// What attention adds to `hidden` `[batch, len, hidden]`, norm and o included. For methods that score this part alone.
     pub fn attention(&self, hidden: &Tensor, context: &Context, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
-        self.attention_with(hidden, context, None, taps)
+        self.o.forward(&self.mixed(hidden, context, None, taps)?)
     }
 
     /// What the MLP adds to `hidden` `[batch, len, hidden]`, which attention has been added to; norm and down included.
@@ -235,12 +235,15 @@ impl Block {
         cache: Option<&mut LayerCache>,
         taps: &mut dyn Taps,
     ) -> Result<Tensor, ModelError> {
-        let hidden = (hidden + self.attention_with(hidden, context, cache, taps)?)?;
-        let hidden = (&hidden + self.mlp(&hidden, taps)?)?;
-        Ok(hidden)
+        let mixed = self.mixed(hidden, context, cache, taps)?;
+        let hidden = self.attention_output(hidden, &mixed)?;
+        let x = self.mlp_input(&hidden)?;
+        taps.observe(self.site(SiteKind::MlpInput), &x)?;
+        self.mlp.forward_onto(&hidden, &x, self.index, taps)
     }
 
-    fn attention_with(
+    /// What `o_proj` reads.
+    fn mixed(
         &self,
         hidden: &Tensor,
         context: &Context,
@@ -251,7 +254,7 @@ impl Block {
         taps.observe(self.site(SiteKind::AttentionInput), &x)?;
         let mixed = self.mix_with(&x, context, cache, taps)?;
         taps.observe(self.site(SiteKind::OutputInput), &mixed)?;
-        self.o.forward(&mixed)
+        Ok(mixed)
     }
 
     fn site(&self, kind: SiteKind) -> Site {

@@ -53,6 +53,13 @@ impl GatedMlp {
             None => Ok(intermediate),
         }
     }
+
+    /// The same, which the taps see.
+    fn observed(&self, x: &Tensor, block: usize, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
+        let intermediate = self.intermediate(x)?;
+        taps.observe(Site::in_block(block, SiteKind::DownInput), &intermediate)?;
+        Ok(intermediate)
+    }
 }
 
 /// What stands in a block behind attention.
@@ -87,12 +94,22 @@ impl Mlp {
     /// What is added to the hidden states, of their norm `x` `[batch, len, hidden]`.
     pub(super) fn forward(&self, x: &Tensor, block: usize, taps: &mut dyn Taps) -> Result<Tensor, ModelError> {
         match self {
-            Self::Dense(mlp) => {
-                let intermediate = mlp.intermediate(x)?;
-                taps.observe(Site::in_block(block, SiteKind::DownInput), &intermediate)?;
-                mlp.down.forward(&intermediate)
-            }
+            Self::Dense(mlp) => mlp.down.forward(&mlp.observed(x, block, taps)?),
             Self::Sparse(mixture) => mixture.forward(x, block, taps),
+        }
+    }
+
+    /// The same, added to the hidden states.
+    pub(super) fn forward_onto(
+        &self,
+        hidden: &Tensor,
+        x: &Tensor,
+        block: usize,
+        taps: &mut dyn Taps,
+    ) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Dense(mlp) => mlp.down.forward_onto(hidden, &mlp.observed(x, block, taps)?),
+            Self::Sparse(mixture) => Ok((hidden + mixture.forward(x, block, taps)?)?),
         }
     }
 
