@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 use workbench_api::abi::{Dtype, Level, NamedTensor, Tensor, TensorInfo};
@@ -151,7 +152,10 @@ impl<'a> Gate<'a> {
         let floats = matches!(tensor.dtype(), Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
         if floats {
             let values = tensor.to_f32()?;
-            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let first_of = |(piece, values): (usize, &[f32])| {
+                values.iter().position(|value| !value.is_finite()).map(|at| piece * PIECE + at)
+            };
+            if let Some(index) = values.par_chunks(PIECE).enumerate().find_map_first(first_of) {
                 let message = format!("tensor `{name}`: value {index} of {} is {}", values.len(), values[index]);
                 return Err(self.refuse(ErrorKind::Numeric, message));
             }
@@ -159,6 +163,9 @@ impl<'a> Gate<'a> {
         Ok(())
     }
 }
+
+/// Values that one thread looks at.
+const PIECE: usize = 1 << 16;
 
 /// Whether codes, scales and zero-points are what their grid can hold.
 fn check_against_grid(grid: &Grid, codes: &CodesView<'_>) -> Result<(), GridError> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use workbench_api::sdk::{Dtype, Error, Host, Tensor};
 use workbench_model::source::no_row;
-use workbench_model::{ModelConfig, ModelError, WeightSource};
+use workbench_model::{ModelConfig, ModelError, WeightSource, checkpoint};
 
 use crate::model_error;
 
@@ -62,6 +62,14 @@ impl WeightSource for HostWeights<'_, '_> {
 }
 
 fn widened(name: &str, tensor: &Tensor<'_>) -> Result<Vec<f32>, ModelError> {
+    let half = match tensor.dtype() {
+        Dtype::F16 => Some(checkpoint::Dtype::F16),
+        Dtype::BF16 => Some(checkpoint::Dtype::BF16),
+        _ => None,
+    };
+    if let Some(half) = half {
+        return Ok(checkpoint::widened(tensor.bytes(), half));
+    }
     let values = tensor.to_f32().map_err(|error| ModelError::Text(format!("tensor `{name}`: {error}")))?;
     Ok(values.into_owned())
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use workbench_model::{
     Checkpoint, WeightSource,
     arch::{LM_HEAD, block_name, block_of},
-    checkpoint::{CheckpointWriter, Dtype, narrow, widened},
+    checkpoint::{CheckpointWriter, Dtype, find_non_finite, narrow},
 };
 use workbench_quant::{Grid, QuantParams, QuantizedWeight};
 
@@ -124,8 +124,9 @@ impl Artifact {
         shape: &[usize],
         bytes: &[u8],
     ) -> Result<()> {
-        self.writer.put_dense(name, dtype, shape, bytes)?;
-        self.dense.insert(name.to_owned(), blake3::hash(bytes));
+        let (put, digest) = rayon::join(|| self.writer.put_dense(name, dtype, shape, bytes), || blake3::hash(bytes));
+        put?;
+        self.dense.insert(name.to_owned(), digest);
         Ok(())
     }
 
@@ -141,6 +142,18 @@ impl Artifact {
         values: &[f32],
     ) -> Result<()> {
         self.put_dense(name, dtype, shape, &rounded(name, values, dtype)?)
+    }
+
+    /// Puts a tensor of a method in the dtype in which it is to be written.
+    ///
+    /// # Errors
+    /// As [`put_values`](Self::put_values); it cannot be read again.
+    pub(in crate::steps) fn put_rounded(&mut self, name: &str, dtype: Dtype, tensor: &DenseTensor) -> Result<()> {
+        let bytes = tensor.rounded(dtype)?;
+        match find_non_finite(dtype, &bytes) {
+            None => self.put_dense(name, dtype, &tensor.shape, &bytes),
+            Some((index, _)) => Err(outside(name, tensor.values()?[index], index, dtype)),
+        }
     }
 
     /// Puts a quantized weight.
@@ -248,13 +261,15 @@ impl Artifact {
 /// A value lies outside of that dtype: another step would find an infinity, far from where it came from.
 fn rounded(name: &str, values: &[f32], dtype: Dtype) -> Result<Vec<u8>> {
     let bytes = narrow(values, dtype);
-    match widened(&bytes, dtype).iter().position(|value| !value.is_finite()) {
+    match find_non_finite(dtype, &bytes) {
         None => Ok(bytes),
-        Some(index) => {
-            let message = format!("`{name}` holds {} at {index}, which is not finite in {dtype}", values[index]);
-            Err(Error::refused(message).hint("write the model in float32 or bfloat16"))
-        }
+        Some((index, _)) => Err(outside(name, values[index], index, dtype)),
     }
+}
+
+fn outside(name: &str, value: f32, index: usize, dtype: Dtype) -> Error {
+    Error::refused(format!("`{name}` holds {value} at {index}, which is not finite in {dtype}"))
+        .hint("write the model in float32 or bfloat16")
 }
 
 /// Codes that are hashed at once: few enough to stay in the first cache.

@@ -28,7 +28,15 @@ impl DenseTensor {
     /// # Errors
     /// It lies in a file that cannot be read.
     pub(in crate::steps) fn values(&self) -> Result<Vec<f32>, ModelError> {
-        Ok(widened(&self.bytes.all().map_err(spilled)?, self.dtype))
+        self.bytes.values(self.dtype).map_err(spilled)
+    }
+
+    /// Its bytes in another dtype.
+    ///
+    /// # Errors
+    /// It lies in a file that cannot be read.
+    pub(in crate::steps) fn rounded(&self, dtype: Dtype) -> Result<Vec<u8>, ModelError> {
+        self.bytes.rounded(self.dtype, dtype).map_err(spilled)
     }
 }
 
@@ -127,6 +135,13 @@ impl WeightSource for Overlay<'_> {
         }
     }
 
+    fn stored_bf16(&self, name: &str) -> Result<Option<&[[u8; 2]]>, ModelError> {
+        match self.put.tensors.contains_key(name) || self.put.weight(name).is_some() {
+            true => Ok(None),
+            false => self.model.stored_bf16(name),
+        }
+    }
+
     fn release_block(&self, index: usize) {
         self.model.release_block(index);
     }
@@ -181,6 +196,8 @@ mod tests {
         assert_eq!(over.rows(&weight_name, &[5, 0, 5]).unwrap(), rows);
         assert!(over.rows(&weight_name, &[shape[0] as u32]).is_err());
         assert_eq!(over.rows(other, &[3]).unwrap(), model.rows(other, &[3]).unwrap());
+        assert!(over.stored_bf16(norm).unwrap().is_none() && over.stored_bf16(&weight_name).unwrap().is_none());
+        assert_eq!(over.stored_bf16(other).unwrap(), model.stored_bf16(other).unwrap());
         assert_eq!((over.shape(&weight_name), over.shape("nothing")), (Some(shape), None));
     }
 }

@@ -7,13 +7,21 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use workbench_model::{
+    checkpoint::{Dtype, narrow_piece, widen_piece},
+    matmul::by_pieces,
 };
 
 use crate::error::{Error, Result};
 
 /// Tensors of fewer bytes stay in memory.
 const SMALL: usize = 1 << 20;
+
+/// Elements of a file that one thread reads at once.
+const PIECE: usize = 1 << 16;
 
 /// A file for large tensors, in a folder for scratch work; without a folder all stay in memory.
 #[derive(Debug, Default)]
@@ -80,6 +88,44 @@ impl Bytes {
         self.part(0..self.len())
     }
 
+    /// All of them as elements of a dtype, in f32.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(in crate::steps) fn values(&self, dtype: Dtype) -> std::io::Result<Vec<f32>> {
+        self.each_piece(dtype, 1, |bytes, values| widen_piece(dtype, bytes, values))
+    }
+
+    /// All of them as elements of a dtype, rounded to another.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(in crate::steps) fn rounded(&self, dtype: Dtype, to: Dtype) -> std::io::Result<Vec<u8>> {
+        self.each_piece(dtype, to.size(), |bytes, rounded| {
+            let mut values = vec![0.0; rounded.len() / to.size()];
+            widen_piece(dtype, bytes, &mut values);
+            narrow_piece(&values, to, rounded);
+        })
+    }
+
+    /// What becomes of the elements piece by piece, which all threads read: so many of something for each.
+    fn each_piece<T: Copy + Default + Send + Sync>(
+        &self,
+        dtype: Dtype,
+        each: usize,
+        convert: impl Fn(&[u8], &mut [T]) + Sync,
+    ) -> std::io::Result<Vec<T>> {
+        let failed = Mutex::new(None);
+        let made = by_pieces(self.len() / dtype.size() * each, PIECE * each, |piece, out| {
+            let start = piece * PIECE * dtype.size();
+            match self.part(start..start + out.len() / each * dtype.size()) {
+                Ok(bytes) => convert(&bytes, out),
+                Err(error) => *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(made), Err)
+    }
+
     /// Some of them, which lie within.
     ///
     /// # Errors
@@ -98,7 +144,35 @@ impl Bytes {
 
 #[cfg(test)]
 mod tests {
+    use workbench_model::checkpoint::{narrow, widened};
+
     use super::*;
+
+    #[test]
+    fn values_of_a_file_are_those_of_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..5 * PIECE as u32 + 5).flat_map(|i| (i as f32 * 0.5).to_le_bytes()).collect();
+        let mut spill = Spill::into_folder(folder.path().to_owned());
+        spill.keep(&vec![9; SMALL]).unwrap();
+        let kept = spill.keep(&bytes).unwrap();
+        assert!(matches!(kept, Bytes::File { .. }));
+        for dtype in [Dtype::F32, Dtype::BF16] {
+            let values = widened(&bytes, dtype);
+            let memory = Bytes::Memory(bytes.clone());
+            // Some halves of these numbers are no numbers by themselves.
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            for kept in [&kept, &memory] {
+                assert!(bits(&kept.values(dtype).unwrap()) == bits(&values));
+            }
+            for to in [Dtype::F16, Dtype::BF16, Dtype::F32] {
+                assert_eq!(kept.rounded(dtype, to).unwrap(), narrow(&values, to));
+                assert_eq!(memory.rounded(dtype, to).unwrap(), narrow(&values, to));
+            }
+        }
+        let Bytes::File { file, start, .. } = kept else { unreachable!() };
+        let beyond = Bytes::File { file, start, length: bytes.len() + 4 };
+        assert!(beyond.values(Dtype::F32).is_err() && beyond.rounded(Dtype::F32, Dtype::F16).is_err());
+    }
 
     #[test]
     fn large_tensors_lie_in_a_file_without_a_name() {
@@ -110,11 +184,9 @@ mod tests {
         assert!(matches!(kept[1], Bytes::Memory(_)) && matches!(kept[2], Bytes::File { .. }));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         drop(spill);
-        assert!(
-            kept[0].all().unwrap() == large(1)
-                && *kept[1].all().unwrap() == [7; 5]
-                && kept[2].all().unwrap() == large(2)
-        );
+        for (kept, put) in kept.iter().zip([large(1), vec![7; 5], large(2)]) {
+            assert_eq!(*kept.all().unwrap(), put);
+        }
         assert_eq!(kept[2].part(3..6).unwrap(), [2, 2, 2].as_slice());
         assert_eq!(kept[2].len(), SMALL + 2);
         // Without a folder nothing is written.

@@ -130,7 +130,8 @@ pub(crate) fn narrow_into(values: &[f32], dtype: Dtype, bytes: &mut [u8]) {
     pieces.for_each(|(bytes, values)| narrow_piece(values, dtype, bytes));
 }
 
-fn narrow_piece(values: &[f32], dtype: Dtype, bytes: &mut [u8]) {
+/// Rounds so few values that one thread does it alone.
+pub fn narrow_piece(values: &[f32], dtype: Dtype, bytes: &mut [u8]) {
     match dtype {
         Dtype::F16 => fill(bytes, values.iter().map(|v| f16::from_f32(*v).to_le_bytes())),
         Dtype::BF16 => fill(bytes, values.iter().map(|v| workbench_matmul::narrow(*v).to_le_bytes())),
@@ -157,19 +158,39 @@ fn fill<const SIZE: usize>(bytes: &mut [u8], elements: impl Iterator<Item = [u8;
     bytes.as_chunks_mut().0.iter_mut().zip(elements).for_each(|(slot, element)| *slot = element);
 }
 
-/// The index and value of the first element that is not finite, without a copy of the whole tensor.
-pub(crate) fn find_non_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, f32)> {
+/// The index and value of the first element that is not finite.
+pub fn find_non_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, f32)> {
     let size = dtype.size();
     let pieces = bytes.par_chunks(PIECE * size).enumerate();
-    let found = pieces.map_init(Vec::new, |buffer: &mut Vec<f32>, (piece, bytes)| {
-        buffer.resize(bytes.len() / size, 0.0);
-        widen_piece(dtype, bytes, buffer);
-        first_non_finite(buffer).map(|index| (piece * PIECE + index, buffer[index]))
-    });
-    found.flatten().min_by_key(|(index, _)| *index)
+    let found = pieces.filter_map(|(piece, bytes)| first_non_finite_bits(dtype, bytes).map(|at| piece * PIECE + at));
+    let index = found.min()?;
+    let mut value = [0.0];
+    widen_piece(dtype, &bytes[index * size..(index + 1) * size], &mut value);
+    Some((index, value[0]))
 }
 
-fn widen_piece(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+/// The index of the first element whose exponent says that it is no finite number.
+fn first_non_finite_bits(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
+    const F16: u16 = 0x7c00;
+    const BF16: u16 = 0x7f80;
+    const F32: u32 = 0x7f80_0000;
+    match dtype {
+        Dtype::F16 => first_of(bytes, |bits| u16::from_le_bytes(bits) & F16 == F16),
+        Dtype::BF16 => first_of(bytes, |bits| u16::from_le_bytes(bits) & BF16 == BF16),
+        _ => first_of(bytes, |bits| u32::from_le_bytes(bits) & F32 == F32),
+    }
+}
+
+/// The index of the first element of which something holds.
+fn first_of<const SIZE: usize>(bytes: &[u8], holds: impl Fn([u8; SIZE]) -> bool) -> Option<usize> {
+    let elements = bytes.as_chunks::<SIZE>().0;
+    // A fold without early exit is vectorised; the search runs only where something was found.
+    let any = elements.iter().fold(false, |any, bits| any | holds(*bits));
+    if any { elements.iter().position(|bits| holds(*bits)) } else { None }
+}
+
+/// Widens so few elements that one thread does it alone.
+pub fn widen_piece(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         Dtype::F16 => widen_with(bytes, out, |pair: [u8; 2]| f16::from_le_bytes(pair).to_f32()),
         Dtype::BF16 => widen_with(bytes, out, |pair: [u8; 2]| bf16::from_le_bytes(pair).to_f32()),
@@ -217,6 +238,9 @@ mod tests {
                 assert!(f64::from(*value) == *expected || (value.is_nan() && expected.is_nan()));
             }
             assert_eq!(bad, expected.iter().position(|value| !value.is_finite()));
+            for (index, (element, expected)) in bytes[1..].chunks(2).zip(&expected).enumerate() {
+                assert_eq!(find_non_finite(dtype, element).is_none(), expected.is_finite(), "{dtype} {index:#06x}");
+            }
         }
     }
 
@@ -229,5 +253,8 @@ mod tests {
         assert_eq!(widen(Dtype::F32, &bytes, &mut vec![0.0; values.len()]), Some(PIECE + 5));
         assert_eq!(find_non_finite(Dtype::F32, &bytes), Some((PIECE + 5, f32::INFINITY)));
         assert_eq!(find_non_finite(Dtype::F32, &bytes[..4 * PIECE]), None);
+        // What is finite in f32 may round to an infinity.
+        assert_eq!(find_non_finite(Dtype::F16, &narrow(&[1.0, -65_520.0], Dtype::F16)), Some((1, f32::NEG_INFINITY)));
+        assert_eq!(find_non_finite(Dtype::BF16, &narrow(&[f32::MAX], Dtype::BF16)), Some((0, f32::INFINITY)));
     }
 }

@@ -28,7 +28,7 @@ use serde_json::Value;
 use workbench_quant::{Grid, QuantizedWeight};
 
 pub use self::compressed::InputQuantizer;
-pub use self::dtype::{Dtype, narrow, widened};
+pub use self::dtype::{Dtype, find_non_finite, narrow, narrow_piece, widen_piece, widened};
 use self::gguf::Meta;
 use self::gguf::vocabulary::Vocabulary;
 pub use self::kv_cache::KvQuantizer;

@@ -90,8 +90,8 @@ fn write_atomically<'a>(
     let mut bytes = 0;
     let mut file = File::create(&temporary).map_err(failed)?;
     for piece in pieces {
-        file.write_all(piece).map_err(failed)?;
-        hasher.update(piece);
+        let (written, _) = rayon::join(|| file.write_all(piece), || hasher.update(piece));
+        written.map_err(failed)?;
         bytes += piece.len() as u64;
     }
     file.sync_all().map_err(failed)?;
