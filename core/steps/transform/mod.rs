@@ -95,16 +95,19 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
             linear.site.expert.is_some() && linear.tensors().any(|tensor| put.tensors.contains_key(&tensor.name))
         }),
     };
-    let found = equivalence::check(&checkpoint, &transformed, dtype, tokens.as_deref(), &job.method)?;
-    facts.insert("equivalence".into(), found.exact);
-    facts.insert("divergence_as_written".into(), found.as_written);
-
+    let found = equivalence::check(&checkpoint, &transformed, tokens.as_deref(), &job.method)?;
     let mut artifact = Artifact::create(scratch, &checkpoint, &with_dtype(&config_json, named))?;
     for tensor in config.tensors() {
-        artifact.put_values(&tensor.name, dtype, &tensor.shape, &made.values(&tensor.name)?)?;
+        match put.tensors.get(&tensor.name) {
+            Some(changed) => artifact.put_rounded(&tensor.name, dtype, changed)?,
+            None => artifact.put_values(&tensor.name, dtype, &tensor.shape, &made.values(&tensor.name)?)?,
+        }
         checkpoint.drop_pages([tensor.name.as_str()]);
     }
-    facts.insert("written".into(), artifact.finish(scratch)?);
+    let written = artifact.finish(scratch)?;
+    facts.insert("divergence_as_written".into(), found.as_written(&Checkpoint::open(&scratch.model_path())?)?);
+    facts.insert("equivalence".into(), found.exact);
+    facts.insert("written".into(), written);
     facts.insert("changed_tensors".into(), put.tensors.len().into());
     if config.online.down.is_some() {
         facts.insert("warnings".into(), json!([online()]));
