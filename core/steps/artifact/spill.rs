@@ -18,7 +18,7 @@ use workbench_model::{
 use crate::error::{Error, Result};
 
 /// Tensors of fewer bytes stay in memory.
-const SMALL: usize = 1 << 20;
+const SMALL: usize = 1 << 16;
 
 /// Elements of a file that one thread reads at once.
 const PIECE: usize = 1 << 16;
