@@ -28,7 +28,10 @@ use workbench_model::{
 };
 
 use self::rows::Mixtures;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    exec::return_freed_memory,
+};
 
 /// Largest logit difference, relative to the logits' standard deviation, that a claim of equivalence may rest on even where
 /// f32 itself is more exact.
@@ -272,6 +275,8 @@ fn logits(config: &ModelConfig, source: &dyn WeightSource, embedded: Vec<Vec<Ten
     for index in 0..config.num_layers {
         states.forward(&Block::load_for_scoring(config, source, index, Precision::F32, &HOST)?)?;
         source.release_block(index);
+        // Packed weights of many sizes leave gaps between them, which would grow from block to block.
+        return_freed_memory();
     }
     let last =
         (0..states.len()).map(|index| Ok(states.get(index)?.flatten_to(1)?)).collect::<Result<Vec<_>, ModelError>>()?;

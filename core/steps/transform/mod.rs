@@ -23,7 +23,7 @@ use crate::{
     calib::{self, Wanted},
     data::sequences,
     error::{Error, Result},
-    exec::{Job, NodeReporter},
+    exec::{Job, NodeReporter, return_freed_memory},
     graph::{params, selector},
     store::Scratch,
 };
@@ -83,6 +83,8 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         inputs.streams.insert("calibration", stream.into());
     }
     let (put, report) = plugin.run(&job::Job::Transform(work), inputs)?;
+    // What it let go of does not count beside what the comparison needs.
+    return_freed_memory();
     let config_json = patched(checkpoint.config_json(), &put.config_patch);
     let made = put.over(&checkpoint);
     let config = config_of(&checkpoint, &put, &made, &config_json)?;
