@@ -11,6 +11,7 @@ pub mod conventions;
 mod derive;
 pub mod error;
 pub mod float;
+mod gradient;
 mod grid;
 mod kernel;
 mod matrix;
@@ -25,6 +26,7 @@ pub use args::{ActivationOrdering, Dynamic, NumberType, QuantizationArgs, ScaleD
 pub use column::ColumnRounder;
 pub use conventions::{ClampOrder, Compute, Conventions, MxRule, RangeConvention};
 pub use error::{ArgsError, GridError, dividing_group_sizes};
+pub use gradient::RangeTerm;
 pub use grid::{Grid, QuantParams, StorageDtype};
 pub use matrix::Matrix;
 pub use preset::{preset, preset_names};

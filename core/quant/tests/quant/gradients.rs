@@ -1,9 +1,9 @@
-//! The straight-through gradient.
+//! Gradients through rounding.
 
 use serde_json::{Value, json};
-use workbench_quant::Grid;
+use workbench_quant::{Grid, Matrix, QuantParams};
 
-use crate::fixtures::{faked, grid};
+use crate::fixtures::{Fixture, bell, faked, grid, large_fixtures};
 
 #[test]
 fn gradients_pass_where_values_are_rounded_and_stop_where_they_are_clipped() {
@@ -54,4 +54,160 @@ fn the_gradient_is_that_of_the_loss_on_average() {
         }
     }
     assert!(from.contains(&0.0) && from.contains(&1.0));
+}
+
+/// Values, their rounded ones and a gradient, for a grid.
+struct Case {
+    x: Vec<f32>,
+    rounded: Vec<f32>,
+    gradient: Vec<f32>,
+}
+
+fn case(grid: &Grid, rows: usize, columns: usize, p: &QuantParams) -> Case {
+    let x = bell(rows * columns, 5);
+    let rounded = faked(grid, &x, rows, columns, p);
+    Case { x, rounded, gradient: bell(rows * columns, 6) }
+}
+
+/// Against the definition in f64, code by code, with scales that clip.
+#[test]
+fn gradients_by_scales_are_those_of_learned_step_sizes() {
+    let (rows, columns) = (6, 64);
+    for args in [
+        json!({"num_bits": 3, "strategy": "group", "group_size": 16}),
+        json!({"num_bits": 4, "symmetric": false, "strategy": "group", "group_size": 32}),
+        json!({"num_bits": 4, "strategy": "channel"}),
+        json!({"num_bits": 8, "strategy": "tensor"}),
+        json!({"num_bits": 4, "strategy": "block", "block_structure": [4, 32]}),
+        json!({"num_bits": 4, "type": "float", "strategy": "channel"}),
+    ] {
+        let grid = grid(args);
+        let x = bell(rows * columns, 5);
+        let mut p = grid.parameters(Matrix::new(&x, rows, columns).unwrap()).unwrap();
+        p.scales.iter_mut().for_each(|scale| *scale *= 0.6);
+        let Case { x, rounded, gradient } = case(&grid, rows, columns, &p);
+        let mut passed = vec![0.0; x.len()];
+        grid.straight_through(&x, rows, columns, &p, &gradient, &mut passed).unwrap();
+        let found = grid.scale_gradient(&x, &rounded, &p, &gradient, &passed, [rows, columns]).unwrap();
+        let [height, width] = grid.tile(rows, columns).unwrap();
+        let mut expected = vec![0f64; p.scales.len()];
+        let mut clipped = 0;
+        for (i, value) in x.iter().enumerate() {
+            let tile = i / columns / height * p.shape[1] + i % columns / width;
+            let scale = f64::from(p.scales[tile]);
+            // What one more step of the scale makes of the code, and how far the value is from it in steps.
+            let point = f64::from(rounded[i]) / scale;
+            let inside = passed[i] != 0.0 || gradient[i] == 0.0;
+            clipped += usize::from(!inside);
+            let slope = if inside { point - f64::from(*value) / scale } else { point };
+            expected[tile] += f64::from(gradient[i]) * slope;
+        }
+        assert!(clipped > 10 && clipped < x.len() / 2, "{clipped} of {} values are clipped", x.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(
+                (f64::from(*found) - expected).abs() <= 2e-6 * (1.0 + expected.abs()),
+                "{}: {found} for {expected}",
+                grid.args()
+            );
+        }
+    }
+}
+
+/// The quantizer of EfficientQAT, whose scales and zero-points are made so that values are clipped.
+#[test]
+fn gradients_by_scales_are_those_of_efficientqat() {
+    let Some(path) =
+        large_fixtures("gradients_by_scales_are_those_of_efficientqat", "efficientqat_quantizer.safetensors")
+    else {
+        return;
+    };
+    let (numbers, base) = (Fixture::open(&path), Fixture::open(&path.with_file_name("base.safetensors")));
+    let x = base.get("W").values;
+    let (rows, columns) = (48, 256);
+    for (name, bits, group) in [("w2g64", 2, 64), ("w3g128", 3, 128), ("w4g128", 4, 128), ("w4g32", 4, 32)] {
+        let get = |key: &str| numbers.get(&format!("{name}.{key}")).values;
+        let grid = grid(json!({"num_bits": bits, "symmetric": false, "strategy": "group", "group_size": group}));
+        let half = 1 << (bits - 1);
+        // Theirs keeps zero-points among the codes.
+        let zero_point = |point: &f32| (point.round_ties_even() as i32).clamp(0, 2 * half - 1) - half;
+        let zero_points = get("zero_point").iter().map(zero_point).collect();
+        let p = QuantParams {
+            scales: get("scale"),
+            zero_points: Some(zero_points),
+            global_scale: None,
+            shape: [rows, columns / group],
+        };
+        let (rounded, up, y) = (faked(&grid, &x, rows, columns, &p), get("up"), get("y"));
+        let mut passed = vec![0.0; x.len()];
+        grid.straight_through(&x, rows, columns, &p, &up, &mut passed).unwrap();
+        // Theirs adds the zero-point behind the rounding: the same but at ties.
+        let same = |i: usize| (rounded[i] - y[i]).abs() <= 1e-6 * y[i].abs().max(1e-3);
+        let odd = (0..x.len()).filter(|i| !same(*i)).count();
+        assert!(odd * 200 < x.len(), "{name}: {odd} values round otherwise");
+        // Theirs stops gradients at the last codes of either end as well, clipped or not.
+        let by_x = get("dW");
+        let codes = grid.quantize(Matrix::new(&x, rows, columns).unwrap(), &p).unwrap();
+        for i in (0..x.len()).filter(|i| same(*i)) {
+            let last = i32::from(codes[i]) == -half || i32::from(codes[i]) == half - 1;
+            let expected = if last { 0.0 } else { passed[i] };
+            assert!((by_x[i] - expected).abs() <= 1e-6, "{name}, value {i}: {} for {expected}", by_x[i]);
+        }
+        // With the same values taken for clipped, the scales' gradients are theirs.
+        let found = grid.scale_gradient(&x, &rounded, &p, &up, &by_x, [rows, columns]).unwrap();
+        for (tile, (found, expected)) in found.iter().zip(get("dscale")).enumerate() {
+            if (tile * group..(tile + 1) * group).all(same) {
+                assert!(
+                    (found - expected).abs() <= 2e-5 * (1.0 + expected.abs()),
+                    "{name}, scale {tile}: {found} for {expected}"
+                );
+            }
+        }
+    }
+}
+
+/// The derivative of everything but the rounding: errors in steps of the grid stay, the step follows the range.
+#[test]
+fn terms_of_ranges_are_the_derivative_with_errors_in_steps_kept() {
+    let (rows, columns, width) = (3, 24, 8);
+    for symmetric in [true, false] {
+        let grid = grid(json!({"num_bits": 4, "symmetric": symmetric, "strategy": "group", "group_size": width}));
+        let p = grid.parameters(Matrix::new(&bell(rows * columns, 5), rows, columns).unwrap()).unwrap();
+        let Case { x, rounded, gradient } = case(&grid, rows, columns, &p);
+        let x: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+        let step = |tile: &[f64]| {
+            let high = tile.iter().fold(0.0, |a: f64, b| a.max(*b));
+            let low = tile.iter().fold(0.0, |a: f64, b| a.min(*b));
+            if symmetric { high.max(-low) / 7.5 } else { (high - low) / 15.0 }
+        };
+        let errors: Vec<f64> = x
+            .chunks(width)
+            .zip(rounded.chunks(width))
+            .flat_map(|(x, q)| {
+                let step = step(x);
+                x.iter().zip(q).map(move |(x, q)| (f64::from(*q) - x) / step).collect::<Vec<_>>()
+            })
+            .collect();
+        let f = |x: &[f64]| -> f64 {
+            let mut sum = 0.0;
+            for (tile, values) in x.chunks(width).enumerate() {
+                let step = step(values);
+                for (i, value) in values.iter().enumerate() {
+                    let at = tile * width + i;
+                    sum += f64::from(gradient[at]) * (value + step * errors[at]);
+                }
+            }
+            sum
+        };
+        let narrow: Vec<f32> = x.iter().map(|v| *v as f32).collect();
+        let mut by_x: Vec<f64> = gradient.iter().map(|g| f64::from(*g)).collect();
+        for (at, term) in grid.range_terms(&narrow, &rounded, &gradient, [rows, columns]).unwrap() {
+            by_x[at] += f64::from(term);
+        }
+        for at in 0..x.len() {
+            let moved =
+                |by: f64| f(&x.iter().enumerate().map(|(i, v)| if i == at { v + by } else { *v }).collect::<Vec<_>>());
+            let slope = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+            assert!((slope - by_x[at]).abs() < 1e-4, "{at}: slope {slope}, gradient {}", by_x[at]);
+        }
+    }
 }

@@ -14,9 +14,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use workbench_api::sdk::Error;
+use workbench_quant::RangeTerm;
 use workbench_rotation::{RotationError, Square, transpose};
 
-use super::scales::Term;
 
 /// The sum of ∂L/∂X over the places that one rotation rotates.
 pub(crate) struct Sum {
@@ -34,7 +34,7 @@ pub(crate) struct Rounded<'a> {
     pub(crate) x: &'a [f32],
     pub(crate) rounded: &'a [f32],
     pub(crate) gradient: &'a [f32],
-    pub(crate) terms: &'a [Term],
+    pub(crate) terms: &'a [RangeTerm],
 }
 
 impl Sum {
@@ -66,7 +66,7 @@ impl Sum {
         for (index, x) in of.x.chunks(group).enumerate() {
             let range = index * group..index * group + x.len();
             let inside = of.terms.iter().filter(|(at, _)| range.contains(at));
-            let terms: Vec<Term> = inside
+            let terms: Vec<RangeTerm> = inside
                 .map(|(at, term)| {
                     let at = at - range.start;
                     (at % columns * n + at / columns, *term)

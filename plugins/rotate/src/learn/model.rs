@@ -162,7 +162,7 @@ impl<'a> Model<'a> {
         let gradient = gradients.read(&name, <[f32]>::to_vec).map_err(model_error)?;
         let gradient = gradient.ok_or_else(|| Error::input(format!("`{name}` has no gradient")))?;
         let rounded = self.parameters.values(&name).map_err(model_error)?;
-        let terms = self.grids.scales.terms(grid, x, &rounded, &gradient, linear.in_features);
+        let terms = self.grids.scales.terms(grid, x, &rounded, &gradient, linear.in_features)?;
         let found = Rounded { x, rounded: &rounded, gradient: &gradient, terms: &terms };
         let rows = |sum: &Shared| locked(sum, |sum: &mut Sum| sum.add_rows(found));
         let columns = |sum: &Shared| locked(sum, |sum: &mut Sum| sum.add_columns(found, linear.in_features));

@@ -50,7 +50,7 @@ impl CustomOp1 for SiteQuantizer {
     fn bwd(&self, x: &Tensor, rounded: &Tensor, gradient: &Tensor) -> CandleResult<Option<Tensor>> {
         let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
         let (rows, rounded, mut by_x) = (values(x)?, values(rounded)?, values(gradient)?);
-        let terms = self.scales.terms(&self.grid, &rows, &rounded, &by_x, columns(x.shape()));
+        let terms = self.scales.terms(&self.grid, &rows, &rounded, &by_x, columns(x.shape())).map_err(wrong)?;
         if let Some(sum) = &self.sum {
             let found = Rounded { x: &rows, rounded: &rounded, gradient: &by_x, terms: &terms };
             locked(sum, |sum| sum.add_rows(found)).map_err(wrong)?;
