@@ -18,8 +18,12 @@ use workbench_quant::{Dynamic, Grid, GridError, QuantParams, Strategy};
 /// Services behind checks.
 pub(super) struct Gate<'a> {
     services: &'a dyn HostServices,
-    linears: &'a [Linear],
+    /// What can have codes.
+    linears: Vec<&'a Linear>,
     scope: Scope,
+    /// Whether the job is to quantize: codes are due for every linear with a grid, on that grid. A trainer whose job has no
+    /// grids may bring its own.
+    quantizes: bool,
     /// Whether the plugin carries rounding rules that were compared with the host's.
     rounds: bool,
     put: Mutex<Put>,
@@ -36,18 +40,13 @@ struct Put {
 
 impl<'a> Gate<'a> {
     pub(super) fn new(job: &'a Job, services: &'a dyn HostServices, rounds: bool) -> Self {
-        let (linears, scope) = match job {
-            Job::Linear(linear) => (std::slice::from_ref(linear), Scope::Linear),
-            Job::Block(block) => (block.linears.as_slice(), Scope::Block),
-            Job::Transform(model) => (model.linears.as_slice(), Scope::Transform),
-            Job::Train(model) => (model.linears.as_slice(), Scope::Train),
+        let (linears, scope, quantizes) = match job {
+            Job::Linear(linear) => (vec![linear], Scope::Linear, true),
+            Job::Block(block) => (block.linears.iter().collect(), Scope::Block, true),
+            Job::Transform(model) => (model.linears.iter().collect(), Scope::Transform, false),
+            Job::Train(model) => (model.coded().collect(), Scope::Train, model.quantizes()),
         };
-        Self { services, linears, scope, rounds, put: Mutex::default(), refusal: Mutex::default() }
-    }
-
-    /// Whether the job is to quantize: codes are due for every linear with a grid, on that grid. A trainer brings its own.
-    fn quantizes(&self) -> bool {
-        matches!(self.scope, Scope::Linear | Scope::Block)
+        Self { services, linears, scope, quantizes, rounds, put: Mutex::default(), refusal: Mutex::default() }
     }
 
     fn put(&self) -> MutexGuard<'_, Put> {
@@ -70,7 +69,7 @@ impl<'a> Gate<'a> {
             return missing("it reported success, and put neither weights nor codes".to_owned());
         }
         let due = |linear: &&Linear| !linear.grid.is_null() && !put.codes.contains(&linear.module);
-        match self.linears.iter().filter(|_| self.quantizes()).find(due) {
+        match self.linears.iter().copied().filter(|_| self.quantizes).find(due) {
             Some(linear) => missing(format!("it put no codes of `{}`", linear.module)),
             None => Ok(()),
         }
@@ -96,18 +95,18 @@ impl<'a> Gate<'a> {
                 "a transform puts tensors, and leaves rounding to others".to_owned(),
             );
         }
-        let linear = self.linears.iter().find(|linear| linear.module == module);
-        if linear.is_none() && self.quantizes() {
+        let linear = self.linears.iter().copied().find(|linear| linear.module == module);
+        if linear.is_none() && self.quantizes {
             return refuse(ErrorKind::Other, "the job is not about this linear".to_owned());
         }
-        if linear.is_some_and(|linear| linear.grid.is_null()) && self.quantizes() {
+        if linear.is_some_and(|linear| linear.grid.is_null()) && self.quantizes {
             return refuse(ErrorKind::Other, "the job leaves this linear alone: it has no grid".to_owned());
         }
         let grid = match Grid::deserialize(&codes.grid) {
             Ok(grid) => grid,
             Err(error) => return refuse(ErrorKind::Other, format!("their grid cannot be read: {error}")),
         };
-        let asked = linear.filter(|_| self.quantizes());
+        let asked = linear.filter(|_| self.quantizes);
         if asked.is_some_and(|linear| Grid::deserialize(&linear.grid).is_ok_and(|asked| asked != grid)) {
             return refuse(ErrorKind::Other, "they are on another grid than the one asked for".to_owned());
         }
@@ -138,6 +137,10 @@ impl<'a> Gate<'a> {
         let refuse = |kind, what: &str| Err(self.refuse(kind, format!("tensor `{name}`: {what}")));
         if self.scope == Scope::Linear {
             return refuse(ErrorKind::Unsupported, "a quantizer of linears puts codes and nothing else");
+        }
+        let on_grid = |linear: &&Linear| linear.weight == name && !linear.grid.is_null();
+        if self.scope == Scope::Train && self.linears.iter().copied().any(|linear| on_grid(&linear)) {
+            return refuse(ErrorKind::Other, "its linear has a grid, on which it is to be put as codes");
         }
         let coded = name.strip_suffix(".weight").is_some_and(|module| self.put().codes.contains(module));
         if coded {
@@ -194,8 +197,9 @@ impl HostServices for Gate<'_> {
     }
 
     fn patch_config(&self, patch: &Value) -> Result<(), Error> {
-        if self.quantizes() {
-            let message = "a quantizer writes no configuration: what it makes is the model's own, rounded".to_owned();
+        if self.quantizes {
+            let who = if self.scope == Scope::Train { "a trainer on grids" } else { "a quantizer" };
+            let message = format!("{who} writes no configuration: what it makes is the model's own, rounded");
             return Err(self.refuse(ErrorKind::Unsupported, message));
         }
         if !patch.is_object() {

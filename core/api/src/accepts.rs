@@ -1,9 +1,9 @@
-//! Which schemes a quantizer takes: part of its descriptor, so that a script is told while it runs and nothing is loaded for it.
+//! Which schemes a quantizer, or a trainer that learns codes, takes: part of its descriptor, so that a script is told while it runs and nothing is loaded for it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What a quantizer asks of the schemes that it is given. Without limits it takes any.
+/// What a plugin asks of the schemes that it is given. Without limits it takes any.
 ///
 /// ```
 /// use workbench_api::accepts::Accepts;

@@ -81,12 +81,15 @@ pub struct Descriptor {
     pub defaults: Value,
     /// What it needs with default parameters.
     pub needs: Needs,
-    /// Which schemes it takes, if it is a quantizer. Older plugins say nothing here, and older hosts read over it.
+    /// Which schemes it takes, if it quantizes. Older plugins say nothing here, and older hosts read over it.
     #[serde(default)]
     pub accepts: Accepts,
     /// Whether it takes models with mixtures of experts; who quantizes single linears does anyway.
     #[serde(default)]
     pub takes_experts: bool,
+    /// Whether it is a trainer that learns codes: scripts give it schemes as they do to a quantizer, and its jobs carry grids.
+    #[serde(default)]
+    pub quantizes: bool,
     /// Inputs with known outputs, which `workbench plugins check` runs.
     pub examples: Vec<Example>,
 }

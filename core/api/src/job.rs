@@ -78,16 +78,32 @@ pub struct Linear {
     /// The grid of its weight (JSON of workbench-quant's `Grid`); null where the linear is left alone.
     #[serde(default)]
     pub grid: Value,
+    /// The grid of its input (JSON of workbench-quant's `Grid`); null where inputs stay as they are.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub input_grid: Value,
 }
 
 impl Linear {
-    /// The grid as the caller's own copy of workbench-quant spells it.
+    /// The grid of its weight as the caller's own copy of workbench-quant spells it.
     ///
     /// # Errors
     /// The JSON is no such grid.
     pub fn grid<G: DeserializeOwned>(&self) -> Result<G, Error> {
         G::deserialize(&self.grid).context(|| format!("reading the grid of `{}`", self.module))
     }
+
+    /// The grid of its input, as [`grid`](Self::grid); `None` where inputs stay as they are.
+    ///
+    /// # Errors
+    /// The JSON is no such grid.
+    pub fn input_grid<G: DeserializeOwned>(&self) -> Result<Option<G>, Error> {
+        optional(&self.input_grid, || format!("reading the grid of the input of `{}`", self.module))
+    }
+}
+
+/// What JSON holds, if it is not null.
+fn optional<G: DeserializeOwned>(json: &Value, context: impl Fn() -> String) -> Result<Option<G>, Error> {
+    (!json.is_null()).then(|| G::deserialize(json).context(context)).transpose()
 }
 
 /// One decoder block. Its inputs come as the stream `inputs`: batches with `full_precision` and `quantized`, both
@@ -109,11 +125,24 @@ pub struct Block {
 }
 
 /// A whole model: the job of a transform or a trainer. Tensors that the plugin does not put stay as they are.
+///
+/// Where anything has a grid, the job is to learn codes: they are due for every linear with a grid, on that grid
+/// ([`Host::put_codes`](crate::sdk::Host::put_codes)), for no other one, and no plain weight of such a linear.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// The linears of its decoder blocks, in forward order. A grid is set where a trainer shall learn codes for it.
     #[serde(default)]
     pub linears: Vec<Linear>,
+    /// `lm_head` with its grids, where it is quantized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<Linear>,
+    /// The table of embeddings with its grid, where it is quantized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<Linear>,
+    /// The grid (JSON of workbench-quant's `Grid`) to which keys, and values, are rounded before they are cached: of all heads
+    /// side by side, `[tokens, kv_heads · head_dim]`. Null where they stay as they are.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub kv_cache: Value,
     /// The pairs of layers in its decoder blocks between which a scale can move, block by block.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pairs: Vec<Pair>,
@@ -126,6 +155,24 @@ pub struct Model {
 }
 
 impl Model {
+    /// All that can have codes: the linears, then head and embeddings where they are quantized.
+    pub fn coded(&self) -> impl Iterator<Item = &Linear> {
+        self.linears.iter().chain(&self.head).chain(&self.embeddings)
+    }
+
+    /// Whether the job is to learn codes, or to train for a quantized cache.
+    pub fn quantizes(&self) -> bool {
+        !self.kv_cache.is_null() || self.coded().any(|linear| !linear.grid.is_null())
+    }
+
+    /// The grid of keys and values as the caller's own copy of workbench-quant spells it; `None` where they stay as they are.
+    ///
+    /// # Errors
+    /// The JSON is no such grid.
+    pub fn kv_cache<G: DeserializeOwned>(&self) -> Result<Option<G>, Error> {
+        optional(&self.kv_cache, || "reading the grid of keys and values".to_owned())
+    }
+
     /// The pairs of some kinds, block by block in the order of the forward pass.
     ///
     /// # Errors
@@ -265,6 +312,9 @@ pub struct Needs {
     /// Models beside `model`, for example `teacher`. A host that has none of that name says so before the job.
     #[serde(default)]
     pub inputs: Vec<String>,
+    /// Models that it reads if they are there. Named as those of [`optional_streams`](Self::optional_streams) are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub optional_inputs: Vec<String>,
     /// Streams of batches, for example `train`, or `inputs` at block scope.
     #[serde(default)]
     pub streams: Vec<String>,
@@ -284,6 +334,20 @@ impl Needs {
     #[must_use]
     pub fn statistic(mut self, kind: Statistic) -> Self {
         self.statistics.push(StatisticNeed { kind, sites: Vec::new(), pairs: Vec::new(), optional: false });
+        self
+    }
+
+    /// Adds a model beside the one that the job is about.
+    #[must_use]
+    pub fn input(mut self, name: &str) -> Self {
+        self.inputs.push(name.to_owned());
+        self
+    }
+
+    /// Adds a model that is read if it is there.
+    #[must_use]
+    pub fn optional_input(mut self, name: &str) -> Self {
+        self.optional_inputs.push(name.to_owned());
         self
     }
 
@@ -312,3 +376,37 @@ pub struct Report {
 
 /// Facts by name.
 pub type Facts = Map<String, Value>;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What a later host adds, an older plugin reads over, and of an older host nothing is there.
+    #[test]
+    fn grids_that_are_not_there_are_not_written() {
+        let old = json!({ "scope": "train", "linears": [{ "module": "a", "weight": "a.weight", "grid": null }],
+            "inputs": ["model"], "streams": [] });
+        let Ok(Job::Train(model)) = serde_json::from_value(old.clone()) else { panic!("a job of a trainer") };
+        assert!(!model.quantizes() && model.linears[0].input_grid::<Value>().unwrap().is_none());
+        assert_eq!(model.kv_cache::<Value>().unwrap(), None);
+        assert_eq!(serde_json::to_value(Job::Train(model.clone())).unwrap(), old);
+        let linear = Linear { grid: json!(4), input_grid: json!(8), ..model.linears[0].clone() };
+        assert_eq!((linear.grid().ok(), linear.input_grid().unwrap()), (Some(4), Some(8)));
+        let told = linear.input_grid::<String>().unwrap_err().to_string();
+        assert!(told.contains("reading the grid of the input of `a`"), "{told}");
+        for quantized in [
+            Model { linears: vec![linear.clone()], ..Model::default() },
+            Model { embeddings: Some(linear), ..model.clone() },
+            Model { kv_cache: json!(8), ..model },
+        ] {
+            assert!(quantized.quantizes());
+            let again: Model = serde_json::from_value(serde_json::to_value(&quantized).unwrap()).unwrap();
+            assert_eq!(again, quantized);
+        }
+        let needs = Needs::nothing().optional_input("teacher").optional_stream("validation");
+        assert_eq!(serde_json::to_value(&needs).unwrap()["optional_inputs"], json!(["teacher"]));
+        assert!(serde_json::to_value(Needs::nothing()).unwrap().get("optional_inputs").is_none());
+    }
+}

@@ -19,10 +19,8 @@ fn linear(grid: &Grid) -> Linear {
     Linear {
         module: "a".to_owned(),
         weight: "a.weight".to_owned(),
-        bias: None,
-        role: None,
-        site: None,
         grid: serde_json::to_value(grid).unwrap(),
+        ..Linear::default()
     }
 }
 
@@ -141,7 +139,8 @@ fn a_tensor_wide_scale_is_there_positive_and_the_one_asked_for() {
 #[test]
 fn a_trainers_grid_is_one_of_weights() {
     let weights = grid(json!({ "num_bits": 8, "group_size": 32 }), StorageDtype::F32);
-    let job = Job::Train(Model { linears: vec![linear(&weights)], ..Model::default() });
+    let free = Linear { grid: serde_json::Value::Null, ..linear(&weights) };
+    let job = Job::Train(Model { linears: vec![free], ..Model::default() });
     let inputs = grid(json!({ "num_bits": 8, "group_size": 32, "dynamic": true }), StorageDtype::F32);
     let host = host(&job);
     let found = Put::on(&inputs).into(&Gate::new(&job, &host, true)).unwrap_err();
@@ -170,7 +169,9 @@ fn each_scope_puts_what_is_its_own() {
     assert_eq!(text(Gate::new(&transform, &services, true).complete()), Ok(()), "it may find nothing to change");
 
     // A weight is codes or a tensor, in whatever order they come.
-    for job in [&by_block, &train] {
+    let free = Linear { grid: serde_json::Value::Null, ..linear(&weights) };
+    let own = Job::Train(Model { linears: vec![free.clone()], ..Model::default() });
+    for job in [&by_block, &own] {
         let gate = Gate::new(job, &services, true);
         Put::on(&weights).into(&gate).unwrap();
         let found = text(gate.put_tensor("a.weight", &tensor())).unwrap_err();
@@ -181,13 +182,54 @@ fn each_scope_puts_what_is_its_own() {
         assert_eq!(found, "codes of `a`: `a.weight` was put as a tensor too");
     }
 
-    let alone = Linear { grid: serde_json::Value::Null, ..linear(&weights) };
-    let block =
-        Job::Block(Block { block: 0, prefix: String::new(), linears: vec![alone], tensors: Vec::new(), batches: 0 });
+    let linears = vec![free];
+    let block = Job::Block(Block { block: 0, prefix: String::new(), linears, tensors: Vec::new(), batches: 0 });
     let gate = Gate::new(&block, &services, true);
     let found = Put::on(&weights).into(&gate).unwrap_err();
     assert_eq!(found, "codes of `a`: the job leaves this linear alone: it has no grid");
 
-    let found = text(Gate::new(&train, &services, true).complete()).unwrap_err();
-    assert_eq!(found, "it reported success, and put neither weights nor codes");
+    for job in [&own, &train] {
+        let found = text(Gate::new(job, &services, true).complete()).unwrap_err();
+        assert_eq!(found, "it reported success, and put neither weights nor codes");
+    }
+}
+
+/// A trainer whose job has grids owes what a quantizer does, and may train the rest.
+#[test]
+fn a_trainer_on_grids_puts_codes_for_each_of_them_and_for_nothing_else() {
+    let weights = grid(json!({ "num_bits": 4, "group_size": 32 }), StorageDtype::F32);
+    let text = |result: Result<(), workbench_api::error::Error>| result.map_err(|error| error.to_string());
+    let free =
+        |module: &str| Linear { module: module.to_owned(), weight: format!("{module}.weight"), ..Linear::default() };
+    let job = Job::Train(Model { linears: vec![linear(&weights), free("b")], ..Model::default() });
+    let services = host(&job);
+    let norm = || Tensor::from_vec(&[2], vec![1.0_f32; 2]).unwrap();
+
+    let gate = Gate::new(&job, &services, true);
+    text(gate.put_tensor("norm.weight", &norm())).unwrap();
+    assert_eq!(text(gate.complete()).unwrap_err(), "it put no codes of `a`");
+    Put::on(&weights).into(&gate).unwrap();
+    assert_eq!(text(gate.complete()), Ok(()));
+    let found = text(gate.patch_config(&json!({ "rms_norm_eps": 1.0 }))).unwrap_err();
+    assert!(found.starts_with("a trainer on grids writes no configuration"), "{found}");
+
+    let gate = Gate::new(&job, &services, true);
+    let found = text(gate.put_tensor("a.weight", &Tensor::from_vec(&[2, 32], vec![0.25; 64]).unwrap())).unwrap_err();
+    assert_eq!(found, "tensor `a.weight`: its linear has a grid, on which it is to be put as codes");
+    let other = grid(json!({ "num_bits": 3, "group_size": 32 }), StorageDtype::F32);
+    let found = Put::on(&other).into(&gate).unwrap_err();
+    assert_eq!(found, "codes of `a`: they are on another grid than the one asked for");
+
+    // Codes of a linear without a grid, and of nothing that the job names.
+    let swapped = Job::Train(Model {
+        linears: vec![free("a")],
+        head: Some(Linear { module: "lm_head".to_owned(), ..linear(&weights) }),
+        ..Model::default()
+    });
+    let gate = Gate::new(&swapped, &services, true);
+    let found = Put::on(&weights).into(&gate).unwrap_err();
+    assert_eq!(found, "codes of `a`: the job leaves this linear alone: it has no grid");
+    let nobody = Job::Train(Model { kv_cache: json!(weights), ..Model::default() });
+    let found = Put::on(&weights).into(&Gate::new(&nobody, &services, true)).unwrap_err();
+    assert_eq!(found, "codes of `a`: the job is not about this linear");
 }

@@ -70,10 +70,9 @@ fn linear_job(module: &str) -> Job {
     Job::Linear(Linear {
         module: module.to_owned(),
         weight: format!("{module}.weight"),
-        bias: None,
-        role: None,
         site: Some(format!("{module}.input")),
         grid: serde_json::to_value(grid).unwrap(),
+        ..Linear::default()
     })
 }
 

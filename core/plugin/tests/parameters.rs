@@ -79,6 +79,7 @@ fn plugin() -> Descriptor {
         needs: Default::default(),
         accepts: Default::default(),
         takes_experts: false,
+        quantizes: false,
         examples: Vec::new(),
     }
 }

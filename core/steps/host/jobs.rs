@@ -16,6 +16,7 @@ pub(in crate::steps) fn linear(info: &LinearInfo, config: &ModelConfig, grid: Va
         site: Some(info.site.to_string()),
         role: Some(role(info.role)),
         grid,
+        input_grid: Value::Null,
     }
 }
 

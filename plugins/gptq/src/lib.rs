@@ -211,10 +211,9 @@ fn golden_example(golden: &Value, case: &Value) -> Result<Example, Error> {
     let job = Job::Linear(Linear {
         module: module.to_owned(),
         weight,
-        bias: None,
-        role: None,
         site: Some(site.to_owned()),
         grid: serde_json::to_value(&grid)?,
+        ..Linear::default()
     });
     let order = case["act_order"].clone();
     let title = format!("4 bits, groups of 8, symmetric: {symmetric}, act_order: {order}");
@@ -242,10 +241,9 @@ fn silent_example(silent: &[usize]) -> Result<Example, Error> {
     let linear = Linear {
         module: module.clone(),
         weight,
-        bias: None,
-        role: None,
         site: Some(site.clone()),
         grid: serde_json::to_value(&grid)?,
+        ..Linear::default()
     };
     let title = format!("{} of 4 input channels are always zero", silent.len());
     let mut example = Example::new(&title, Job::Linear(linear), model);

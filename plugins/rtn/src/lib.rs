@@ -70,14 +70,8 @@ fn golden_example(golden: &Value, symmetric: bool) -> Result<Example, Error> {
     let shape: Vec<usize> = serde_json::from_value(golden["shape"].clone())?;
     let values: Vec<f64> = serde_json::from_value(golden["weight"].clone())?;
     model.tensors.insert(weight.clone(), ExampleTensor { dtype: Dtype::F32, shape, values });
-    let job = Job::Linear(Linear {
-        module: module.clone(),
-        weight,
-        bias: None,
-        role: None,
-        site: None,
-        grid: serde_json::to_value(&grid)?,
-    });
+    let job =
+        Job::Linear(Linear { module: module.clone(), weight, grid: serde_json::to_value(&grid)?, ..Linear::default() });
     let mut example = Example::new(title, job, model);
     example.expected.codes.insert(module, serde_json::from_value(golden[case].clone())?);
     Ok(example)

@@ -57,14 +57,8 @@ impl Plugin for Misbehave {
     }
 
     fn examples() -> Result<Vec<Example>, Error> {
-        let linear = Linear {
-            module: "a".to_owned(),
-            weight: "a.weight".to_owned(),
-            bias: None,
-            role: None,
-            site: None,
-            grid: sign_grid()?,
-        };
+        let linear =
+            Linear { module: "a".to_owned(), weight: "a.weight".to_owned(), grid: sign_grid()?, ..Linear::default() };
         let mut model = ExampleModel::default();
         model.tensors.insert("a.weight".to_owned(), ExampleTensor::f32(&[2, 2], &[1.0, -1.0, 2.0, 2.0]));
         let mut example = Example::new("without a fault", Job::Linear(linear), model);

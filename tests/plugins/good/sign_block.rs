@@ -16,7 +16,7 @@ struct SignBlock;
 
 fn linear(name: &str, grid: Value) -> Linear {
     let module = format!("model.layers.1.{name}");
-    Linear { weight: format!("{module}.weight"), module, bias: None, role: None, site: None, grid }
+    Linear { weight: format!("{module}.weight"), module, grid, ..Linear::default() }
 }
 
 impl Plugin for SignBlock {

@@ -44,10 +44,9 @@ impl Plugin for SignLinear {
         let job = Job::Linear(Linear {
             module: "model.layers.0.mlp.down_proj".to_owned(),
             weight: "model.layers.0.mlp.down_proj.weight".to_owned(),
-            bias: None,
-            role: None,
             site: Some(site.clone()),
             grid: sign_grid()?,
+            ..Linear::default()
         });
         let mut model = ExampleModel::default();
         let weight = ExampleTensor::f32(&[2, 2], &[1.0, -3.0, 2.0, 2.0]);

@@ -47,14 +47,8 @@ impl Plugin for SignTrainer {
 
     fn examples() -> Result<Vec<Example>, Error> {
         let (module, weight) = ("model.layers.0.mlp.up_proj", "model.layers.0.mlp.up_proj.weight");
-        let linear = Linear {
-            module: module.to_owned(),
-            weight: weight.to_owned(),
-            bias: None,
-            role: None,
-            site: None,
-            grid: sign_grid()?,
-        };
+        let linear =
+            Linear { module: module.to_owned(), weight: weight.to_owned(), grid: sign_grid()?, ..Linear::default() };
         let mut model = ExampleModel::default();
         model.tensors.insert(weight.to_owned(), ExampleTensor::f32(&[2, 2], &[1.0, -3.0, 2.0, 2.0]));
         let streams = vec![Stream { name: "train".to_owned(), batches: Some(2) }];

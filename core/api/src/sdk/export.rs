@@ -24,6 +24,8 @@ pub trait Export: Send + Sync + 'static {
     const VERSION: &'static str;
     /// What its build script stamped.
     const SOURCE_DIGEST: Option<&'static str>;
+    /// Whether it is a trainer that takes schemes.
+    const TAKES_SCHEMES: bool = false;
     /// Does a job.
     fn run(plugin: &Self::Plugin, job: &Job, host: &Host<'_>) -> Result<Facts, Error>;
 }
@@ -50,6 +52,7 @@ extern "C" fn descriptor<E: Export>() -> RResult<RString, PluginError> {
             needs: E::Plugin::new(defaults).map(|plugin| plugin.needs()).unwrap_or_default(),
             accepts: E::Plugin::accepts(),
             takes_experts: E::Plugin::TAKES_EXPERTS,
+            quantizes: E::TAKES_SCHEMES,
             examples: E::Plugin::examples().context(|| "building the examples".to_owned())?,
         };
         Ok(serde_json::to_string(&descriptor)?.into())

@@ -48,7 +48,7 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         Needs::nothing()
     }
 
-    /// Which schemes a quantizer takes. What it does not take is refused while the script runs, with its place; a plugin that
+    /// Which schemes a quantizer takes, or a trainer that [learns codes](Trainer::TAKES_SCHEMES). What it does not take is refused while the script runs, with its place; a plugin that
     /// leaves this out has to refuse by an error of its jobs, when the run has begun.
     fn accepts() -> Accepts {
         Accepts::any_scheme()
@@ -95,8 +95,13 @@ pub trait Transform: Plugin {
 
 /// Trains a model.
 pub trait Trainer: Plugin {
+    /// Whether it learns codes on the grids of a scheme, which scripts then have to name as they do for a quantizer. The
+    /// trainer of a plugin that leaves this out is given no grids.
+    const TAKES_SCHEMES: bool = false;
+
     /// Puts plain weights ([`Host::put_tensor`]) or codes with their scales ([`Host::put_codes`]), which the host stores
-    /// as they are. Calls [`Host::check_cancelled`] every step and keeps its checkpoints in [`Host::scratch`].
+    /// as they are. Where the job has [grids](Model::quantizes), codes are due for every linear with one, and it says the rest:
+    /// the configuration stays the model's own. Calls [`Host::check_cancelled`] every step and keeps its checkpoints in [`Host::scratch`].
     ///
     /// # Errors
     /// Training failed.
