@@ -16,6 +16,7 @@ pub(crate) const PARTS: &[(&str, &[&str])] = &[
     ("common", &["core/steps/common"]),
     ("artifact", &["core/steps/artifact"]),
     ("host", &["core/steps/host"]),
+    ("schemes", &["core/steps/schemes"]),
     ("quantize", &["core/steps/quantize"]),
     ("transform", &["core/steps/transform"]),
     ("train", &["core/steps/train"]),

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use serde_json::{Map, Number, Value};
 
 use super::{
-    DATASET, Owner, ParameterError,
+    DATASET, MODEL, Owner, ParameterError,
     read::{alternatives, choices, properties, resolve, types},
     written::as_written,
 };
@@ -122,9 +122,9 @@ impl Schema<'_> {
         Ok(canonical)
     }
 
-    /// A handle of a script, which [`DATASET`] marks.
+    /// A handle of a script, which [`DATASET`] or [`MODEL`] marks.
     fn check_handle(&self, wanted: &str, value: &Value, key: &str) -> Result<Value> {
-        if value.get(DATASET).is_some() {
+        if value.get(if wanted == "a model" { MODEL } else { DATASET }).is_some() {
             return Ok(value.clone());
         }
         fail(key, format!("{} must be {wanted}, not {}", self.owner.name(key), word(value)))
@@ -323,6 +323,7 @@ fn word(value: &Value) -> String {
         Value::Null => "nothing".to_owned(),
         Value::Array(_) => "an array".to_owned(),
         Value::Object(entries) if entries.contains_key(DATASET) => "a dataset".to_owned(),
+        Value::Object(entries) if entries.contains_key(MODEL) => "a model".to_owned(),
         Value::Object(_) => "an object".to_owned(),
         Value::String(text) => format!("the string \"{text}\""),
         other => other.to_string(),

@@ -26,6 +26,9 @@ use serde_json::Value;
 /// character is refused there.
 pub const DATASET: &str = "\u{1}dataset";
 
+/// The same for a model.
+pub const MODEL: &str = "\u{1}model";
+
 /// The fields of a struct's schema by name.
 pub fn names(schema: &Value) -> Vec<String> {
     read::properties(schema).into_iter().flatten().map(|(name, _)| name.clone()).collect()

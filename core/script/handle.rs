@@ -32,6 +32,10 @@ pub struct Signature {
     pub bytes: u64,
     /// Whether it has the demo's vocabulary.
     pub knows_demo: bool,
+    /// Whether it rounds inputs of linears, or keys and values, while it runs: something that its weights do not show.
+    pub rounds_activations: bool,
+    /// Its tokenizer.json, which goes with whatever is made of the model; `None` where it has no such file, as a GGUF file.
+    pub tokenizer: Option<PathBuf>,
 }
 
 impl Signature {

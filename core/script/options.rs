@@ -1,18 +1,26 @@
 //! Reading `#{ … }` options as the type that defines them, with an error for every key that nobody asked for.
 
+use std::collections::BTreeMap;
+
 use rhai::{Dynamic, Map};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{DatasetHandle, calls::Dataset};
+use super::{
+    DatasetHandle, ModelHandle,
+    calls::{Dataset, Model},
+};
 use crate::{
     error::{Error, Result, did_you_mean},
-    schema::{self, DATASET, Owner},
+    schema::{self, DATASET, MODEL, Owner},
 };
 
 /// Options as JSON, in which a dataset is marked.
 pub(super) type Given = serde_json::Map<String, Value>;
+
+/// The models among the options of a call, by key: what a script made of a model is no JSON, which holds a mark in its place.
+pub(super) type Models = BTreeMap<String, ModelHandle>;
 
 /// The options of one call. Keys are taken out as they are read; [`finish`](Self::finish) complains about the rest.
 #[derive(Debug)]
@@ -59,6 +67,11 @@ impl Options {
         Self::read(self.call, own)
     }
 
+    /// The call, as messages name it.
+    pub(super) fn call(&self) -> &'static str {
+        self.call
+    }
+
     /// Whether a key was given and is not taken yet.
     pub(super) fn has(&self, key: &str) -> bool {
         self.given.contains_key(key)
@@ -71,12 +84,12 @@ impl Options {
 
     /// Everything that was not taken: the parameters of a plugin.
     pub(super) fn rest(self) -> Result<Value> {
-        match self.given.iter().find(|(_, value)| value.get(DATASET).is_some()) {
-            Some((key, _)) => {
-                Err(Error::usage(format!("`{key}` of {} cannot be a dataset", self.call)).at(key.as_str()))
+        for (mark, what) in [(DATASET, "dataset"), (MODEL, "model")] {
+            if let Some((key, _)) = self.given.iter().find(|(_, value)| value.get(mark).is_some()) {
+                return Err(Error::usage(format!("`{key}` of {} cannot be a {what}", self.call)).at(key.as_str()));
             }
-            None => Ok(Value::Object(self.given)),
         }
+        Ok(Value::Object(self.given))
     }
 
     /// An error for the first key that nobody asked for.
@@ -104,6 +117,21 @@ pub(super) fn given(map: Map) -> Result<Given> {
     Ok(given)
 }
 
+/// The same for a call that takes models among its options.
+pub(super) fn given_with_models(mut map: Map) -> Result<(Given, Models)> {
+    let mut models = Models::new();
+    for (key, value) in &map {
+        models.extend(value.clone().try_cast::<ModelHandle>().map(|model| (key.to_string(), model)));
+    }
+    map.retain(|key, _| !models.contains_key(key.as_str()));
+    let mut given = given(map)?;
+    for (key, model) in &models {
+        let mark = serde_json::to_value(Model { name: model.signature.name.clone() });
+        given.insert(key.clone(), mark.map_err(|e| Error::internal("a mark is no JSON").cause(e.to_string()))?);
+    }
+    Ok((given, models))
+}
+
 /// A dataset among options.
 pub(super) fn dataset(handle: DatasetHandle) -> Result<Value> {
     serde_json::to_value(Dataset { handle })
@@ -115,7 +143,7 @@ fn option(value: &Dynamic) -> Result<Value> {
         return dataset(handle);
     }
     let value = to_json(value)?;
-    if value.get(DATASET).is_some() {
+    if [DATASET, MODEL].iter().any(|mark| value.get(mark).is_some()) {
         return Err(Error::usage("a map with such a key cannot be an option"));
     }
     Ok(value)

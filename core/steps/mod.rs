@@ -7,6 +7,7 @@ mod common;
 mod evaluate;
 mod host;
 mod quantize;
+mod schemes;
 mod train;
 mod transform;
 

@@ -135,6 +135,22 @@ pub struct Train {
     pub from_scratch: bool,
     /// How the data become tokens.
     pub data: TokenOptions,
+    /// How the data that it is only looked at with become tokens, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<TokenOptions>,
+    /// On which grids weights and inputs of linears are trained. Each module stands in one group at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
+    /// How keys and values are rounded before they are cached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_cache: Option<KvCache>,
     /// The plugin's own.
     pub parameters: Value,
+}
+
+impl Train {
+    /// Whether the result is quantized.
+    pub fn quantizes(&self) -> bool {
+        !self.groups.is_empty() || self.kv_cache.is_some()
+    }
 }

@@ -60,6 +60,9 @@ fn examples() -> Vec<Params> {
             dtype: Some(WeightDtype::Float16),
             from_scratch: true,
             data: tokens(),
+            validation: Some(TokenOptions { max_seq_length: 32, ..tokens() }),
+            groups: quantize().groups,
+            kv_cache: quantize().kv_cache,
             parameters: json!({ "seed": 1 }),
         }),
         Params::Evaluate(Evaluate::RunningText(text)),
@@ -99,7 +102,9 @@ fn a_step_reads_what_the_script_wrote() {
                 assert!(again(&params, &json).is_err(), "{json}");
             }
         };
-        ["", "/calibration", "/data", "/kv_cache", "/groups/0", "/groups/0/scheme"].into_iter().for_each(stray);
+        ["", "/calibration", "/data", "/validation", "/kv_cache", "/groups/0", "/groups/0/scheme"]
+            .into_iter()
+            .for_each(stray);
     }
 }
 

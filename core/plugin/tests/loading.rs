@@ -122,7 +122,7 @@ fn crashes_and_hangs_in_constructors_end_the_child_only() {
 #[test]
 fn check_runs_the_examples_in_a_child() {
     let run = |name: &str| -> CheckReport { check(&library(name), &child_command("check")) };
-    for good in ["sign_linear", "sign_block", "untie", "sign_trainer", "misbehave"] {
+    for good in ["sign_linear", "sign_block", "untie", "sign_trainer", "round_trainer", "copy_teacher", "misbehave"] {
         let report = run(good);
         assert!(report.passed(), "{good}: {:?}", report.steps);
         assert_eq!(report.steps.len(), 2, "{:?}", report.steps);

@@ -9,21 +9,22 @@ use super::scheme::{self, KvCache, Read};
 use crate::{
     error::{Error, Result},
     graph::{
-        embeddings::{Asked, EMBEDDINGS_AND_HEAD, EmbeddingsAndHead, select_targets},
+        embeddings::{Asked, EMBEDDINGS_AND_HEAD, EmbeddingsAndHead, Problem, select_targets},
         experts, fused,
         params::{self, GroupScheme},
         selector::select,
     },
     script::{
         Signature,
-        calls::{GroupTargets, Texts},
+        calls::{GroupTargets, Targets, Texts},
         options::{Given, Options},
     },
     words::plural,
 };
 
-/// The call, for messages about a group's own keys.
-const GROUP: &str = "a group of `quantize`";
+/// The calls, for messages about a group's own keys.
+const OF_QUANTIZE: &str = "a group of `quantize`";
+const OF_TRAIN: &str = "a group of `train`";
 
 /// A scheme with the modules that it was asked for.
 struct Group {
@@ -63,6 +64,16 @@ pub(super) struct Asking {
     pub kv_cache: Option<Value>,
 }
 
+impl Asking {
+    /// Takes it out of the options.
+    pub(super) fn take(options: &mut Options) -> Result<Self> {
+        let Targets { untie_word_embeddings: untie, config_groups, targets, ignore, kv_cache_scheme } =
+            options.take()?;
+        let targets = targets.map(|Texts(targets)| targets);
+        Ok(Self { untie, config_groups, targets, ignore: ignore.0, kv_cache: kv_cache_scheme })
+    }
+}
+
 /// Who quantizes what.
 pub(super) struct Task<'a> {
     pub signature: &'a Signature,
@@ -71,6 +82,8 @@ pub(super) struct Task<'a> {
     pub method: &'a str,
     /// Whether the method takes blocks as a whole.
     pub by_block: bool,
+    /// Whether it is a training: of the linears of blocks alone.
+    pub trains: bool,
 }
 
 impl Assignment {
@@ -86,7 +99,8 @@ impl Assignment {
 /// Reads the options that say which modules get which scheme, and takes those of the scheme of the rest.
 pub(super) fn read(options: &mut Options, asked: Asking, task: &Task<'_>) -> Result<Assignment> {
     let Asking { untie, config_groups: given, targets, ignore, kv_cache } = asked;
-    let mut groups = given.map_or(Ok(Vec::new()), config_groups)?;
+    let call = if task.trains { OF_TRAIN } else { OF_QUANTIZE };
+    let mut groups = given.map_or(Ok(Vec::new()), |given| config_groups(call, given))?;
     let cache = kv_cache.as_ref().map(scheme::read_kv_cache).transpose()?;
     let needs_scheme = groups.is_empty() && cache.is_none();
     if needs_scheme || options.has("scheme") || options.has("weights") {
@@ -108,13 +122,13 @@ pub(super) fn read(options: &mut Options, asked: Asking, task: &Task<'_>) -> Res
 
 /// Groups as compressed-tensors writes them: a map of groups by name, of which one may be a list of targets under a
 /// preset's name; or a plain list of groups.
-fn config_groups(given: Value) -> Result<Vec<Group>> {
+fn config_groups(call: &'static str, given: Value) -> Result<Vec<Group>> {
     match given {
         Value::Array(list) => {
-            list.into_iter().enumerate().map(|(i, g)| group(&format!("config_groups[{i}]"), None, g)).collect()
+            list.into_iter().enumerate().map(|(i, g)| group(call, &format!("config_groups[{i}]"), None, g)).collect()
         }
         Value::Object(map) => {
-            map.into_iter().map(|(name, value)| group(&format!("group `{name}`"), Some(&name), value)).collect()
+            map.into_iter().map(|(name, value)| group(call, &format!("group `{name}`"), Some(&name), value)).collect()
         }
         _ => Err(Error::usage("`config_groups` is a map or a list of groups").at("config_groups").hint(format!(
             "for example config_groups: #{{ down: #{{ targets: [\"{EXAMPLE_SELECTOR}\"], scheme: \"W8A16\" }} }}"
@@ -122,7 +136,7 @@ fn config_groups(given: Value) -> Result<Vec<Group>> {
     }
 }
 
-fn group(title: &str, name: Option<&str>, value: Value) -> Result<Group> {
+fn group(call: &'static str, title: &str, name: Option<&str>, value: Value) -> Result<Group> {
     let map = match (value, name) {
         (Value::Object(map), _) => map,
         (targets @ (Value::Array(_) | Value::String(_)), Some(name)) => {
@@ -134,7 +148,7 @@ fn group(title: &str, name: Option<&str>, value: Value) -> Result<Group> {
                 .hint(format!("for example #{{ targets: [\"{EXAMPLE_SELECTOR}\"], scheme: \"W8A16\" }}")));
         }
     };
-    let mut options = Options::new(GROUP, map);
+    let mut options = Options::new(call, map);
     let GroupTargets { targets } = options.take()?;
     let targets = targets.map(|Texts(targets)| targets).filter(|targets| !targets.is_empty());
     let scheme = scheme::read(&mut options)?;
@@ -202,7 +216,7 @@ fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -
     };
     let [head, embeddings] = EMBEDDINGS_AND_HEAD.map(asked);
     let embeddings_and_head = EmbeddingsAndHead { head, embeddings, tied: task.tied, untie };
-    check_embeddings_and_head(&embeddings_and_head, &groups, names)?;
+    check_embeddings_and_head(&embeddings_and_head, &groups, task)?;
     let by_module: BTreeMap<&str, &GroupScheme> = chosen.iter().map(|(m, g)| (*m, &groups[*g].scheme.scheme)).collect();
     let fixed: Vec<&str> =
         groups.iter().filter(|g| g.scheme.static_activations).map(|g| g.scheme.name.as_str()).collect();
@@ -227,15 +241,33 @@ fn assign(groups: Vec<Group>, ignore: &[String], task: &Task<'_>, untie: bool) -
 fn check_embeddings_and_head(
     embeddings_and_head: &EmbeddingsAndHead<'_>,
     groups: &[Group],
-    linears: &[String],
+    task: &Task<'_>,
 ) -> Result<()> {
-    let Err(problem) = embeddings_and_head.check() else { return Ok(()) };
+    let trained = untrained(embeddings_and_head, task);
+    let Err(problem) = trained.and_then(|()| embeddings_and_head.check()) else { return Ok(()) };
     let names = |pattern: &&String| {
-        let picked = select_targets(std::slice::from_ref(*pattern), linears);
+        let picked = select_targets(std::slice::from_ref(*pattern), &task.signature.linears);
         picked.is_ok_and(|picked| picked.contains(&problem.module))
     };
     let target = groups.iter().flat_map(|group| group.targets.iter().flatten()).find(names);
     Err(Error::usage(problem.message).at(target.map_or(problem.module, String::as_str)).hint(problem.hint))
+}
+
+/// A trainer learns codes of the linears of blocks.
+fn untrained(embeddings_and_head: &EmbeddingsAndHead<'_>, task: &Task<'_>) -> Result<(), Problem> {
+    let EmbeddingsAndHead { head, embeddings, .. } = embeddings_and_head;
+    let named = EMBEDDINGS_AND_HEAD.into_iter().zip([head, embeddings]).find(|(_, asked)| asked.is_some());
+    match named.filter(|_| task.trains) {
+        None => Ok(()),
+        Some((module, _)) => Err(Problem {
+            message: format!(
+                "`{}` learns codes of the linears of decoder blocks, and `{module}` is a target",
+                task.method
+            ),
+            hint: "leave it out of the targets: its weight stays a plain one".to_owned(),
+            module,
+        }),
+    }
 }
 
 fn contradiction(module: &str, one: &Group, other: &Group) -> Error {

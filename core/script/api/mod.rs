@@ -5,11 +5,13 @@ mod estimates;
 mod groups;
 mod layers;
 mod model;
+mod open;
 mod scheme;
 mod stage;
 mod supply;
 mod table;
 mod task;
+mod training;
 
 pub(super) use data::context;
 

@@ -1,39 +1,32 @@
 //! `model`, `architecture`, and what can be done to a model.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use rhai::{Engine, Map, NativeCallContext};
 use serde_json::{Value, json};
 use workbench_model::{
-    Checkpoint, ModelConfig,
+    ModelConfig,
     config::{EMBEDDINGS, LM_HEAD},
-    regular_file,
 };
 use workbench_quant::Dynamic as Timing;
 
 use super::{
-    Called, Host, estimates,
-    groups::{self, Asking},
-    placed, supply,
+    Called, Host, estimates, groups, open, placed, supply,
+    training::{self, TEACHER},
 };
 use crate::{
     error::{Error, Result, did_you_mean},
     graph::{
         Input, Node, NodeKind,
-        node::{DataSource, Origin, PluginUse, SourceModel},
+        node::{DataSource, Origin, PluginUse},
         params::{self, Params, TokenOptions},
     },
     plugin::{Descriptor, Kind, PluginInfo, Scope},
     script::{
-        Builder, ModelHandle, SaveSpec, Signature,
-        builder::Opened,
-        calls::{self, Dataset, Texts, Tokens},
+        Builder, ModelHandle, SaveSpec,
+        calls::{self, Dataset, Tokens},
         lock,
-        options::{Given, Options, given},
+        options::{Given, Models, Options, given_with_models},
         place::origin,
     },
 };
@@ -41,18 +34,15 @@ use crate::{
 /// What to do about missing calibration data.
 const PASS_CALIBRATION: &str = "pass calibration: dataset(…).tokens(#{ … })";
 
-/// The folder of the demo's model under a project's root.
-const DEMO: &str = "experiments/demo/model";
-
 pub(super) fn register(engine: &mut Engine, host: &Host) {
     engine.register_type_with_name::<ModelHandle>("Model");
     let h = host.clone();
     engine.register_fn("model", move |context: NativeCallContext<'_>, name: &str| -> Called<ModelHandle> {
-        placed(&context, open(&h, name, true))
+        placed(&context, open::open(&h, name, true))
     });
     let h = host.clone();
     engine.register_fn("architecture", move |context: NativeCallContext<'_>, name: &str| -> Called<ModelHandle> {
-        placed(&context, open(&h, name, false))
+        placed(&context, open::open(&h, name, false))
     });
     for (name, kind) in
         [("transform", NodeKind::Transform), ("quantize", NodeKind::Quantize), ("train", NodeKind::Train)]
@@ -65,15 +55,15 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
                   method: &str,
                   options: Map|
                   -> Called<ModelHandle> {
-                let draft = given(options).and_then(|given| apply(&h, kind, model, method, given, origin(&context)));
-                placed(&context, draft)
+                let given = given_with_models(options);
+                placed(&context, given.and_then(|given| apply(&h, kind, model, method, given, origin(&context))))
             },
         );
         let h = host.clone();
         engine.register_fn(
             name,
             move |context: NativeCallContext<'_>, model: &mut ModelHandle, method: &str| -> Called<ModelHandle> {
-                placed(&context, apply(&h, kind, model, method, Given::new(), origin(&context)))
+                placed(&context, apply(&h, kind, model, method, Default::default(), origin(&context)))
             },
         );
     }
@@ -87,109 +77,13 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
     );
 }
 
-fn demo(host: &Host) -> Result<PathBuf> {
-    let path = host.root.join(DEMO);
-    if path.is_dir() {
-        return Ok(path);
-    }
-    Err(Error::usage(format!("the project `{}` has no `{DEMO}`", host.root.display()))
-        .at("demo")
-        .hint("the demo model comes with a clone of the workbench: run the script there, or copy that folder"))
-}
-
-/// A Hugging Face folder, a GGUF file, or `demo`; with `weights` false, a folder that only says what a model would look like.
-fn open(host: &Host, name: &str, weights: bool) -> Result<ModelHandle> {
-    let path = if name == "demo" { demo(host)? } else { host.root.find(name)? };
-    let mut builder = lock(&host.shared);
-    let known = builder.models.get(&path).filter(|(signature, ..)| signature.weights == weights).cloned();
-    let (signature, files, absent) = match known {
-        Some(known) => known,
-        None => {
-            let usage = |e: workbench_model::ModelError| {
-                Error { kind: crate::error::ErrorKind::Usage, ..Error::from(e) }.at(name)
-            };
-            let read = if weights { with_weights(name, &path).map_err(usage)? } else { without_weights(name, &path)? };
-            builder.models.insert(path.clone(), read.clone());
-            read
-        }
-    };
-    let source = SourceModel { name: name.to_owned(), path, files, absent };
-    Ok(ModelHandle { input: Input::Source(source), signature, history: Vec::new(), seen: Vec::new() })
-}
-
-fn with_weights(name: &str, path: &Path) -> Result<Opened, workbench_model::ModelError> {
-    let checkpoint = Checkpoint::open(path)?;
-    let quantized = checkpoint.quantization().is_some();
-    let signature = Signature {
-        quantized,
-        coded_experts: checkpoint.has_codes() && !quantized,
-        weights: true,
-        bytes: checkpoint.bytes_on_disk(),
-        knows_demo: knows_demo(path),
-        ..signature(name, checkpoint.config())
-    };
-    let mut files = checkpoint.files();
-    let mut absent = checkpoint.absent_files();
-    // What is made of a model repeats the recipe that it came with.
-    let recipe = path.join(crate::store::RECIPE);
-    if recipe.is_file() { &mut files } else { &mut absent }.push(recipe);
-    Ok((Arc::new(signature), files, absent))
-}
-
-/// Files of a folder that describe a model and its tokenizer.
-const DESCRIPTIONS: [&str; 7] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-];
-
-fn without_weights(name: &str, path: &Path) -> Result<Opened> {
-    let (files, absent) = DESCRIPTIONS.iter().map(|f| path.join(f)).partition(|f| f.is_file());
-    let file = path.join("config.json");
-    let text = regular_file(&file).and_then(|()| std::fs::read_to_string(&file));
-    let text = text.map_err(|e| Error::io("read", &file, &e).at(name))?;
-    let json: Value = serde_json::from_str(&text)
-        .map_err(|e| Error::usage(format!("`{}` is no JSON", file.display())).cause(e.to_string()).at(name))?;
-    let config = ModelConfig::from_json(&json, &file).map_err(|e| Error::from(e).at(name))?;
-    Ok((Arc::new(Signature { knows_demo: knows_demo(path), ..signature(name, &config) }), files, absent))
-}
-
-fn signature(name: &str, config: &ModelConfig) -> Signature {
-    let parameters = config.tensors().iter().map(|t| t.shape.iter().product::<usize>() as u64).sum();
-    Signature {
-        name: name.to_owned(),
-        linears: config.linears().into_iter().map(|l| l.name).collect(),
-        config: config.clone(),
-        quantized: false,
-        coded_experts: false,
-        weights: false,
-        parameters,
-        bytes: parameters * 4,
-        knows_demo: false,
-    }
-}
-
-/// The digest of the demo's tokenizer.
-const DEMO_TOKENIZER: &str = "d8ccbe80ccf3922f4583d0e65d0854bc3275b61c2af30d9794d21beb7139d496";
-
-/// Whether a model has the demo's vocabulary, and with it, most likely, its world.
-fn knows_demo(folder: &Path) -> bool {
-    let file = folder.join("tokenizer.json");
-    let bytes = regular_file(&file).and_then(|()| std::fs::read(&file));
-    bytes.is_ok_and(|bytes| blake3::hash(&bytes).to_hex().as_str() == DEMO_TOKENIZER)
-}
-
 /// A node that makes a model of a model.
 pub(super) fn apply(
     host: &Host,
     kind: NodeKind,
     model: &ModelHandle,
     method: &str,
-    given: Given,
+    (given, models): (Given, Models),
     origin: Origin,
 ) -> Result<ModelHandle> {
     let plugin = host.registry.find(method, plugin_kind(kind)).map_err(|e| e.at(method))?;
@@ -209,10 +103,11 @@ pub(super) fn apply(
         .at(method)
         .hint("quantizers that take linears one by one do"));
     }
-    if let Some(input) = plugin.descriptor.needs.inputs.first() {
+    let passed = |input: &&String| kind == NodeKind::Train && *input == TEACHER;
+    if let Some(input) = plugin.descriptor.needs.inputs.iter().find(|input| !passed(input)) {
         return Err(Error::usage(format!("`{method}` needs a model `{input}` beside the one that it is given"))
             .at(method)
-            .hint("no node of this workbench has a second model"));
+            .hint("the one second model of this workbench is the `teacher` of a training"));
     }
     let call = match kind {
         NodeKind::Transform => "`transform`",
@@ -222,19 +117,19 @@ pub(super) fn apply(
     let options = Options::new(call, given);
     let draft = match kind {
         NodeKind::Quantize => quantize(model, plugin, options, &mut lock(&host.shared))?,
-        NodeKind::Train => train(model, plugin, options, &mut lock(&host.shared))?,
+        NodeKind::Train => training::train(model, plugin, (options, models), &host.registry, &mut lock(&host.shared))?,
         _ => transform(model, plugin, options, &mut lock(&host.shared))?,
     };
     let mut signature = (*model.signature).clone();
     signature.weights = true;
     signature.coded_experts = false;
-    signature.quantized = kind == NodeKind::Quantize;
+    (signature.quantized, signature.rounds_activations) = rounding(&draft.params);
     let by_block = plugin.descriptor.scope == Scope::Block;
-    let memory = estimates::making(&signature, &draft.params, &draft.data, by_block);
+    let taught_by = draft.teacher.as_ref().map(|teacher| &*teacher.signature);
+    let memory = estimates::making(&signature, taught_by, &draft.params, &draft.data, by_block);
     let scratch = estimates::scratch(&signature, &draft.params, by_block);
-    let step = if draft.note.is_empty() { method.to_owned() } else { format!("{method} {}", draft.label) };
     let mut history = model.history.clone();
-    history.push(step.trim().to_owned());
+    history.push(format!("{method} {}", draft.label).trim().to_owned());
     let label = format!("{kind} {}", history.join(" > "));
     warn(host, &label, &draft.warnings);
     if model.signature.coded_experts {
@@ -243,12 +138,18 @@ pub(super) fn apply(
     }
     let mut seen = model.seen.clone();
     seen.extend(draft.data.values().cloned());
+    let mut inputs = BTreeMap::from([("model".to_owned(), model.input.clone())]);
+    if let Some(teacher) = draft.teacher {
+        // What it knows of a text it passes on.
+        seen.extend(teacher.seen);
+        inputs.insert(TEACHER.to_owned(), teacher.input);
+    }
     let node = Node {
         kind,
         method: method.to_owned(),
         label,
         params: draft.params,
-        inputs: BTreeMap::from([("model".to_owned(), model.input.clone())]),
+        inputs,
         data: draft.data,
         plugin: Some(PluginUse {
             name: method.to_owned(),
@@ -257,7 +158,7 @@ pub(super) fn apply(
         }),
         origin,
         // Codes take a byte or less; embeddings stay as they are.
-        disk: signature.parameters * if kind == NodeKind::Quantize { 2 } else { 4 },
+        disk: signature.parameters * if signature.quantized { 2 } else { 4 },
         scratch,
         memory,
         note: draft.note,
@@ -278,21 +179,34 @@ fn warn(host: &Host, label: &str, warnings: &[String]) {
     warnings.iter().for_each(|warning| builder.warn(format!("{label}: {warning}")));
 }
 
+/// Whether what a node makes has codes, and whether it rounds activations while it runs.
+fn rounding(params: &Params) -> (bool, bool) {
+    let (groups, kv_cache, quantized) = match params {
+        Params::Quantize(params) => (&params.groups, &params.kv_cache, true),
+        Params::Train(params) => (&params.groups, &params.kv_cache, params.quantizes()),
+        Params::Transform(_) | Params::Evaluate(_) => return (false, false),
+    };
+    let inputs = groups.iter().any(|group| group.scheme.args.input_activations.is_some());
+    (quantized, inputs || kv_cache.is_some())
+}
+
 /// A node's parameters and what goes with them.
-struct NodeDraft {
-    params: Params,
-    data: BTreeMap<String, DataSource>,
+pub(super) struct NodeDraft {
+    pub params: Params,
+    pub data: BTreeMap<String, DataSource>,
+    /// The model that a trainer learns from.
+    pub teacher: Option<ModelHandle>,
     /// A few words for labels.
-    label: String,
-    note: String,
+    pub label: String,
+    pub note: String,
     /// What looks wrong but does not stop a run.
-    warnings: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 impl NodeDraft {
-    fn new(params: Params, data: Option<(&str, DataSource)>) -> Self {
+    pub(super) fn new<'a>(params: Params, data: impl IntoIterator<Item = (&'a str, DataSource)>) -> Self {
         let data = data.into_iter().map(|(role, source)| (role.to_owned(), source)).collect();
-        Self { params, data, label: String::new(), note: String::new(), warnings: Vec::new() }
+        Self { params, data, teacher: None, label: String::new(), note: String::new(), warnings: Vec::new() }
     }
 }
 
@@ -316,12 +230,8 @@ fn quantize(
             "what is not quantized keeps the model's dtype; `scale_dtype` is that of scales, and `transform` writes weights in another",
         ));
     }
+    let asked = groups::Asking::take(&mut options)?;
     let calls::Quantize {
-        untie_word_embeddings: untie,
-        config_groups,
-        targets,
-        ignore: Texts(ignore),
-        kv_cache_scheme: kv_cache,
         observe,
         hidden_states,
         compute_dtype,
@@ -345,15 +255,15 @@ fn quantize(
             .at("min_expert_tokens")
             .hint("leave the option out"));
     }
-    let targets = targets.map(|Texts(targets)| targets);
     let assigned = groups::read(
         &mut options,
-        Asking { untie, config_groups, targets, ignore, kv_cache },
+        asked,
         &groups::Task {
             signature: &model.signature,
             tied: model.signature.config.tie_word_embeddings && model.history.is_empty(),
             method: descriptor.name.as_str(),
             by_block,
+            trains: false,
         },
     )?;
     accepted(descriptor, &assigned.groups)?;
@@ -420,7 +330,7 @@ fn refuse_static_experts(config: &ModelConfig, groups: &[params::Group]) -> Resu
 
 /// Refuses schemes that the plugin says it does not take, where it is the plugin that rounds: the embeddings are the host's, and so is
 /// the head of a method that takes blocks.
-fn accepted(plugin: &Descriptor, groups: &[params::Group]) -> Result<()> {
+pub(super) fn accepted(plugin: &Descriptor, groups: &[params::Group]) -> Result<()> {
     let by_host = |module: &String| module == EMBEDDINGS || plugin.scope == Scope::Block && module == LM_HEAD;
     let by_plugin = |group: &&params::Group| !group.modules.iter().all(by_host);
     let refusal = groups.iter().filter(by_plugin).find_map(|group| {
@@ -463,26 +373,13 @@ fn without_data(plugin: &PluginInfo) -> Error {
     Error::usage(format!("`{name}` needs calibration data")).at(name).hint(PASS_CALIBRATION)
 }
 
-fn train(model: &ModelHandle, plugin: &PluginInfo, mut options: Options, builder: &mut Builder) -> Result<NodeDraft> {
-    let calls::Train { data, dtype } = options.take()?;
-    let Some(Dataset { handle: data }) = data else {
-        return Err(Error::usage("`train` needs data").hint("pass data: dataset(…).tokens(#{ … })"));
-    };
-    let (parameters, notes) = parameters(plugin, options, builder)?;
-    let from_scratch = !model.signature.weights;
-    let tokens = data.tokens.unwrap_or_default().for_model(&model.signature.config)?;
-    supply::for_tokens(&data.source, &tokens)?;
-    let params = params::Train { dtype, from_scratch, data: tokens, parameters };
-    Ok(NodeDraft { warnings: notes, ..NodeDraft::new(Params::Train(params), Some(("data", data.source))) })
-}
-
 /// The tokens of calibration data that say nothing about them.
 pub(super) fn default_tokens() -> Tokens {
     Tokens { num_calibration_samples: Some(128), ..Tokens::default() }
 }
 
 /// The plugin's parameters, checked against its schema and complete, and notes about them. A plugin that takes a seed gets the run's.
-fn parameters(plugin: &PluginInfo, options: Options, builder: &mut Builder) -> Result<(Value, Vec<String>)> {
+pub(super) fn parameters(plugin: &PluginInfo, options: Options, builder: &mut Builder) -> Result<(Value, Vec<String>)> {
     let known: Vec<String> = options.known().into_iter().map(str::to_owned).collect();
     let mut given = options.rest()?;
     if given.get("seed").is_none() && plugin.descriptor.schema["properties"].get("seed").is_some() {
@@ -538,17 +435,4 @@ fn save_as(host: &Host, model: &ModelHandle, folder: &str, origin: Origin) -> Re
         builder.saves.push(save);
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_demo_is_known_by_its_tokenizer() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(DEMO);
-        let digest = blake3::hash(&std::fs::read(folder.join("tokenizer.json")).unwrap()).to_hex();
-        assert_eq!(digest.as_str(), DEMO_TOKENIZER);
-        assert!(knows_demo(&folder) && !knows_demo(Path::new("core")));
-    }
 }

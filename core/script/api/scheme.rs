@@ -39,7 +39,11 @@ pub(super) fn read(options: &mut Options) -> Result<Read> {
         // Spelled out in place, as in the checkpoint format.
         None if overrides.contains_key("weights") => Map::new(),
         Some(other) => return Err(Error::usage(format!("a scheme is a name or a map, not {other}")).at("scheme")),
-        None => return Err(Error::usage("`quantize` needs a scheme").hint("for example scheme: \"W4A16\"")),
+        None => {
+            return Err(
+                Error::usage(format!("{} needs a scheme", options.call())).hint("for example scheme: \"W4A16\"")
+            );
+        }
     };
     let mut changed = Vec::new();
     for (key, value) in overrides {
@@ -60,7 +64,7 @@ pub(super) fn read(options: &mut Options) -> Result<Read> {
     }
     if keys.contains_key("targets") || keys.contains_key("ignore") {
         return Err(Error::usage("targets and ignore stand beside the scheme, not in it")
-            .hint("write .quantize(method, #{ scheme: …, ignore: […] })"));
+            .hint("write #{ scheme: …, ignore: […] }"));
     }
     let targets = Some(std::mem::take(&mut scheme.targets)).filter(|targets| !targets.is_empty());
     let static_activations = scheme.input_activations.as_ref().is_some_and(|a| a.dynamic != Timing::Yes);

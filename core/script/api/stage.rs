@@ -13,7 +13,7 @@ use crate::{
         calls::Apply,
         files::{DataFile, matching},
         lock,
-        options::{Given, Options, dataset, given},
+        options::{Given, Models, Options, dataset, given},
         place::origin,
         stages::{self, Stage, Subject, measures},
     },
@@ -91,7 +91,7 @@ fn apply(host: &Host, model: &ModelHandle, stage: &Stage, options: Map, origin: 
         if let Some(data) = calibration.as_ref().filter(|_| step.calibrated) {
             options.insert("calibration".into(), dataset(data.clone())?);
         }
-        made = model::apply(host, step.kind, &made, &step.method, options, origin.clone())
+        made = model::apply(host, step.kind, &made, &step.method, (options, Models::new()), origin.clone())
             .map_err(|error| stage.locate(error, Some(step)))?;
     }
     Ok(made)

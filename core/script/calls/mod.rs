@@ -7,7 +7,7 @@ mod text;
 
 pub(super) use data::Samples;
 pub use data::Tokens;
-pub(super) use models::{Apply, GroupTargets, Quantize, SchemeOptions, Texts, Train, Transform};
+pub(super) use models::{Apply, GroupTargets, Quantize, SchemeOptions, Targets, Texts, Train, Transform};
 pub(super) use stages::{EvaluationKeys, MeasureKeys, Sampling, StageKeys};
 pub(super) use text::{RunningText, TaskOptions};
 
@@ -38,5 +38,28 @@ impl JsonSchema for Dataset {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "object", "handle": "a dataset" })
+    }
+}
+
+/// A model among options.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Model {
+    /// As the user named the model that it began with, under [`crate::schema::MODEL`]. The handle itself stays beside the options.
+    #[serde(rename = "\u{1}model")]
+    pub name: String,
+}
+
+impl JsonSchema for Model {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Model".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "handle": "a model" })
     }
 }

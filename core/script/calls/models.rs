@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use workbench_quant::{Conventions, Scheme, observer::NAMES};
 
-use super::Dataset;
+use super::{Dataset, Model};
 use crate::graph::params::{CalibrationDtype, Order, WeightDtype};
 
 /// Options of `transform`.
@@ -26,8 +26,12 @@ pub(in crate::script) struct Transform {
 pub(in crate::script) struct Train {
     /// What is learned; needed. Of conversations the turns of the assistant count, of texts every token.
     pub data: Option<Dataset>,
-    /// Dtype of the written weights; that of the model if not given.
+    /// Dtype of the written weights, and of the scales of codes; that of the model if not given.
     pub dtype: Option<WeightDtype>,
+    /// A model to learn from, for a trainer that asks for one. It needs the vocabulary and the tokenizer of the model that is trained.
+    pub teacher: Option<Model>,
+    /// Data to watch or choose by, for a trainer that reads any; nothing is learned of them.
+    pub validation: Option<Dataset>,
 }
 
 /// Options of `apply`.
@@ -38,10 +42,10 @@ pub(in crate::script) struct Apply {
     pub calibration: Option<Dataset>,
 }
 
-/// Options of `quantize` that are about the model as a whole.
+/// Options that say what schemes are for: of `quantize`, and of `train` with a trainer that learns codes.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(in crate::script) struct Quantize {
+pub(in crate::script) struct Targets {
     /// Tied embeddings and head are one tensor with one scheme; `true` gives `lm_head` a weight of its own.
     pub untie_word_embeddings: bool,
     /// Schemes for some modules: a map of groups by name, a preset's name with the targets that it is for, or a list of groups. `scheme`
@@ -56,6 +60,12 @@ pub(in crate::script) struct Quantize {
     /// How keys and values are rounded before they are cached: the arguments of a scheme's weights.
     #[schemars(schema_with = "map")]
     pub kv_cache_scheme: Option<Value>,
+}
+
+/// Options of `quantize` that are about the model as a whole.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::script) struct Quantize {
     /// In which model calibration looks at activations.
     pub observe: Order,
     /// In which calibration keeps activations between the pieces of a block; the model's dtype if not given.
@@ -72,7 +82,7 @@ pub(in crate::script) struct Quantize {
     pub calibration: Option<Dataset>,
 }
 
-/// Targets of a group of `quantize`.
+/// Targets of a group of `config_groups`.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::script) struct GroupTargets {

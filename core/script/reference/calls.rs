@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::{
     plugin::Kind,
     schema,
-    script::calls::{Apply, Quantize, RunningText, SchemeOptions, TaskOptions, Tokens, Train, Transform},
+    script::calls::{Apply, Quantize, RunningText, SchemeOptions, Targets, TaskOptions, Tokens, Train, Transform},
 };
 
 /// Functions of one name.
@@ -68,7 +68,7 @@ pub(super) const CALLS: &[Call] = &[
                 "A quantized model, made by a quantizer plugin, whose parameters stand beside the options. A group of `config_groups` takes \
                  `targets` and the keys of a scheme.",
             ),
-            &[schema::of::<SchemeOptions>, schema::of::<Quantize>],
+            &[schema::of::<SchemeOptions>, schema::of::<Targets>, schema::of::<Quantize>],
         ),
         Kind::Quantizer,
     ),
@@ -77,9 +77,11 @@ pub(super) const CALLS: &[Call] = &[
             plain(
                 "train",
                 &["(model: Model, plugin: string) -> Model", "(model: Model, plugin: string, options: map) -> Model"],
-                "A trained model, made by a trainer plugin, whose parameters stand beside the options.",
+                "A trained model, made by a trainer plugin, whose parameters stand beside the options. A trainer that learns codes takes \
+                 a scheme as `quantize` does, and then its result is quantized: of the linears of decoder blocks, with dynamic scales \
+                 of inputs, keys and values.",
             ),
-            &[schema::of::<Train>],
+            &[schema::of::<Train>, schema::of::<SchemeOptions>, schema::of::<Targets>],
         ),
         Kind::Trainer,
     ),

@@ -90,7 +90,7 @@ impl Artifact {
         }
         let mut artifact = Self { untie, ..Self::over(writer, folder.to_owned()) };
         for (module, grid) in inputs {
-            artifact.writer.put_input_quantizer(module, grid)?;
+            artifact.put_input_quantizer(module, grid)?;
         }
         if artifact.writer.resume(blocks)?.len() != blocks {
             return Ok(None);
@@ -154,6 +154,11 @@ impl Artifact {
             None => self.put_dense(name, dtype, &tensor.shape, &bytes),
             Some((index, _)) => Err(outside(name, tensor.values()?[index], index, dtype)),
         }
+    }
+
+    /// Declares that the input of a linear is quantized, before its weight is put.
+    pub(in crate::steps) fn put_input_quantizer(&mut self, module: &str, grid: &Grid) -> Result<()> {
+        Ok(self.writer.put_input_quantizer(module, grid)?)
     }
 
     /// Puts a quantized weight.

@@ -4,7 +4,7 @@
 //! behind, so the recipe repeats the whole chain. It holds meaning alone, as the record does: no names of folders, no times. Its
 //! name is not the one that llm-compressor reads back (`recipe.yaml`), and no loader asks for it.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +15,9 @@ use crate::{
     graph::Key,
     store::{RECIPE, Scratch, write_json},
 };
+
+/// The role of the model that a node makes another of.
+const MODEL: &str = "model";
 
 /// Version of the file's format.
 const VERSION: u32 = 1;
@@ -40,6 +43,9 @@ struct Stage {
     #[serde(default, skip_serializing_if = "Value::is_null")]
     data: Value,
     plugin: Value,
+    /// The models that it read beside the one that it changed (`teacher`), and what led to them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    models: BTreeMap<String, Recipe>,
     /// The node in a store: `workbench show KEY`.
     key: Key,
 }
@@ -50,27 +56,29 @@ pub(in crate::steps) fn write(job: &Job, scratch: &Scratch) -> Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }
-    let mut recipe = before(job)?;
-    recipe.stages.push(stage(job));
+    let mut recipe = before(job, MODEL)?;
+    recipe.stages.push(stage(job)?);
     write_json(&folder.join(RECIPE), &recipe)
 }
 
-fn stage(job: &Job) -> Stage {
+fn stage(job: &Job) -> Result<Stage> {
     let data = &job.identity["data"];
-    Stage {
+    let others = job.models.keys().filter(|role| *role != MODEL);
+    Ok(Stage {
         kind: job.kind.to_string(),
         method: job.method.clone(),
         parameters: job.params().clone(),
         data: if data.as_object().is_some_and(|data| !data.is_empty()) { data.clone() } else { Value::Null },
         plugin: job.identity["plugin"].clone(),
+        models: others.map(|role| Ok((role.clone(), before(job, role)?))).collect::<Result<_>>()?,
         key: job.key.clone(),
-    }
+    })
 }
 
-/// The recipe of the model that a node read.
-fn before(job: &Job) -> Result<Recipe> {
-    let known = read(job.model("model")?);
-    match job.identity["inputs"]["model"]["source"].as_str() {
+/// The recipe of a model that a node read, by its role.
+fn before(job: &Job, role: &str) -> Result<Recipe> {
+    let known = read(job.model(role)?);
+    match job.identity["inputs"][role]["source"].as_str() {
         // A model from outside begins a chain, unless it is one of ours that was saved.
         Some(digest) => {
             Ok(known.unwrap_or_else(|| Recipe { version: VERSION, base: digest.to_owned(), stages: Vec::new() }))

@@ -1,28 +1,26 @@
 //! What a plugin is told about its job: what the contract says about a model, out of its layout.
 
-use serde_json::Value;
 use workbench_api::job::{Linear, Mapping, Pair, Role};
 use workbench_model::{
     ModelConfig,
     arch::{self, LinearInfo, PairKind, block_name},
 };
 
-/// A linear of a model; `grid` is null where it is left alone.
-pub(in crate::steps) fn linear(info: &LinearInfo, config: &ModelConfig, grid: Value) -> Linear {
+/// A linear of a model, without grids.
+pub(in crate::steps) fn linear(info: &LinearInfo, config: &ModelConfig) -> Linear {
     Linear {
         module: info.name.clone(),
         weight: config.weight_of(&info.name),
         bias: info.bias(),
         site: Some(info.site.to_string()),
         role: Some(role(info.role)),
-        grid,
-        input_grid: Value::Null,
+        ..Linear::default()
     }
 }
 
 /// The linears of a model's blocks.
 pub(in crate::steps) fn linears(config: &ModelConfig) -> Vec<Linear> {
-    config.linears().iter().map(|info| linear(info, config, Value::Null)).collect()
+    config.linears().iter().map(|info| linear(info, config)).collect()
 }
 
 /// The pairs of a model's blocks between which a scale can move.

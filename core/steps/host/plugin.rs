@@ -72,10 +72,8 @@ impl<'a> Plugin<'a> {
     pub(in crate::steps) fn run(&self, work: &job::Job, inputs: Inputs<'_>) -> Result<(Put, Facts)> {
         let missing = self.needs(work)?.inputs.into_iter().find(|name| !inputs.models.contains_key(name.as_str()));
         if let Some(name) = missing {
-            return Err(Error::refused(format!(
-                "`{}` needs a model `{name}`, and this node has none",
-                self.job.method
-            )));
+            let message = format!("`{}` needs a model `{name}`, and this node has none", self.job.method);
+            return Err(Error::refused(message).hint(format!("pass {name}: model(…)")));
         }
         let (heartbeat, reporter) = (Heartbeat::default(), self.setting.reporter);
         let services = Services::new(&self.setting, inputs);

@@ -70,14 +70,14 @@ pub(super) struct Services<'a> {
     setting: &'a Setting<'a>,
     inputs: Inputs<'a>,
     put: Mutex<Put>,
-    /// The block of the tensor that was asked for last.
-    block: Mutex<Option<usize>>,
+    /// By model, the block of the tensor that was asked for last.
+    blocks: Mutex<BTreeMap<String, Option<usize>>>,
 }
 
 impl<'a> Services<'a> {
     pub(super) fn new(setting: &'a Setting<'a>, inputs: Inputs<'a>) -> Self {
         let put = Put::into_folder(setting.scratch.clone());
-        Self { setting, inputs, put: Mutex::new(put), block: Mutex::default() }
+        Self { setting, inputs, put: Mutex::new(put), blocks: Mutex::default() }
     }
 
     /// What the plugin put.
@@ -86,13 +86,13 @@ impl<'a> Services<'a> {
     }
 
     /// Gives back the pages of the block before, where a plugin goes on to another one. What it still reads of them comes in again.
-    fn passed(&self, model: &Checkpoint, name: &str) {
-        let mut last = self.block.lock().unwrap_or_else(PoisonError::into_inner);
-        let block = block_of(name);
-        if let Some(before) = last.filter(|_| *last != block) {
+    fn passed(&self, input: &str, model: &Checkpoint, name: &str) {
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, block) = (blocks.get(input).copied().flatten(), block_of(name));
+        if let Some(before) = last.filter(|_| last != block) {
             model.drop_block_pages(before);
         }
-        *last = block;
+        blocks.insert(input.to_owned(), block);
     }
 
     fn put(&self) -> MutexGuard<'_, Put> {
@@ -156,7 +156,7 @@ impl HostServices for Services<'_> {
     fn tensor(&self, input: &str, name: &str) -> Result<Tensor<'_>, ApiError> {
         let none = || ApiError::input(format!("the model has no tensor `{name}`"));
         let Model::Weights(model) = self.model(input)? else { return Err(none()) };
-        self.passed(model, name);
+        self.passed(input, model, name);
         if let Some(dtype) = model.dtype(name).and_then(abi_dtype) {
             let raw = model.raw(name).map_err(model_error)?;
             return match raw.bytes {

@@ -15,7 +15,7 @@ use super::{
         artifact::Put,
         host::{self, BlockInputs},
     },
-    Resume, Walk, When, linear, sites,
+    Resume, Walk, When, sites,
     state::QuantizationState,
 };
 use crate::{
@@ -103,8 +103,8 @@ fn job(state: &QuantizationState<'_>, index: usize, batches: usize) -> Result<Bl
     for info in &layout.linears {
         let target = state.targets.get(&info.site).into_iter().flatten().find(|t| t.info.name == info.name);
         linears.push(match target {
-            Some(target) => linear(target, state.checkpoint)?,
-            None => host::linear(info, config, serde_json::Value::Null),
+            Some(target) => target.linear(config)?,
+            None => host::linear(info, config),
         });
     }
     let tensors = layout.tensors().into_iter().map(|tensor| tensor.name).collect();

@@ -6,7 +6,7 @@ use workbench_model::{
     arch::{EMBEDDINGS, LM_HEAD},
 };
 
-use super::{grid_of, rounded::Rounded};
+use super::{super::schemes::grid_of, rounded::Rounded};
 use crate::{
     error::{Error, Result},
     graph::{
@@ -51,7 +51,7 @@ impl RoundedEmbeddingsAndHead {
             let Some((group, args)) = group.and_then(|g| Some((g, g.scheme.args.weights.as_ref()?))) else {
                 return Ok(None);
             };
-            let grid = grid_of(checkpoint, module, args, group.scheme.conventions)?;
+            let grid = grid_of(checkpoint.into(), module, args, group.scheme.conventions)?;
             Rounded::new(checkpoint, checkpoint.config().weight_of(module), &grid).map(Some)
         };
         let shared = embeddings_and_head.is_shared();

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use workbench_model::{
-    ModelConfig, Site, SiteKind,
+    Checkpoint, Site, SiteKind,
     decoder::{ActivationQuantizer, Block, GridQuantizer},
     statistics::Wants,
 };
-use workbench_quant::{Dynamic, Grid, QuantParams, StorageDtype};
+use workbench_quant::{Grid, QuantParams};
 
+use super::super::schemes::CacheGrids;
 use crate::{
     calib::{InputScale, Observation, SiteObserver},
     error::{Error, Result},
@@ -18,10 +19,7 @@ use crate::{
 
 /// How keys and values are rounded before they are cached.
 pub(super) struct KvCache {
-    grid: Grid,
-    /// The grid of the keys of all heads side by side.
-    heads: Grid,
-    features: usize,
+    grids: CacheGrids,
     /// The scale of the keys of a block whose values were not reached yet.
     key: Option<InputScale>,
 }
@@ -37,30 +35,27 @@ pub(super) struct KvScales {
 }
 
 impl KvCache {
-    /// The cache of a model whose weights are stored in `stored`.
+    /// The cache of a model.
     ///
     /// # Errors
     /// The arguments have no grid.
-    pub(super) fn new(params: &params::KvCache, stored: StorageDtype, config: &ModelConfig) -> Result<Self> {
-        let grid = Grid::new(&params.args, stored, params.conventions)
-            .map_err(|e| Error::refused("no grid for the KV cache").cause(e.to_string()).maybe_hint(e.hint()))?;
-        let (heads, features) = (grid.of_heads(config.head_dim), config.num_kv_heads * config.head_dim);
-        Ok(Self { grid, heads, features, key: None })
+    pub(super) fn new(params: &params::KvCache, checkpoint: &Checkpoint) -> Result<Self> {
+        Ok(Self { grids: CacheGrids::new(params, checkpoint.into())?, key: None })
     }
 
     /// How keys and values are quantized, by the arguments of the format.
     pub(super) fn grid(&self) -> &Grid {
-        &self.grid
+        &self.grids.grid
     }
 
     /// The grid of its scales, if they come from calibration data.
     pub(super) fn calibrated(&self) -> Option<&Grid> {
-        Some(&self.heads).filter(|_| self.is_static())
+        Some(&self.grids.heads).filter(|_| self.is_static())
     }
 
     /// Whether its scales come from calibration data.
     pub(super) fn is_static(&self) -> bool {
-        self.grid.args().dynamic == Dynamic::No
+        self.grids.is_static()
     }
 
     /// What is to be gathered of keys or values.
@@ -68,7 +63,12 @@ impl KvCache {
         if !self.is_static() {
             return Ok(None);
         }
-        Ok(Some(SiteObserver::new(site, self.features, Wants::default(), std::slice::from_ref(&self.heads))?))
+        Ok(Some(SiteObserver::new(
+            site,
+            self.grids.features,
+            Wants::default(),
+            std::slice::from_ref(&self.grids.heads),
+        )?))
     }
 
     /// All keys (first) or all values (then) of a block have passed. What follows in the block sees them rounded. Returns the
@@ -94,7 +94,7 @@ impl KvCache {
         if let Some(block) = block {
             let quantizer = |scale: &Option<InputScale>| -> Result<Arc<dyn ActivationQuantizer>> {
                 let parameters = scale.as_ref().map(|scale| scale.parameters.clone());
-                Ok(Arc::new(GridQuantizer::new(self.heads.clone(), parameters, self.features)?))
+                Ok(Arc::new(GridQuantizer::new(self.grids.heads.clone(), parameters, self.grids.features)?))
             };
             block.set_kv_quantizers(Some(quantizer(&key)?), Some(quantizer(&value)?));
         }
@@ -107,9 +107,9 @@ impl KvCache {
 
     /// What the record says about it; `mode` is the order in which calibration data passed, `ranges` by site.
     pub(super) fn fact(&self, mode: &Value, ranges: Value) -> Value {
-        let mut fact = json!({ "grid": self.grid });
+        let mut fact = self.grids.fact();
         if self.is_static() {
-            fact["observer"] = json!(self.grid.args().observer);
+            fact["observer"] = json!(self.grids.grid.args().observer);
             fact["observed"] = json!({ "mode": mode, "ranges": ranges });
         }
         fact

@@ -2,25 +2,16 @@
 
 mod block;
 mod embeddings;
-mod global_scales;
 mod kv_cache;
 mod progress;
 mod rounded;
 mod state;
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value, json};
-use workbench_api::job::Linear;
 use workbench_model::{
-    ActivationStorage, ChatTemplate, Checkpoint, ModelConfig, Precision, Site, Tokenizer,
-    arch::{EMBEDDINGS, LinearInfo, Role},
-    checkpoint::Dtype,
-    decoder::keep_pages,
-    device,
-    matmul::Kernel,
+    ActivationStorage, ChatTemplate, Checkpoint, ModelConfig, Precision, Site, Tokenizer, arch::EMBEDDINGS,
+    checkpoint::Dtype, decoder::keep_pages, device, matmul::Kernel,
 };
-use workbench_quant::{Compute, Conventions, Dynamic, Grid, QuantizationArgs, StorageDtype};
 
 use self::{
     embeddings::RoundedEmbeddingsAndHead, kv_cache::KvCache, progress::Progress, rounded::Rounded,
@@ -28,17 +19,15 @@ use self::{
 };
 use super::{
     common::{self, StepOutput, When},
-    host::{self, Plugin},
+    host::Plugin,
+    schemes,
 };
 use crate::{
     calib::{LayerwiseCalibration, Order},
     data::sequences,
     error::{Error, Result},
     exec::{Job, NodeReporter},
-    graph::{
-        experts, fused,
-        params::{self, CalibrationDtype, Group, TokenOptions},
-    },
+    graph::params::{self, CalibrationDtype, TokenOptions},
     plugin::Scope,
     progress::Progress as _,
     store::Scratch,
@@ -46,20 +35,6 @@ use crate::{
 
 /// Where an interrupted quantization goes on.
 type Resume = common::Resume<Progress>;
-
-/// A linear with its grids.
-struct Target {
-    info: LinearInfo,
-    weights: Grid,
-    inputs: Option<Grid>,
-}
-
-impl Target {
-    /// The grid of its input, if its scale comes from calibration data.
-    fn calibrated_inputs(&self) -> Option<&Grid> {
-        self.inputs.as_ref().filter(|grid| grid.args().dynamic != Dynamic::Yes)
-    }
-}
 
 pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<StepOutput> {
     let params::Quantize {
@@ -77,7 +52,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let order = observe.unwrap_or_default();
     let checkpoint = Checkpoint::open(job.model("model")?)?;
     checkpoint.check_finite()?;
-    let targets = targets(&groups, &checkpoint)?;
+    let targets = schemes::targets(&groups, (&checkpoint).into())?;
     let plugin = Plugin::open(job, &parameters, &scratch.work_folder()?, reporter, "layers")?;
     let embeddings_and_head = RoundedEmbeddingsAndHead::new(
         &groups,
@@ -88,26 +63,20 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     )?;
     let mut facts = Map::new();
     let sequences = calibration(job, tokens.as_ref(), &checkpoint, &mut facts)?;
-    let in_blocks = targets.iter().filter(|target| target.info.site.block.is_some()).count();
-    facts.insert("layers".into(), json!({ "quantized": in_blocks, "of": checkpoint.config().linears().len() }));
+    facts.insert("layers".into(), schemes::layers(&targets, checkpoint.config()));
     if !embeddings_and_head.quantized.is_empty() || embeddings_and_head.unties {
         facts.insert(
             "embeddings_and_head".into(),
             json!({ "quantized": embeddings_and_head.quantized, "untied": embeddings_and_head.unties }),
         );
     }
-    facts.insert("grids".into(), grids(&targets, embeddings_and_head.embeddings.as_ref().map(Rounded::grid)));
-    let warnings: Vec<String> =
-        warnings(&groups, &checkpoint).into_iter().chain(embeddings_and_head.remarks.iter().cloned()).collect();
+    facts.insert("grids".into(), schemes::grids(&targets, embeddings_and_head.embeddings.as_ref().map(Rounded::grid)));
+    let warnings = schemes::warnings(&groups, (&checkpoint).into());
+    let warnings: Vec<String> = warnings.into_iter().chain(embeddings_and_head.remarks.iter().cloned()).collect();
 
     let mut resume = Resume::open(scratch, "quantize.json")?;
     resume.take_back(scratch)?;
-    let cache = kv_cache.as_ref().map(|given| {
-        let first = checkpoint.config().block(0);
-        let keys = first.linear(Role::Key).map(LinearInfo::weight).unwrap_or_default();
-        let stored = scales_of(&given.args, storage(&checkpoint, &keys));
-        KvCache::new(given, stored, checkpoint.config())
-    });
+    let cache = kv_cache.as_ref().map(|given| KvCache::new(given, &checkpoint));
     let mut state = QuantizationState::new(
         &checkpoint,
         plugin,
@@ -260,52 +229,6 @@ fn precision(asked: Option<CalibrationDtype>, checkpoint: &Checkpoint) -> Precis
     }
 }
 
-fn storage(checkpoint: &Checkpoint, weight: &str) -> StorageDtype {
-    match checkpoint.dtype(weight) {
-        Some(Dtype::F16) => StorageDtype::F16,
-        Some(Dtype::BF16) => StorageDtype::Bf16,
-        // GGUF blocks are handed out in f32, and so are their scales.
-        _ => StorageDtype::F32,
-    }
-}
-
-/// The type of scales: that of the model where they are stored, and of the arithmetic where every input gives its own.
-fn scales_of(args: &QuantizationArgs, stored: StorageDtype) -> StorageDtype {
-    if args.dynamic == Dynamic::No { stored } else { StorageDtype::F32 }
-}
-
-/// The grid of a module's weight or input.
-fn grid_of(checkpoint: &Checkpoint, module: &str, args: &QuantizationArgs, conventions: Conventions) -> Result<Grid> {
-    let stored = storage(checkpoint, &checkpoint.config().weight_of(module));
-    Grid::new(args, scales_of(args, stored), conventions)
-        .map_err(|e| Error::refused(format!("no grid for `{module}`")).cause(e.to_string()).maybe_hint(e.hint()))
-}
-
-fn targets(groups: &[Group], checkpoint: &Checkpoint) -> Result<Vec<Target>> {
-    let mut grids = BTreeMap::new();
-    for group in groups {
-        let Some(weights) = &group.scheme.args.weights else {
-            return Err(Error::internal("a group without weight arguments"));
-        };
-        // The embeddings are no linear.
-        for module in group.modules.iter().filter(|module| *module != EMBEDDINGS) {
-            let grid = |args: &QuantizationArgs| grid_of(checkpoint, module, args, group.scheme.conventions);
-            let inputs = group.scheme.args.input_activations.as_ref().map(grid).transpose()?;
-            grids.insert(module.as_str(), (grid(weights)?, inputs));
-        }
-    }
-    let config = checkpoint.config();
-    let linears = config.linears().into_iter().chain([config.head()]);
-    let mut targets: Vec<Target> = linears
-        .filter_map(|info| grids.remove(info.name.as_str()).map(|(weights, inputs)| Target { info, weights, inputs }))
-        .collect();
-    global_scales::share(targets.iter_mut().map(|t| (t.info.name.as_str(), &mut t.weights)), checkpoint)?;
-    match grids.keys().next() {
-        Some(unknown) => Err(Error::refused(format!("the model has no layer `{unknown}`"))),
-        None => Ok(targets),
-    }
-}
-
 fn calibration(
     job: &Job,
     options: Option<&TokenOptions>,
@@ -318,42 +241,4 @@ fn calibration(
     let found = sequences(job.source("calibration")?, options, &tokenizer, template.as_ref())?;
     facts.insert("calibration".into(), found.facts);
     Ok(Some(found.ids))
-}
-
-/// What a plugin is told about a linear.
-fn linear(target: &Target, checkpoint: &Checkpoint) -> Result<Linear> {
-    let grid = serde_json::to_value(&target.weights).map_err(|e| Error::internal(e.to_string()))?;
-    Ok(host::linear(&target.info, checkpoint.config(), grid))
-}
-
-/// What the loaders of others will not like about this choice of schemes.
-fn warnings(groups: &[Group], checkpoint: &Checkpoint) -> Vec<String> {
-    let schemes = groups.iter().flat_map(|group| group.modules.iter().map(|m| (m.as_str(), &group.scheme))).collect();
-    let mut warnings = fused::splits(&schemes);
-    warnings.extend(experts::unread(checkpoint.config(), &schemes));
-    let stored_in_bf16 = |module: &String| storage(checkpoint, &format!("{module}.weight")) == StorageDtype::Bf16;
-    let rounds_in_bf16 = |group: &&Group| group.scheme.conventions.compute == Compute::Bf16;
-    if groups.iter().filter(rounds_in_bf16).any(|group| !group.modules.iter().all(stored_in_bf16)) {
-        warnings.push(
-            "`compute: \"bf16\"` evaluates weights as bfloat16 arithmetic dequantizes them, and this model's are not stored in bfloat16: \
-             what opens the folder computes in its own dtype, with other last bits"
-                .to_owned(),
-        );
-    }
-    warnings
-}
-
-/// Every grid in use with the number of layers on it.
-fn grids(targets: &[Target], embeddings: Option<&Grid>) -> Value {
-    let mut seen: Vec<(Value, usize)> = Vec::new();
-    let linears = targets.iter().map(|target| (&target.weights, target.inputs.as_ref()));
-    for (weights, inputs) in linears.chain(embeddings.map(|grid| (grid, None))) {
-        let weights = weights.clone().with_global_scale(None);
-        let grid = json!({ "weights": weights, "inputs": inputs });
-        match seen.iter_mut().find(|(known, _)| *known == grid) {
-            Some((_, count)) => *count += 1,
-            None => seen.push((grid, 1)),
-        }
-    }
-    seen.into_iter().map(|(grid, layers)| json!({ "layers": layers, "grid": grid })).collect()
 }

@@ -19,10 +19,10 @@ use super::{
     super::{
         artifact::{Artifact, DenseTensor},
         host::{self, Plugin},
+        schemes::{self, Target},
     },
-    Resume, RoundedEmbeddingsAndHead, Target,
+    Resume, RoundedEmbeddingsAndHead,
     kv_cache::KvCache,
-    linear,
     rounded::Rounded,
 };
 use crate::{
@@ -64,7 +64,7 @@ impl<'a> QuantizationState<'a> {
         data_is_due |= all.iter().any(|target| target.calibrated_inputs().is_some());
         let by_plugin = |target: &&Target| embeddings_and_head.of_linear(&target.info.name).is_none();
         for target in all.iter().filter(|_| plugin.scope() == Scope::Linear).filter(by_plugin) {
-            let needs = plugin.needs(&job::Job::Linear(linear(target, checkpoint)?))?;
+            let needs = plugin.needs(&job::Job::Linear(target.linear(checkpoint.config())?))?;
             let wanted = calib::wants(needs.statistics.iter().map(|need| &need.kind));
             data_is_due |= needs.statistics.iter().any(|need| !need.optional);
             let entry: &mut Wants = wants.entry(target.info.site).or_default();
@@ -78,8 +78,7 @@ impl<'a> QuantizationState<'a> {
         }
         let coded_experts =
             embeddings_and_head.quantized.is_empty() && cache.is_none() && are_coded_experts(&all, checkpoint.config());
-        let inputs: BTreeMap<&str, &Grid> =
-            all.iter().filter_map(|t| Some((t.info.name.as_str(), t.inputs.as_ref()?))).collect();
+        let inputs = schemes::inputs(&all);
         let resumed = |resume: &Resume| {
             let folder = resume.model_folder();
             Artifact::resume(&folder, checkpoint, &inputs, (embeddings_and_head.unties, coded_experts), resume.blocks())
@@ -205,7 +204,7 @@ impl<'a> QuantizationState<'a> {
             }
             let mut inputs = self.inputs();
             inputs.statistics = statistics.iter().map(|found| (site.to_string(), found)).collect();
-            let (weight, report) = self.plugin.quantize(linear(target, self.checkpoint)?, inputs)?;
+            let (weight, report) = self.plugin.quantize(target.linear(self.checkpoint.config())?, inputs)?;
             self.take(target, &weight, block.as_deref_mut())?;
             self.checkpoint.drop_pages([self.checkpoint.config().weight_of(&target.info.name).as_str()]);
             self.report(&target.info.name, &report);

@@ -49,7 +49,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
         linears: linears(checkpoint.config()),
         pairs: pairs(checkpoint.config()),
         inputs: vec!["model".into()],
-        streams: Vec::new(),
+        ..Model::default()
     };
     let mut facts = Map::new();
     let mut tokens = None;

@@ -4,7 +4,7 @@ use serde_json::Value;
 use workbench_model::ModelConfig;
 use workbench_quant::Dynamic;
 
-use super::text;
+use super::{super::training::VALIDATION, text};
 use crate::{
     eval::{PROGRAM, TOKEN},
     graph::{
@@ -19,25 +19,26 @@ use crate::{
 /// written.
 const TRAINED: u64 = 24;
 
-/// What a node that makes a model is expected to need.
+/// What a node that makes a model is expected to need; a trainer holds its teacher in f32.
 pub(in crate::script::api) fn making<'a>(
     model: &Signature,
+    teacher: Option<&Signature>,
     params: &Params,
     data: impl IntoIterator<Item = (&'a String, &'a DataSource)>,
     by_block: bool,
 ) -> MemoryNeed {
     let config = &model.config;
-    let options = tokens(params);
-    let whole = options.is_some_and(|options| options.num_calibration_samples.is_none() || options.shuffle);
-    let characters = options.and_then(|options| options.characters);
-    let column = options.map(|options| options.text_column.as_str());
-    let texts: u64 = data.into_iter().map(|(_, source)| text(source, whole, characters, column)).sum();
-    let tokenizer = options.map_or(0, |_| config.vocab_size as u64 * TOKEN);
+    let texts: u64 = data.into_iter().map(|(role, source)| text_of(source, tokens(params, role))).sum();
+    let tokenizer = tokens(params, "").map_or(0, |_| config.vocab_size as u64 * TOKEN);
     let rest = PROGRAM + tokenizer + texts;
     match params {
         Params::Train(train) => {
-            let batch = Batch::of(&train.parameters, train.data.max_seq_length);
-            MemoryNeed::from(rest + TRAINED * model.parameters + batch.activations(config) + batch.logits(config))
+            let length = train.data.max_seq_length.max(train.validation.as_ref().map_or(0, |data| data.max_seq_length));
+            let batch = Batch::of(&train.parameters, length);
+            let taught = teacher.map_or(0, |teacher| 4 * teacher.parameters + batch.logits(config));
+            MemoryNeed::from(
+                rest + TRAINED * model.parameters + batch.activations(config) + batch.logits(config) + taught,
+            )
         }
         // Every weight in f32, and what a backward pass over them needs.
         Params::Transform(transform) if !transform.parameters["learn"].is_null() => {
@@ -65,9 +66,17 @@ pub(in crate::script::api) fn making<'a>(
     }
 }
 
-/// How the data of a node become tokens.
-fn tokens(params: &Params) -> Option<&TokenOptions> {
+/// Memory of what is read of a text that becomes tokens.
+fn text_of(source: &DataSource, options: Option<&TokenOptions>) -> u64 {
+    let whole = options.is_some_and(|options| options.num_calibration_samples.is_none() || options.shuffle);
+    let characters = options.and_then(|options| options.characters);
+    text(source, whole, characters, options.map(|options| options.text_column.as_str()))
+}
+
+/// How the data of a node become tokens, by their role.
+fn tokens<'a>(params: &'a Params, role: &str) -> Option<&'a TokenOptions> {
     match params {
+        Params::Train(train) if role == VALIDATION => train.validation.as_ref(),
         Params::Transform(transform) => transform.calibration.as_ref(),
         Params::Quantize(quantize) => quantize.calibration.as_ref(),
         Params::Train(train) => Some(&train.data),
@@ -176,6 +185,8 @@ mod tests {
             parameters,
             bytes: 0,
             knows_demo: false,
+            rounds_activations: false,
+            tokenizer: None,
         }
     }
 
@@ -187,7 +198,7 @@ mod tests {
     }
 
     fn need(model: &Signature, params: &Params, by_block: bool) -> MemoryNeed {
-        making(model, params, &BTreeMap::new(), by_block)
+        making(model, None, params, &BTreeMap::new(), by_block)
     }
 
     /// Peaks in MiB of two steps of `sft` on stories15M with 256 tokens a sequence, as `/proc` gave them.
@@ -206,6 +217,17 @@ mod tests {
                 "{batch}, {checkpointed}: {found} for {peak}"
             );
         }
+    }
+
+    #[test]
+    fn a_teacher_is_held_too() {
+        let small = model(288, 768, 6, 6, 32_000);
+        let params = json!({ "dtype": null, "from_scratch": false, "data": tokens(32, 256), "parameters": {} });
+        let params = Params::Train(read(&params).unwrap());
+        let with = |teacher| making(&small, teacher, &params, &BTreeMap::new(), false).held;
+        let large = model(576, 1536, 30, 9, 32_000);
+        assert!(with(Some(&large)) - with(None) >= 4 * large.parameters);
+        assert!(with(Some(&small)) - with(None) < 4 * large.parameters);
     }
 
     #[test]
