@@ -32,5 +32,6 @@ mod sensitivity;
 mod silent;
 mod smoothing;
 mod store;
+mod trained_on_grids;
 mod unruly;
 mod usage;
