@@ -21,6 +21,7 @@ const CALLS: [(&str, &str); 8] = [
 /// For each option, options that differ in it alone.
 const OPTIONS: &[(&str, &str, &str, &str)] = {
     const GROUPS: &str = r#"scheme: "W4A16", group_size: 16, calibration: calib"#;
+    const TRAINED: &str = r#"scheme: "W4A16", group_size: 16, data: calib"#;
     const INT8: &str = r#"scheme: "INT8", calibration: calib"#;
     const STATIC: &str = r#"scheme: "W8A8_STATIC", calibration: calib"#;
     const BLOCKS: &str = r#"scheme: #{ weights: #{ num_bits: 8, type: "float", strategy: "block", block_structure: [32, 32] } }, calibration: calib"#;
@@ -37,6 +38,14 @@ const OPTIONS: &[(&str, &str, &str, &str)] = {
         ("tokens", "characters", "", "characters: 900.0"),
         ("train", "data", "data: data", "data: other"),
         ("train", "dtype", "data: data", r#"data: data, dtype: "float16""#),
+        ("train", "teacher", TRAINED, r#"scheme: "W4A16", group_size: 16, data: calib, teacher: base"#),
+        ("train", "validation", TRAINED, r#"scheme: "W4A16", group_size: 16, data: calib, validation: other"#),
+        (
+            "train",
+            "kv_cache_scheme",
+            TRAINED,
+            r#"scheme: "W4A16", group_size: 16, data: calib, kv_cache_scheme: #{ num_bits: 8, group_size: 8, dynamic: true }"#,
+        ),
         ("transform", "dtype", "calibration: calib", r#"calibration: calib, dtype: "bfloat16""#),
         ("transform", "calibration", "calibration: calib", "calibration: other"),
         ("quantize", "scheme", GROUPS, r#"scheme: "W8A16", group_size: 16, calibration: calib"#),
@@ -183,6 +192,15 @@ const CONVENTION: [&str; 4] = [
     r#"scheme: "W4A16", group_size: 16, calibration: calib, conventions: #{ mx_exponent: "floor" }"#,
 ];
 
+/// All cases: what a scheme says to a quantizer it says to a trainer that learns codes, as far as that takes the option.
+fn cases(named: &BTreeSet<(String, String)>) -> Vec<(&'static str, &'static str, String, String)> {
+    let own = OPTIONS.iter().map(|(call, option, a, b)| (*call, *option, (*a).to_owned(), (*b).to_owned()));
+    let taken = |option: &str| option != "kv_cache_scheme" && named.contains(&("train".to_owned(), option.to_owned()));
+    let shared = OPTIONS.iter().filter(|(call, option, ..)| *call == "quantize" && taken(option));
+    let trained = |options: &str| options.replace("calibration: calib", "data: calib");
+    own.chain(shared.map(|(_, option, a, b)| ("train", *option, trained(a), trained(b)))).collect()
+}
+
 fn project() -> Project {
     let project = Project::new();
     project.write("other.txt", &project.read("text.txt").replace("fox", "owl").repeat(4));
@@ -214,6 +232,7 @@ fn the_page_says_what_the_program_reads() {
 #[test]
 fn every_option_is_part_of_the_meaning() {
     let project = project();
+    project.add_plugins(&["round_trainer"]);
     super::experts::models(&project);
     let reference = project.run(&["script", "reference", "--json"]).exits(0).json();
     let named: BTreeSet<(String, String)> = reference["calls"]
@@ -224,8 +243,9 @@ fn every_option_is_part_of_the_meaning() {
             call["options"].as_array().unwrap().iter().map(|option| (text(&call["name"]), text(&option["name"])))
         })
         .collect();
+    let cases = cases(&named);
     let tried: BTreeSet<(String, String)> =
-        OPTIONS.iter().map(|(call, option, ..)| ((*call).to_owned(), (*option).to_owned())).collect();
+        cases.iter().map(|(call, option, ..)| ((*call).to_owned(), (*option).to_owned())).collect();
     let untried: Vec<_> = named.difference(&tried).collect();
     let unknown: Vec<_> = tried.difference(&named).collect();
     assert!(untried.is_empty() && unknown.is_empty(), "without a case: {untried:?}; not in the reference: {unknown:?}");
@@ -235,10 +255,12 @@ fn every_option_is_part_of_the_meaning() {
         let calib = data.tokens(#{ num_calibration_samples: 4, max_seq_length: 16 });\nlet table = report(\"t\");\n"
             .to_owned();
     let mut lines = Vec::new();
-    for (index, (call, option, without, with)) in OPTIONS.iter().enumerate() {
+    for (index, (call, option, without, with)) in cases.iter().enumerate() {
         let line = CALLS.iter().find(|(name, _)| name == call).unwrap().1;
         let of_experts = option.contains("expert");
         let line = if of_experts { line.replace("base.", "mixture.") } else { line.to_owned() };
+        let on_grids = *call == "train" && with.contains("scheme");
+        let line = if on_grids { line.replace("\"sft\"", "\"round_trainer\"") } else { line };
         for (side, options) in [("a", without), ("b", with)] {
             script.push_str(&line.replace("OPTIONS", options).replace("ID", &format!("{side}{index}")));
             script.push('\n');
@@ -252,7 +274,7 @@ fn every_option_is_part_of_the_meaning() {
     let origins: BTreeSet<usize> = nodes.iter().map(|n| n["origin"]["line"].as_u64().unwrap() as usize).collect();
     let keys: BTreeSet<String> = nodes.iter().map(|node| text(&node["key"])).collect();
     assert_eq!(keys.len(), nodes.len(), "two nodes have one key");
-    for ((call, option, ..), line) in OPTIONS.iter().zip(lines) {
+    for ((call, option, ..), line) in cases.iter().zip(lines) {
         let again =
             *call == "apply" || script.lines().filter(|l| *l == script.lines().nth(line - 1).unwrap()).count() > 1;
         assert!(

@@ -205,10 +205,10 @@ fn mistakes_are_found_while_the_script_runs() {
             "kv_cache_scheme",
         ),
         (
-            r#"base.train("round_trainer", #{ data: data, scheme: "FP8_DYNAMIC", weights: #{ strategy: "tensor" } })"#,
-            "`round_trainer` does not take this scheme: `strategy` of the weights is \"tensor\"",
-            "it takes \"channel\"",
-            "strategy",
+            r#"base.train("round_trainer", #{ data: data, scheme: "W4A16", group_size: 32, num_bits: 5 })"#,
+            "`round_trainer` does not take this scheme: `num_bits` of the weights is 5: others were never tried",
+            "it takes 3, 4, 8",
+            "num_bits",
         ),
         (r#"base.train("round_trainer", #{ data: data, scheme: "W4A61" })"#, "W4A61", "did you mean", "scheme"),
         (

@@ -32,6 +32,24 @@ const fn of_plugin(call: Call, kind: Kind) -> Call {
     Call { plugin: Some(kind), ..call }
 }
 
+/// Options without one that a call refuses.
+fn without(mut schema: Value, option: &str) -> Value {
+    if let Some(properties) = schema["properties"].as_object_mut() {
+        properties.shift_remove(option);
+    }
+    schema
+}
+
+/// The schemes of a training have no static scales to observe.
+fn dynamic_schemes() -> Value {
+    without(schema::of::<SchemeOptions>(), "observer")
+}
+
+/// A training leaves head and embeddings what they are.
+fn trained_targets() -> Value {
+    without(schema::of::<Targets>(), "untie_word_embeddings")
+}
+
 /// In the order in which a script meets them.
 pub(super) const CALLS: &[Call] = &[
     plain(
@@ -81,7 +99,7 @@ pub(super) const CALLS: &[Call] = &[
                  a scheme as `quantize` does, and then its result is quantized: of the linears of decoder blocks, with dynamic scales \
                  of inputs, keys and values.",
             ),
-            &[schema::of::<Train>, schema::of::<SchemeOptions>, schema::of::<Targets>],
+            &[schema::of::<Train>, dynamic_schemes, trained_targets],
         ),
         Kind::Trainer,
     ),

@@ -99,3 +99,71 @@ fn rounds(what: &str) -> Error {
     Error::refused(format!("the teacher rounds {what} while it runs, which a trainer does not see in its weights"))
         .hint("take a teacher whose weights alone are quantized, or the model before its quantization")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn demo() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/demo/model")
+    }
+
+    /// The demo's model in another folder, with another tokenizer.json.
+    fn with_tokenizer(change: impl FnOnce(&mut Value)) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(demo()).unwrap().map(|entry| entry.unwrap().path()) {
+            fs::copy(&entry, folder.path().join(entry.file_name().unwrap())).unwrap();
+        }
+        let file = folder.path().join("tokenizer.json");
+        let mut json: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        change(&mut json);
+        fs::write(file, json.to_string()).unwrap();
+        folder
+    }
+
+    fn sequences(ids: &[&[u32]]) -> Sequences {
+        let ids: Vec<Vec<u32>> = ids.iter().map(|ids| ids.to_vec()).collect();
+        let learn = ids.iter().map(|ids| vec![true; ids.len()]).collect();
+        Sequences { ids, learn, facts: json!({}) }
+    }
+
+    #[test]
+    fn where_the_file_is_another_one_tokens_and_data_are_compared() {
+        let start = Start::open(&demo(), false).unwrap();
+        let tokenizer = start.tokenizer().unwrap().0;
+        let open = |folder: &Path| Teacher::open(folder, &start, &tokenizer);
+        let found = sequences(&[&[1, 2, 3], &[4, 5]]);
+        // The same file: nothing is read again.
+        open(&demo()).unwrap().check(&found, |_| panic!("the data were read again")).unwrap();
+
+        let reformatted = with_tokenizer(
+            |json| json["padding"] = json!({ "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "x" }),
+        );
+        let teacher = open(reformatted.path()).unwrap();
+        assert!(teacher.other.is_some());
+        teacher.check(&found, |_| Ok(sequences(&[&[1, 2, 3], &[4, 5]]))).unwrap();
+        for other in [&[&[1, 2, 3][..], &[4, 6]][..], &[&[1, 2, 3]], &[&[1, 2, 3], &[4, 5], &[6]]] {
+            let message = teacher.check(&found, |_| Ok(sequences(other))).unwrap_err().message;
+            assert!(message.starts_with("the teacher's tokenizer makes other tokens of the data"), "{message}");
+        }
+        let most = start.config().max_positions;
+        let long = sequences(&[&vec![1; most + 1]]);
+        let message = teacher.check(&long, |_| Ok(sequences(&[&vec![1; most + 1]]))).unwrap_err().message;
+        assert!(message.contains(&format!("longer than the teacher's {most} positions")), "{message}");
+
+        let swapped = with_tokenizer(|json| {
+            let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+            let named = |id: u64| vocabulary.iter().find(|(_, found)| found.as_u64() == Some(id)).unwrap().0.clone();
+            let (one, two) = (named(1200), named(1300));
+            vocabulary[&one] = 1300.into();
+            vocabulary[&two] = 1200.into();
+        });
+        let error = open(swapped.path()).map(drop).unwrap_err();
+        assert!(error.message.starts_with("token 1200 is `"), "{}", error.message);
+        assert!(error.hints[0].contains("take a teacher with the model's tokenizer"), "{:?}", error.hints);
+    }
+}

@@ -51,11 +51,7 @@ impl Plugin for RoundTrainer {
     }
 
     fn accepts() -> Accepts {
-        Accepts::any_scheme().weights(
-            "strategy",
-            ["channel", "group", "tensor_group"],
-            "a scale for all of a weight is too coarse to learn",
-        )
+        Accepts::any_scheme().weights("num_bits", [3, 4, 8], "others were never tried")
     }
 
     fn examples() -> Result<Vec<Example>, Error> {
