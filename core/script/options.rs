@@ -86,7 +86,9 @@ impl Options {
     pub(super) fn rest(self) -> Result<Value> {
         for (mark, what) in [(DATASET, "dataset"), (MODEL, "model")] {
             if let Some((key, _)) = self.given.iter().find(|(_, value)| value.get(mark).is_some()) {
-                return Err(Error::usage(format!("`{key}` of {} cannot be a {what}", self.call)).at(key.as_str()));
+                let near = did_you_mean(key, self.known()).map(|near| format!("did you mean `{near}`?"));
+                let error = Error::usage(format!("`{key}` of {} cannot be a {what}", self.call));
+                return Err(error.at(key.as_str()).maybe_hint(near));
             }
         }
         Ok(Value::Object(self.given))

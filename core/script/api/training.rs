@@ -20,7 +20,7 @@ use crate::{
     schema,
     script::{
         Builder, ModelHandle, Signature,
-        calls::{self, Dataset, SchemeOptions, Targets, Tokens},
+        calls::{self, Dataset, SchemeOptions, Targets},
         options::{Models, Options},
     },
 };
@@ -85,7 +85,7 @@ fn subject(teacher: &ModelHandle) -> String {
 
 /// Data and how they become tokens for a model.
 fn read(Dataset { handle: data }: Dataset, model: &ModelHandle) -> Result<(DataSource, TokenOptions)> {
-    let tokens = data.tokens.unwrap_or_else(Tokens::default).for_model(&model.signature.config)?;
+    let tokens = data.tokens.unwrap_or_default().for_model(&model.signature.config)?;
     supply::for_tokens(&data.source, &tokens)?;
     Ok((data.source, tokens))
 }

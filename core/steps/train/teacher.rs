@@ -51,8 +51,8 @@ impl Teacher {
         });
         let other = if same { None } else { Some(Tokenizer::from_checkpoint(&checkpoint)?) };
         if let Some(other) = &other {
-            let ids = 0..u32::try_from(ours).unwrap_or(u32::MAX);
-            if let Some(id) = ids.into_iter().find(|id| tokenizer.token(*id) != other.token(*id)) {
+            let mut ids = 0..u32::try_from(ours).unwrap_or(u32::MAX);
+            if let Some(id) = ids.find(|id| tokenizer.token(*id) != other.token(*id)) {
                 let spelled = |token: Option<String>| token.map_or_else(|| "nothing".to_owned(), |t| format!("`{t}`"));
                 let (ours, theirs) = (spelled(tokenizer.token(id)), spelled(other.token(id)));
                 return Err(Error::refused(format!("token {id} is {theirs} to the teacher, and {ours} to the model"))
