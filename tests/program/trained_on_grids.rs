@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use workbench_model::{Checkpoint, WeightSource};
 
-use super::project::{LAYERS, LINEARS, Outcome, Project, csv};
+use super::project::{LAYERS, LINEARS, Outcome, Project, csv, sources};
 
 const BEGIN: &str = r#"
 let base = model("tiny");
@@ -95,6 +95,27 @@ fn what_is_rounded_to_nearest_on_grids_is_what_rtn_makes() {
         assert_eq!(rows[0]["engine"], rows[1]["engine"], "{scheme}");
         let opened = Checkpoint::open(&ours).unwrap();
         assert!(opened.quantization().is_some(), "{scheme}");
+    }
+}
+
+/// The demo's weights are bfloat16, and so are the scales of its codes.
+#[test]
+fn the_same_of_a_model_in_bfloat16() {
+    for scheme in ["W4A16", "FP8_BLOCK", "NVFP4A16", "MXFP8"] {
+        let project = project();
+        fs::create_dir(project.path().join("small")).unwrap();
+        for entry in fs::read_dir(sources().join("experiments/demo/model")).unwrap().map(|entry| entry.unwrap().path())
+        {
+            fs::copy(&entry, project.path().join("small").join(entry.file_name().unwrap())).unwrap();
+        }
+        let options = format!("scheme: \"{scheme}\", {CACHE}");
+        let quantized = format!("model(\"small\").quantize(\"rtn\", #{{ {options} }})");
+        let trained = format!("model(\"small\").train(\"round_trainer\", #{{ {options}, data: data }})");
+        run(&project, &[&quantized, &trained], 0);
+        let ((theirs, _), (ours, _)) = (made(&project, "quantize", "rtn"), made(&project, "train", "round_trainer"));
+        assert!(files(&theirs) == files(&ours), "{scheme}");
+        let norm = Checkpoint::open(&ours).unwrap().dtype("model.norm.weight").unwrap().to_string();
+        assert_eq!(norm, "BF16");
     }
 }
 
@@ -295,6 +316,12 @@ fn mistakes_are_found_while_the_script_runs() {
             "`fault` of `train` cannot be a model",
             "",
             "fault",
+        ),
+        (
+            r#"base.train("round_trainer", #{ data: data, scheme: "INT8", teachr: base })"#,
+            "`teachr` of `train` cannot be a model",
+            "did you mean `teacher`?",
+            "teachr",
         ),
         (
             r#"base.quantize("rtn", #{ scheme: "INT8", teacher: base })"#,
