@@ -6,7 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, Tensor, Var};
 
 use super::ops::View;
-use super::{Context, Decoder, Targets, TrainableParams};
+use super::{Context, Decoder, Head, Targets, TrainableParams};
 use crate::ModelError;
 
 /// Gradients by the names of the parameters.
@@ -108,10 +108,50 @@ impl Default for LossOptions {
     }
 }
 
-/// The weighted cross-entropy of a batch `ids` `[batch, len]`, and its gradients added to `gradients`.
+/// A loss of the last block's output `[batch, len, hidden]` through the head: a scalar of f32.
+pub type Loss<'a> = dyn Fn(&Head, &Tensor) -> Result<Tensor, ModelError> + 'a;
+
+/// The loss of a batch `ids` `[batch, len]`, and its gradients added to `gradients`.
 ///
 /// The decoder must have been built over `parameters`. The recursion that walks the graph is as deep as the graph: call
 /// this from a thread with a stack of 64 MiB, or with gradient checkpointing.
+///
+/// # Errors
+/// Whatever the model or `loss` return.
+pub fn gradients_of(
+    loss: &Loss<'_>,
+    decoder: &Decoder,
+    parameters: &TrainableParams,
+    ids: &Tensor,
+    context: &Context,
+    gradient_checkpointing: bool,
+    gradients: &mut Gradients,
+) -> Result<f64, ModelError> {
+    if !gradient_checkpointing {
+        let hidden = decoder.hidden(ids, context, &mut ())?;
+        let loss = loss(decoder.head_layer(), &hidden)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        gradients.add(parameters, &mut loss.backward()?)?;
+        return Ok(value);
+    }
+    let (hidden, tape) = decoder.forward_checkpointed(ids, context)?;
+    let hidden = Var::from_tensor(&hidden)?;
+    let loss = loss(decoder.head_layer(), hidden.as_tensor())?;
+    let value = f64::from(loss.to_scalar::<f32>()?);
+    let mut found = loss.backward()?;
+    let gradient = found
+        .remove(hidden.as_tensor())
+        .ok_or_else(|| candle_core::Error::Msg("the loss passes no gradient to the hidden states".into()))?;
+    gradients.add(parameters, &mut found)?;
+    drop((found, loss));
+    tape.backward(decoder, parameters, &gradient, gradients)?;
+    Ok(value)
+}
+
+/// [`gradients_of`] the weighted cross-entropy.
+///
+/// # Errors
+/// Targets that do not fit the batch.
 pub fn loss_and_gradients(
     decoder: &Decoder,
     parameters: &TrainableParams,
@@ -121,25 +161,8 @@ pub fn loss_and_gradients(
     options: LossOptions,
     gradients: &mut Gradients,
 ) -> Result<f64, ModelError> {
-    if !options.gradient_checkpointing {
-        let hidden = decoder.hidden(ids, context, &mut ())?;
-        let loss = decoder.head_layer().loss(&hidden, targets, options.chunk)?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        gradients.add(parameters, &mut loss.backward()?)?;
-        return Ok(value);
-    }
-    let (hidden, tape) = decoder.forward_checkpointed(ids, context)?;
-    let hidden = Var::from_tensor(&hidden)?;
-    let loss = decoder.head_layer().loss(hidden.as_tensor(), targets, options.chunk)?;
-    let value = f64::from(loss.to_scalar::<f32>()?);
-    let mut found = loss.backward()?;
-    let gradient = found
-        .remove(hidden.as_tensor())
-        .ok_or_else(|| candle_core::Error::Msg("the loss passes no gradient to the hidden states".into()))?;
-    gradients.add(parameters, &mut found)?;
-    drop(found);
-    tape.backward(decoder, parameters, &gradient, gradients)?;
-    Ok(value)
+    let loss = |head: &Head, hidden: &Tensor| head.loss(hidden, targets, options.chunk);
+    gradients_of(&loss, decoder, parameters, ids, context, options.gradient_checkpointing, gradients)
 }
 
 /// A scalar whose gradient by `x` is `gradient`: where a backward pass begins that does not begin at a loss.

@@ -349,14 +349,70 @@ impl Head {
         Ok(all)
     }
 
+    /// What `lm_head` multiplies `[n, hidden]`, of the last block's output `[.., hidden]`: behind the norm and its quantizer.
+    fn input(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        let normed = self.linear.quantize(&self.norm.forward(hidden)?)?;
+        Ok(normed.flatten_to(normed.rank().saturating_sub(2))?)
+    }
+
     /// The sum over positions of `-weights[i] * log p(targets[i])` of `hidden` `[.., hidden]`: differentiable, and chunked
     /// like [`score`](Self::score). The input quantizer of `lm_head`, if any, is applied.
     pub fn loss(&self, hidden: &Tensor, targets: &super::Targets, chunk: usize) -> Result<Tensor, ModelError> {
-        let normed = self.linear.quantize(&self.norm.forward(hidden)?)?;
-        let normed = normed.flatten_to(normed.rank().saturating_sub(2))?;
+        let normed = self.input(hidden)?;
         match &self.linear.weight {
             Weight::Tensor(weight) => Ok(ops::cross_entropy(&normed, weight, &targets.ids, &targets.weights, chunk)?),
             _ => Err(candle_core::Error::Msg("a loss needs weights with a backward pass".into()).into()),
+        }
+    }
+
+    /// The sum over positions of `weights[i]` times the divergence of this model's prediction from a teacher's, a scalar, of both
+    /// models' last blocks' outputs `hidden` `[.., hidden]` and `teacher_hidden` `[.., the teacher's hidden]`, which each head norms
+    /// and quantizes as it does always. Chunked like [`score`](Self::score): logits of both exist for `chunk` positions. A position
+    /// of weight zero is not looked at.
+    ///
+    /// Differentiable by `hidden` and this head; the teacher is a constant, and can be held in any form. Where nothing leads to a
+    /// variable nothing is kept, and the weight can be held in any form too.
+    ///
+    /// # Errors
+    /// Vocabularies of different sizes; other numbers of positions or weights; a divergence that [is none](super::Divergence::check);
+    /// a variable behind a weight without a backward pass.
+    pub fn distillation(
+        &self,
+        hidden: &Tensor,
+        teacher: &Self,
+        teacher_hidden: &Tensor,
+        weights: &[f32],
+        divergence: super::Divergence,
+        chunk: usize,
+    ) -> Result<Tensor, ModelError> {
+        divergence.check()?;
+        let wrong = |message: String| -> ModelError { candle_core::Error::Msg(message).into() };
+        let (vocabulary, other) = (self.linear.weight.shape()[0], teacher.linear.weight.shape()[0]);
+        if vocabulary != other {
+            return Err(wrong(format!(
+                "the student's vocabulary has {vocabulary} entries, the teacher's {other}: their predictions cannot be compared"
+            )));
+        }
+        let (normed, frozen) = (self.input(hidden)?, teacher.input(&teacher_hidden.detach())?.detach());
+        let (rows, of_teacher) = (normed.dim(0)?, frozen.dim(0)?);
+        if rows != of_teacher {
+            return Err(wrong(format!("{rows} positions of the student and {of_teacher} of the teacher")));
+        }
+        let logits = |linear: &Linear, input: &Tensor, start: usize, n: usize| -> Result<Tensor, ModelError> {
+            Ok(linear.multiply(&Input::new(input.narrow(0, start, n)?), None)?.detach())
+        };
+        let of_teacher = |start: usize, n: usize| logits(&teacher.linear, &frozen, start, n);
+        match &self.linear.weight {
+            Weight::Tensor(weight) if normed.track_op() || weight.track_op() => {
+                ops::distillation(&normed, weight, &of_teacher, weights, divergence, chunk)
+            }
+            _ if normed.track_op() => Err(wrong("a loss needs weights with a backward pass".into())),
+            _ => {
+                let of_student = |start: usize, n: usize| logits(&self.linear, &normed, start, n);
+                let shape = (rows, vocabulary);
+                let value = ops::divergence(shape, &of_student, &of_teacher, weights, divergence, chunk)?;
+                Ok(Tensor::new(value as f32, normed.device())?)
+            }
         }
     }
 }

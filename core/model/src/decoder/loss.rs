@@ -1,4 +1,6 @@
-//! What a batch is trained to predict.
+//! What a batch is trained to predict, and what it is trained to resemble.
+
+use crate::ModelError;
 
 /// Target and weight of every position of a batch, row by row.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,5 +37,42 @@ impl Targets {
     /// Positions that count in next-token targets under a mask.
     pub fn count(mask: &[Vec<bool>]) -> usize {
         mask.iter().map(|row| row.iter().skip(1).filter(|counts| **counts).count()).sum()
+    }
+}
+
+/// How far a student's predictions are from a teacher's: the generalized Jensen-Shannon divergence of Agarwal et al. 2024
+/// (arXiv:2306.13649, On-Policy Distillation of Language Models), as TRL computes it.
+///
+/// With the mixture M = (1 - β) S + β T it is β KL(T‖M) + (1 - β) KL(S‖M), and at the ends, where that would be zero, KL(T‖S) for
+/// β = 0 and KL(S‖T) for β = 1. In nats.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Divergence {
+    /// β, from 0 to 1.
+    pub beta: f64,
+    /// Both models' logits are divided by it. As in TRL, nothing is multiplied by its square in return: gradients become smaller
+    /// with it.
+    pub temperature: f64,
+}
+
+impl Divergence {
+    /// KL(T‖S) at temperature 1.
+    pub const FORWARD: Self = Self { beta: 0.0, temperature: 1.0 };
+
+    /// An error for a β outside of [0, 1] and for a temperature that is not a positive number.
+    ///
+    /// # Errors
+    /// Names the setting.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let Self { beta, temperature } = self;
+        if !(0.0..=1.0).contains(beta) {
+            return Err(candle_core::Error::Msg(format!("`beta` is {beta}: it must lie between 0 and 1")).into());
+        }
+        // Its inverse is a factor of every logit, in f32.
+        let inverse = (1.0 / temperature) as f32;
+        if !(inverse.is_normal() && inverse > 0.0) {
+            let message = format!("`temperature` is {temperature}: it must be a positive number");
+            return Err(candle_core::Error::Msg(message).into());
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod brute_force;
+mod distillation;
 mod experts;
 mod forward;
 mod generation;

@@ -31,7 +31,7 @@ pub(crate) use scales::Scales;
 /// Sequences on which the loss is measured before and after.
 const MEASURED: usize = 32;
 
-/// Positions whose logits exist at one time for the loss of the next token. A divergence takes those of all positions of a batch.
+/// Positions whose logits exist at one time.
 const CHUNK: usize = 1024;
 
 /// One step, for curves.

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
 use workbench_api::sdk::Error;
 use workbench_model::arch::{LM_HEAD, LinearInfo, Role, block_of};
 use workbench_model::decoder::{
-    ActivationQuantizer, Gradients, LossOptions, Targets, TensorSource, TrainableParams, loss_and_gradients,
+    ActivationQuantizer, Divergence, Gradients, Head, LossOptions, Targets, TensorSource, TrainableParams,
+    gradients_of, loss_and_gradients,
 };
 use workbench_model::{Context, Decoder, ModelConfig, ModelError, Site, SiteKind, WeightSource, device};
 use workbench_plugin_model::model_error;
@@ -16,7 +17,7 @@ use workbench_quant::{Grid, Matrix};
 use workbench_rotation::Square;
 
 use super::gradient::{Rounded, Shared, Sum, Sums, locked};
-use super::loss::{Divergence, Loss};
+use super::loss::Loss;
 use super::scales::Scales;
 use super::site::{SiteQuantizer, wrong};
 use crate::fold::{Sink, fold};
@@ -116,35 +117,30 @@ impl<'a> Model<'a> {
                 .map_err(model_error);
         };
         let weight = 1.0 / f64::from(u32::try_from(total.max(1))?);
-        let mut follow = || -> Result<f64, ModelError> {
-            let divergence = self.divergence(teacher, &tensor, &context, weight)?;
-            if !self.options.gradient_checkpointing {
-                let hidden = self.decoder.hidden(&tensor, &context, &mut ())?;
-                let loss = predictions(&self.decoder, &hidden)?.apply_op1(divergence)?;
-                gradients.add(&self.parameters, &mut loss.backward()?)?;
-                return Ok(f64::from(loss.to_scalar::<f32>()?));
-            }
-            let (hidden, tape) = self.decoder.forward_checkpointed(&tensor, &context)?;
-            let hidden = Var::from_tensor(&hidden)?;
-            let loss = predictions(&self.decoder, hidden.as_tensor())?.apply_op1(divergence)?;
-            let mut found = loss.backward()?;
-            let gradient = found.remove(hidden.as_tensor()).ok_or_else(|| wrong("the loss has no gradient"))?;
-            tape.backward(&self.decoder, &self.parameters, &gradient, gradients)?;
-            Ok(f64::from(loss.to_scalar::<f32>()?))
+        let mut follow = || {
+            let known = teacher.hidden(&tensor, &context, &mut ())?;
+            let loss = |head: &Head, hidden: &Tensor| self.divergence(head, hidden, teacher, &known, weight as f32);
+            let (decoder, checkpointing) = (&self.decoder, self.options.gradient_checkpointing);
+            gradients_of(&loss, decoder, &self.parameters, &tensor, &context, checkpointing, gradients)
         };
         follow().map_err(model_error)
     }
 
+    /// `weight` times the sum of KL(teacher, student) over all positions of a sequence but the last one, after which there is no
+    /// token to predict.
     fn divergence(
         &self,
+        head: &Head,
+        hidden: &Tensor,
         teacher: &Decoder,
-        ids: &Tensor,
-        context: &Context,
-        weight: f64,
-    ) -> Result<Divergence, ModelError> {
-        let logits = predictions(teacher, &teacher.hidden(ids, context, &mut ())?)?;
-        let teacher = logits.flatten_all()?.to_vec1()?;
-        Ok(Divergence { teacher, vocabulary: self.config.vocab_size, weight })
+        known: &Tensor,
+        weight: f32,
+    ) -> Result<Tensor, ModelError> {
+        let mut weights = vec![weight; hidden.dim(1)?];
+        if let Some(last) = weights.last_mut() {
+            *last = 0.0;
+        }
+        head.distillation(hidden, teacher.head_layer(), known, &weights, Divergence::FORWARD, self.options.chunk)
     }
 
     /// The gradients by R1 and by the R2 of each block, of what was accumulated since the last call.
@@ -192,8 +188,10 @@ impl<'a> Model<'a> {
             let score = || -> Result<f64, ModelError> {
                 let hidden = self.decoder.hidden(&tensor, &context, &mut ())?;
                 if let Some(teacher) = &self.teacher {
-                    let logits = predictions(&self.decoder, &hidden)?.flatten_all()?.to_vec1()?;
-                    return Ok(self.divergence(teacher, &tensor, &context, 1.0)?.value(&logits));
+                    let known = teacher.hidden(&tensor, &context, &mut ())?;
+                    let head = self.decoder.head_layer();
+                    let value = self.divergence(head, &hidden.detach(), teacher, &known, 1.0)?;
+                    return Ok(f64::from(value.to_scalar::<f32>()?));
                 }
                 let hidden = hidden.narrow(1, 0, ids.len() - 1)?;
                 let scores = self.decoder.head_layer().score(&hidden, &ids[1..], self.options.chunk)?;
@@ -204,11 +202,6 @@ impl<'a> Model<'a> {
         }
         Ok(sum / f64::from(u32::try_from(count.max(1))?))
     }
-}
-
-/// Logits at every position but the last one, after which there is no token to predict.
-fn predictions(decoder: &Decoder, hidden: &Tensor) -> Result<Tensor, ModelError> {
-    decoder.head(&hidden.narrow(1, 0, hidden.dim(1)? - 1)?)
 }
 
 fn weight_of(linear: &LinearInfo) -> String {

@@ -7,6 +7,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
+pub(crate) mod divergence;
 pub(crate) mod gating;
 pub(crate) mod matmul;
 pub(crate) mod norm;

@@ -4,9 +4,10 @@
 use candle_core::{D, Device, Result, Tensor};
 use workbench_rotation::Hadamard;
 
-use super::super::Context;
 use super::super::rope::Angles;
-use super::Attention;
+use super::super::{Context, Divergence};
+use super::{Attention, Logits};
+use crate::ModelError;
 
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let y = x.broadcast_matmul(&weight.t()?)?;
@@ -117,6 +118,44 @@ pub(super) fn cross_entropy(
         let weights = Tensor::from_slice(&weights[start..start + n], (n, 1), hidden.device())?;
         let picked = (log_probabilities.gather(&targets, 1)? * weights)?;
         total = (total - picked.sum_all()?)?;
+    }
+    Ok(total)
+}
+
+/// log((1 - β) e^a + β e^b), of the larger one and what the other adds to it.
+fn log_of_mixture(a: &Tensor, b: &Tensor, beta: f64) -> Result<Tensor> {
+    let most = a.maximum(b)?.detach();
+    let sum = (((a - &most)?.exp()? * (1.0 - beta))? + ((b - &most)?.exp()? * beta)?)?;
+    sum.log()? + most
+}
+
+pub(super) fn distillation(
+    hidden: &Tensor,
+    head: &Tensor,
+    teacher: &Logits<'_>,
+    weights: &[f32],
+    divergence: Divergence,
+    chunk: usize,
+) -> std::result::Result<Tensor, ModelError> {
+    let Divergence { beta, temperature } = divergence;
+    let log_probabilities = |logits: &Tensor| candle_nn::ops::log_softmax(&(logits / temperature)?, D::Minus1);
+    // Per row, [n, 1].
+    let kl = |p: &Tensor, q: &Tensor| -> Result<Tensor> { (p.exp()? * (p - q)?)?.sum_keepdim(D::Minus1) };
+    let mut total = Tensor::zeros((), hidden.dtype(), hidden.device())?;
+    for start in (0..weights.len()).step_by(chunk) {
+        let n = chunk.min(weights.len() - start);
+        let s = log_probabilities(&hidden.narrow(0, start, n)?.matmul(&head.t()?)?)?;
+        let t = log_probabilities(&teacher(start, n)?.to_dtype(hidden.dtype())?.to_device(hidden.device())?)?;
+        let rows = if beta == 0.0 {
+            kl(&t, &s)?
+        } else if beta == 1.0 {
+            kl(&s, &t)?
+        } else {
+            let m = log_of_mixture(&s, &t, beta)?;
+            ((kl(&t, &m)? * beta)? + (kl(&s, &m)? * (1.0 - beta))?)?
+        };
+        let weights = Tensor::from_slice(&weights[start..start + n], (n, 1), hidden.device())?;
+        total = (total + (rows * weights)?.sum_all()?)?;
     }
     Ok(total)
 }

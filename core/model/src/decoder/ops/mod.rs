@@ -7,9 +7,11 @@
 mod attention;
 pub(super) mod composed;
 mod cross_entropy;
+mod distillation;
 mod embedding;
 mod gating;
 mod hadamard;
+mod known;
 mod linear;
 mod norm;
 mod rotary;
@@ -20,6 +22,7 @@ use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, StorageRef,
 
 pub(super) use attention::{Attention, attention};
 pub(super) use cross_entropy::cross_entropy;
+pub(super) use distillation::{Logits, distillation, divergence};
 pub(super) use embedding::embedding;
 pub(super) use gating::{clamped_silu_times, silu_times};
 pub(super) use hadamard::hadamard;

@@ -7,8 +7,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use workbench_rotation::Hadamard;
 
-use super::super::Context;
 use super::super::rope::Angles;
+use super::super::{Context, Divergence};
 use super::*;
 
 fn random(rng: &mut ChaCha8Rng, shape: &[usize]) -> Var {
@@ -173,6 +173,31 @@ fn cross_entropy_equals_its_composed_twin_in_any_chunks() {
             || cross_entropy(&hidden, &head, &targets, &weights, chunk),
             || composed::cross_entropy(&hidden, &head, &targets, &weights, rows),
         );
+    }
+}
+
+#[test]
+fn distillation_equals_its_composed_twin_in_any_chunks() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let (rows, width, vocabulary) = (37, 12, 51);
+    let (hidden, head) = (random(&mut rng, &[rows, width]), random(&mut rng, &[vocabulary, width]));
+    // The teacher is wider.
+    let known = random(&mut rng, &[rows, 20]).as_detached_tensor();
+    let teacher_head = random(&mut rng, &[vocabulary, 20]).as_detached_tensor();
+    let teacher = |start: usize, n: usize| Ok(linear(&known.narrow(0, start, n)?, &teacher_head, None)?);
+    let weights: Vec<f32> = (0..rows).map(|i| if i % 5 == 0 { 0.0 } else { 1.0 / i as f32 }).collect();
+    let run = |result: std::result::Result<Tensor, crate::ModelError>| {
+        result.map_err(|error| candle_core::Error::Msg(error.to_string()))
+    };
+    for (beta, temperature) in [(0.0, 1.0), (0.3, 2.0), (0.5, 1.0), (1.0, 0.9)] {
+        let divergence = Divergence { beta, temperature };
+        for chunk in [1, 10, 37, 1000] {
+            compare(
+                &[&hidden, &head],
+                || run(distillation(&hidden, &head, &teacher, &weights, divergence, chunk)),
+                || run(composed::distillation(&hidden, &head, &teacher, &weights, divergence, rows)),
+            );
+        }
     }
 }
 
