@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use workbench_model::decoder::{Gradients, TrainableParams};
 
-use crate::TrainError;
+use crate::{ParameterGroup, TrainError};
 
 /// What AdamW can be told.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +34,7 @@ pub(crate) struct Moments {
 #[derive(Clone, Debug)]
 pub struct AdamW {
     config: AdamWConfig,
+    groups: Vec<ParameterGroup>,
     /// Steps taken.
     pub(crate) steps: u64,
     pub(crate) moments: BTreeMap<String, Moments>,
@@ -56,7 +57,19 @@ struct Step {
 impl AdamW {
     /// An optimizer that has taken no step.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, steps: 0, moments: BTreeMap::new() }
+        Self::with_groups(config, Vec::new())
+    }
+
+    /// The same, with groups that are trained otherwise: a parameter belongs to the first one that names it.
+    pub fn with_groups(config: AdamWConfig, groups: Vec<ParameterGroup>) -> Self {
+        Self { config, groups, steps: 0, moments: BTreeMap::new() }
+    }
+
+    /// The factor of a parameter's learning rate, and its weight decay.
+    fn settings(&self, name: &str, rank: usize) -> (f64, f64) {
+        let usual = if rank >= 2 { self.config.weight_decay } else { 0.0 };
+        let group = self.groups.iter().find(|group| group.has(name));
+        group.map_or((1.0, usual), |group| (group.rate, group.weight_decay.unwrap_or(usual)))
     }
 
     /// Steps taken.
@@ -64,7 +77,7 @@ impl AdamW {
         self.steps
     }
 
-    /// Moves every parameter by its gradient times `factor` (from clipping). Arithmetic is in f32, factors in f64.
+    /// Moves every parameter that is not frozen by its gradient times `factor` (from clipping). Arithmetic is in f32, factors in f64.
     ///
     /// # Errors
     /// When a parameter has no gradient: something in the model cuts the graph.
@@ -78,8 +91,9 @@ impl AdamW {
         self.steps += 1;
         let [beta1, beta2] = self.config.betas;
         let exponent = i32::try_from(self.steps).unwrap_or(i32::MAX);
-        for (name, var) in parameters.iter() {
-            let decay = if var.rank() >= 2 { self.config.weight_decay } else { 0.0 };
+        for (name, var) in parameters.trainable() {
+            let (rate, decay) = self.settings(name, var.rank());
+            let learning_rate = learning_rate * rate;
             let step = Step {
                 gradient: factor as f32,
                 betas: [beta1 as f32, beta2 as f32],

@@ -1,7 +1,7 @@
 //! Training state on disk.
 //!
-//! A checkpoint is a folder `step-N` with `state.safetensors` (weights and moments in f32), `state.json` (the step and the
-//! settings it belongs to) and the digests of both. It is written under another name and renamed when it is complete, so
+//! A checkpoint is a folder `step-N` with `state.safetensors` (weights and moments in f32 of what is trained: frozen parameters are
+//! the caller's to load again), `state.json` (the step and the settings it belongs to) and the digests of both. It is written under another name and renamed when it is complete, so
 //! that what can be found can be used, if it still is what was written.
 
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ pub(crate) fn save(
     }
     fs::create_dir_all(&unfinished).map_err(fail)?;
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    for (name, var) in parameters.iter() {
+    for (name, var) in parameters.trainable() {
         let mut put = |kind: &str, values: &[f32]| {
             let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             tensors.insert(format!("{kind}.{name}"), (var.dims().to_vec(), bytes));
@@ -150,7 +150,7 @@ pub(crate) fn resume(
         }
         Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     };
-    for (name, _) in parameters.iter() {
+    for (name, _) in parameters.trainable() {
         parameters.set(name, values("weight", name)?)?;
         let moments = Moments { first: values("first", name)?, second: values("second", name)? };
         optimizer.moments.insert(name.to_owned(), moments);

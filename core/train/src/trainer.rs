@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use workbench_model::decoder::{Gradients, TrainableParams};
 
 use crate::adamw::{AdamW, AdamWConfig};
-use crate::{Order, Schedule, ScheduleKind, TrainError, checkpoint, clip_factor, global_norm};
+use crate::{Order, ParameterGroup, Schedule, ScheduleKind, TrainError, checkpoint, clip_factor, global_norm, groups};
 
 /// What a trainer computes for a batch.
 pub trait Objective {
@@ -80,6 +80,8 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// The optimizer's settings.
     pub optimizer: AdamWConfig,
+    /// Parameters that are trained otherwise than the rest: each belongs to the first group that names it.
+    pub groups: Vec<ParameterGroup>,
     /// Seed of the data's order.
     pub seed: u64,
     /// Steps between checkpoints; 0 for none.
@@ -98,6 +100,7 @@ impl Default for TrainConfig {
             gradient_accumulation: 1,
             max_grad_norm: 1.0,
             optimizer: AdamWConfig::default(),
+            groups: Vec::new(),
             seed: 0,
             checkpoint_every: 0,
         }
@@ -144,7 +147,11 @@ impl TrainConfig {
 
     /// What a checkpoint must agree on in order to be continued.
     fn settings(&self, examples: usize, parameters: &TrainableParams) -> Value {
+        let groups = self.groups.iter().map(|group| json!([group.pattern, group.rate, group.weight_decay]));
+        let frozen = parameters.iter().map(|(name, _)| name).filter(|name| parameters.is_frozen(name));
         json!({
+            "groups": groups.collect::<Vec<_>>(),
+            "frozen": frozen.collect::<Vec<_>>(),
             "learning_rate": self.learning_rate,
             "schedule": self.schedule,
             "warmup_ratio": self.warmup_ratio,
@@ -171,7 +178,7 @@ pub struct Summary {
     pub resumed_at: u64,
 }
 
-/// Trains `parameters` in place. With a `folder`, the state is written there every `checkpoint_every` steps but the last, and
+/// Trains what of `parameters` is not frozen, in place. With a `folder`, the state is written there every `checkpoint_every` steps but the last, and
 /// training continues from the state that it finds; the result is then equal to the last bit to that of a run without interruption.
 ///
 /// # Errors
@@ -185,14 +192,18 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<Summary, TrainError> {
     config.check()?;
+    groups::check(&config.groups, parameters)?;
     let examples = objective.examples();
     if examples == 0 {
         return Err(TrainError::Data("there are no training examples".to_owned()));
     }
+    if parameters.trainable().next().is_none() {
+        return Err(TrainError::Data("there is nothing to train: every parameter is frozen".to_owned()));
+    }
     let total_steps = config.total_steps(examples);
     let schedule = Schedule::new(config.schedule, config.warmup_ratio, total_steps);
     let mut order = Order::new(examples, config.batch_size * config.gradient_accumulation, config.seed);
-    let mut optimizer = AdamW::new(config.optimizer);
+    let mut optimizer = AdamW::with_groups(config.optimizer, config.groups.clone());
     let settings = config.settings(examples, parameters);
     let mut losses = match folder {
         Some(folder) => checkpoint::resume(folder, parameters, &mut optimizer, &settings)?.unwrap_or_default(),

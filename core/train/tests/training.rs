@@ -10,7 +10,8 @@ use workbench_model::config::{Architecture, RopeScaling};
 use workbench_model::decoder::{Gradients, LossOptions, TrainableParams};
 use workbench_model::{ModelConfig, WeightSource};
 use workbench_train::{
-    AdamW, AdamWConfig, Example, NextToken, Objective, StepReport, Summary, TrainConfig, TrainError, global_norm, train,
+    AdamW, AdamWConfig, Example, NextToken, Objective, ParameterGroup, StepReport, Summary, TrainConfig, TrainError,
+    global_norm, train,
 };
 
 fn config() -> ModelConfig {
@@ -217,6 +218,118 @@ fn adamw_takes_the_steps_of_candles_and_of_the_paper() {
     // Norms do not decay.
     let norm = "model.norm.weight";
     assert_eq!(decayed.values(norm).unwrap(), ours.values(norm).unwrap());
+}
+
+#[test]
+fn groups_have_rates_and_decays_of_their_own() {
+    let optimizer = AdamWConfig { betas: [0.8, 0.95], eps: 1e-6, weight_decay: 0.2 };
+    let group = |pattern: &str, rate, weight_decay| ParameterGroup { pattern: pattern.to_owned(), rate, weight_decay };
+    // The first group that names a parameter counts.
+    let groups = vec![
+        group("*.mlp.up_proj.weight", 0.5, Some(0.0)),
+        group("*.mlp.*", 2.0, None),
+        group("*norm.weight", 1.0, Some(0.3)),
+    ];
+    let run = |mut adamw: AdamW, rate: f64| {
+        let parameters = parameters();
+        for _ in 0..5 {
+            let mut gradients = Gradients::default();
+            Squares(&parameters).accumulate(&[0], &[0], &mut gradients).unwrap();
+            adamw.step(&parameters, &gradients, rate, 1.0).unwrap();
+        }
+        parameters
+    };
+    let plain = |rate: f64, weight_decay: f64| run(AdamW::new(AdamWConfig { weight_decay, ..optimizer }), rate);
+    let found = run(AdamW::with_groups(optimizer, groups), 0.03);
+    let (usual, half, twice) = (plain(0.03, 0.2), plain(0.015, 0.0), plain(0.06, 0.2));
+    for (name, var) in found.iter() {
+        let expected = match name {
+            _ if name.ends_with("mlp.up_proj.weight") => &half,
+            _ if name.contains(".mlp.") => &twice,
+            _ if var.rank() < 2 => continue,
+            _ => &usual,
+        };
+        assert_eq!(found.values(name).unwrap(), expected.values(name).unwrap(), "{name}");
+    }
+    // Norms do not decay unless a group says so: the gradient by one that is 1 is zero, so that decay alone moves it.
+    let norm = "model.layers.1.input_layernorm.weight";
+    assert!(usual.values(norm).unwrap().iter().all(|x| *x == 1.0));
+    let mut adamw = AdamW::with_groups(optimizer, vec![group("*norm.weight", 1.0, Some(0.3))]);
+    let parameters = parameters();
+    let mut gradients = Gradients::default();
+    Squares(&parameters).accumulate(&[0], &[0], &mut gradients).unwrap();
+    adamw.step(&parameters, &gradients, 0.03, 1.0).unwrap();
+    assert!(parameters.values(norm).unwrap().iter().all(|x| (x - (1.0 - 0.03 * 0.3)).abs() < 1e-6));
+
+    for (wrong, part) in [
+        (group("*.scale", 1.0, None), "`*.scale` names no parameter"),
+        (group("*", -1.0, None), "learning rate is -1"),
+        (group("*", 1.0, Some(f64::NAN)), "decay is NaN"),
+    ] {
+        let settings = TrainConfig { groups: vec![wrong], ..settings() };
+        let error = run_with(&parameters, &settings).unwrap_err().to_string();
+        assert!(error.contains("`groups`") && error.contains(part), "{error}");
+    }
+}
+
+fn run_with(parameters: &TrainableParams, settings: &TrainConfig) -> Result<Summary, TrainError> {
+    run(parameters, settings, None, &mut |_| Ok(()))
+}
+
+/// The norms are frozen, and the embedding learns at a tenth of the rate.
+fn partly_frozen(seed: u64) -> (TrainableParams, TrainConfig) {
+    let mut parameters = TrainableParams::random(&config(), 0.1, seed, &Device::Cpu).unwrap();
+    let norms: Vec<String> =
+        parameters.iter().map(|(name, _)| name.to_owned()).filter(|name| name.contains("norm")).collect();
+    parameters.freeze(norms.iter().map(String::as_str)).unwrap();
+    let group = ParameterGroup { pattern: "*embed_tokens*".into(), rate: 0.1, weight_decay: None };
+    (parameters, TrainConfig { groups: vec![group], ..settings() })
+}
+
+#[test]
+fn what_is_frozen_stays_and_is_in_no_checkpoint() {
+    let (whole, settings) = partly_frozen(5);
+    let expected = run_with(&whole, &settings).unwrap();
+    assert!(expected.losses[14] < expected.losses[0]);
+    for (name, var) in whole.iter() {
+        let before = parameters().values(name).unwrap();
+        assert_eq!(whole.values(name).unwrap() == before, var.rank() == 1, "{name}");
+    }
+    // An interrupted run continues to the same bits, from a checkpoint of what is trained.
+    let folder = tempfile::tempdir().unwrap();
+    let mut stop = |report: &StepReport| if report.step == 6 { Err(TrainError::Stopped) } else { Ok(()) };
+    run(&partly_frozen(5).0, &settings, Some(folder.path()), &mut stop).unwrap_err();
+    let bytes = std::fs::read(folder.path().join("step-6/state.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut kept: Vec<&str> = tensors.names().into_iter().filter_map(|name| name.strip_prefix("weight.")).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, whole.trainable().map(|(name, _)| name).collect::<Vec<_>>());
+    // Random weights of another seed, but for the norms, which are ones.
+    let (resumed, _) = partly_frozen(77);
+    let summary = run(&resumed, &settings, Some(folder.path()), &mut |_| Ok(())).unwrap();
+    assert_eq!((summary.resumed_at, summary.losses), (6, expected.losses));
+    assert_eq!(bits(&resumed), bits(&whole));
+    // With other parameters frozen, or other groups, it is another training.
+    for (parameters, settings) in
+        [(parameters(), settings.clone()), (partly_frozen(5).0, TrainConfig { groups: Vec::new(), ..settings.clone() })]
+    {
+        let error = run(&parameters, &settings, Some(folder.path()), &mut |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("other settings"), "{error}");
+    }
+    let (mut all, settings) = (parameters(), TrainConfig { groups: Vec::new(), ..settings });
+    let names: Vec<String> = all.iter().map(|(name, _)| name.to_owned()).collect();
+    all.freeze(names.iter().map(String::as_str)).unwrap();
+    assert!(run_with(&all, &settings).unwrap_err().to_string().contains("every parameter is frozen"));
+}
+
+#[test]
+fn a_variable_that_the_loss_does_not_see_is_an_error_unless_it_is_frozen() {
+    let mut parameters = parameters();
+    parameters.insert("scales.first", &Tensor::new(&[1f32], &Device::Cpu).unwrap()).unwrap();
+    let error = run_with(&parameters, &settings()).unwrap_err();
+    assert!(matches!(&error, TrainError::NoGradient(name) if name == "scales.first"), "{error}");
+    parameters.freeze(["scales.first"]).unwrap();
+    run_with(&parameters, &settings()).unwrap();
 }
 
 #[test]

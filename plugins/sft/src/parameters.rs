@@ -113,6 +113,7 @@ impl Parameters {
             gradient_accumulation: self.gradient_accumulation,
             max_grad_norm: self.max_grad_norm,
             optimizer: AdamWConfig { betas: self.betas, eps: self.eps, weight_decay: self.weight_decay },
+            groups: Vec::new(),
             seed: self.seed,
             checkpoint_every: self.checkpoint_every,
         }

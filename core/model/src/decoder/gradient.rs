@@ -33,9 +33,9 @@ impl Gradients {
         Ok(Some(f(View::new(&tensor)?.values())))
     }
 
-    /// Adds the gradients that a backward pass has found.
+    /// Adds the gradients that a backward pass has found, of all that is not frozen.
     pub fn add(&mut self, parameters: &TrainableParams, found: &mut GradStore) -> Result<(), ModelError> {
-        for (name, var) in parameters.iter() {
+        for (name, var) in parameters.trainable() {
             if let Some(gradient) = found.remove(var.as_tensor()) {
                 let sum = match self.tensors.remove(name) {
                     Some(sum) => (sum + gradient)?,
@@ -53,11 +53,19 @@ pub struct Tape {
     ids: Tensor,
     context: Context,
     inputs: Vec<Tensor>,
+    /// The first stage that a variable is in: the embedding is stage 0, block `i` stage `i + 1`.
+    first: Option<usize>,
 }
 
 impl Tape {
+    /// Whether it leads to a variable at all.
+    pub fn leads_to_variables(&self) -> bool {
+        self.first.is_some()
+    }
+
     /// Runs each block again, last to first, and adds up the gradients of all blocks and the embedding, given the
-    /// gradient by the last block's output. They are equal to the last bit to those of an ordinary backward pass.
+    /// gradient by the last block's output. They are equal to the last bit to those of an ordinary backward pass. What lies before
+    /// the first variable is left alone.
     pub fn backward(
         self,
         decoder: &Decoder,
@@ -65,15 +73,21 @@ impl Tape {
         gradient: &Tensor,
         gradients: &mut Gradients,
     ) -> Result<(), ModelError> {
+        let Some(first) = self.first else { return Ok(()) };
         let mut gradient = gradient.clone();
-        for (block, input) in decoder.blocks().iter().zip(self.inputs).rev() {
-            let input = Var::from_tensor(&input)?;
-            let output = block.forward(input.as_tensor(), &self.context, &mut ())?;
+        for (index, (block, input)) in decoder.blocks().iter().zip(self.inputs).enumerate().rev() {
+            // Whether there is something to learn before this block.
+            let further = first <= index;
+            let input = if further { Var::from_tensor(&input)?.into_inner() } else { input };
+            let output = block.forward(&input, &self.context, &mut ())?;
             let mut found = seed(&output, gradient)?.backward()?;
-            gradient = found
-                .remove(input.as_tensor())
-                .ok_or_else(|| candle_core::Error::Msg("a block passes no gradient to its input".into()))?;
+            let by_input = found.remove(&input);
             gradients.add(parameters, &mut found)?;
+            if !further {
+                return Ok(());
+            }
+            gradient =
+                by_input.ok_or_else(|| candle_core::Error::Msg("a block passes no gradient to its input".into()))?;
         }
         let mut found = seed(&decoder.embed(&self.ids)?, gradient)?.backward()?;
         gradients.add(parameters, &mut found)
@@ -83,13 +97,16 @@ impl Tape {
 impl Decoder {
     /// The output of the last block, detached from the graph, and the tape that leads back from it.
     pub fn forward_checkpointed(&self, ids: &Tensor, context: &Context) -> Result<(Tensor, Tape), ModelError> {
-        let mut hidden = self.embed(ids)?.detach();
+        let embedded = self.embed(ids)?;
+        let mut first = embedded.track_op().then_some(0);
+        let mut hidden = embedded.detach();
         let mut inputs = Vec::with_capacity(self.blocks().len());
-        for block in self.blocks() {
-            let output = block.forward(&hidden, context, &mut ())?.detach();
-            inputs.push(std::mem::replace(&mut hidden, output));
+        for (index, block) in self.blocks().iter().enumerate() {
+            let output = block.forward(&hidden, context, &mut ())?;
+            first = first.or(output.track_op().then_some(index + 1));
+            inputs.push(std::mem::replace(&mut hidden, output.detach()));
         }
-        Ok((hidden, Tape { ids: ids.clone(), context: context.clone(), inputs }))
+        Ok((hidden, Tape { ids: ids.clone(), context: context.clone(), inputs, first }))
     }
 }
 
@@ -135,16 +152,17 @@ pub fn gradients_of(
         return Ok(value);
     }
     let (hidden, tape) = decoder.forward_checkpointed(ids, context)?;
-    let hidden = Var::from_tensor(&hidden)?;
-    let loss = loss(decoder.head_layer(), hidden.as_tensor())?;
+    let hidden = if tape.leads_to_variables() { Var::from_tensor(&hidden)?.into_inner() } else { hidden };
+    let loss = loss(decoder.head_layer(), &hidden)?;
     let value = f64::from(loss.to_scalar::<f32>()?);
     let mut found = loss.backward()?;
-    let gradient = found
-        .remove(hidden.as_tensor())
-        .ok_or_else(|| candle_core::Error::Msg("the loss passes no gradient to the hidden states".into()))?;
+    let gradient = found.remove(&hidden);
     gradients.add(parameters, &mut found)?;
     drop((found, loss));
-    tape.backward(decoder, parameters, &gradient, gradients)?;
+    if tape.leads_to_variables() {
+        let missing = || candle_core::Error::Msg("the loss passes no gradient to the hidden states".into());
+        tape.backward(decoder, parameters, &gradient.ok_or_else(missing)?, gradients)?;
+    }
     Ok(value)
 }
 

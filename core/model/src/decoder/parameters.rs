@@ -1,10 +1,10 @@
 //! Where the decoder's tensors come from: weights that are only read, or variables that are trained.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -83,10 +83,11 @@ fn missing(tensor: &str) -> ModelError {
     }
 }
 
-/// The variables of a model in training, by name.
+/// The variables of a model in training, by name. Those of them that are frozen keep their values and get no gradient.
 #[derive(Clone)]
 pub struct TrainableParams {
     vars: BTreeMap<String, Var>,
+    frozen: BTreeSet<String>,
 }
 
 impl TrainableParams {
@@ -122,10 +123,50 @@ impl TrainableParams {
             let tensor = make(&spec)?;
             vars.insert(spec.name, Var::from_tensor(&tensor)?);
         }
-        Ok(Self { vars })
+        Ok(Self { vars, frozen: BTreeSet::new() })
     }
 
-    /// Names and variables in the order of the names.
+    /// Adds a variable that the architecture does not know, with a tensor's values: a scale that is learned, for example.
+    ///
+    /// # Errors
+    /// There is a variable of that name; the tensor is not f32.
+    pub fn insert(&mut self, name: &str, tensor: &Tensor) -> Result<(), ModelError> {
+        if tensor.dtype() != DType::F32 {
+            let message = format!("the variable `{name}` is of {:?}: variables are f32", tensor.dtype());
+            return Err(candle_core::Error::Msg(message).into());
+        }
+        if self.vars.contains_key(name) {
+            return Err(candle_core::Error::Msg(format!("there is a variable `{name}` already")).into());
+        }
+        self.vars.insert(name.to_owned(), Var::from_tensor(&tensor.detach())?);
+        Ok(())
+    }
+
+    /// Freezes variables: decoders that are built from now on take them for constants, so that no gradient is computed for them, and
+    /// none is asked for.
+    ///
+    /// # Errors
+    /// There is no variable of a name. Then none is frozen.
+    pub fn freeze<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> Result<(), ModelError> {
+        let names: Vec<&str> = names.into_iter().collect();
+        if let Some(unknown) = names.iter().find(|name| !self.vars.contains_key(**name)) {
+            return Err(missing(unknown));
+        }
+        self.frozen.extend(names.into_iter().map(str::to_owned));
+        Ok(())
+    }
+
+    /// Whether a variable is frozen.
+    pub fn is_frozen(&self, name: &str) -> bool {
+        self.frozen.contains(name)
+    }
+
+    /// Names and variables of what is not frozen, in the order of the names.
+    pub fn trainable(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.iter().filter(|(name, _)| !self.is_frozen(name))
+    }
+
+    /// Names and variables in the order of the names, frozen ones too.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
@@ -135,9 +176,9 @@ impl TrainableParams {
         self.vars.get(name)
     }
 
-    /// How many numbers are trained.
+    /// How many numbers are trained: those of frozen variables are not.
     pub fn count(&self) -> usize {
-        self.vars.values().map(|var| var.elem_count()).sum()
+        self.trainable().map(|(_, var)| var.elem_count()).sum()
     }
 
     /// Changes a variable's values in place; the decoders built over it see the new values. CPU only.
@@ -181,7 +222,7 @@ impl TensorSource for TrainableParams {
         if var.dims() != shape {
             return Err(misshapen(name, var.dims(), shape));
         }
-        Ok(var.as_tensor().clone())
+        Ok(if self.is_frozen(name) { var.as_detached_tensor() } else { var.as_tensor().clone() })
     }
 }
 

@@ -147,3 +147,74 @@ fn random_weights_depend_on_the_seed_alone() {
     assert!(mean.abs() < 3e-3 && (deviation - 0.02).abs() < 2e-3, "{mean} {deviation}");
     assert!(a.values("model.norm.weight").unwrap().iter().all(|x| *x == 1.0));
 }
+
+#[test]
+fn frozen_variables_are_constants_and_change_no_other_gradient() {
+    for (seed, config) in variations().into_iter().enumerate() {
+        let weights = Weights::random(&config, 70 + seed as u64);
+        let (decoder, parameters) = build(&config, &weights);
+        let batch = Batch::new(&config);
+        let (loss, whole) = batch.run(&decoder, &parameters, LossOptions { gradient_checkpointing: true, chunk: 7 });
+        // All matrices; the first block and the embedding; all but the head; all but a bias or norm of the last block.
+        let last = format!("model.layers.{}.", config.num_layers - 1);
+        let norm = format!("{last}post_attention_layernorm.weight");
+        let frozen: [&dyn Fn(&str) -> bool; 5] = [
+            &|name| parameters.get(name).unwrap().rank() >= 2,
+            &|name| name.starts_with("model.layers.0.") || name.contains("embed_tokens"),
+            &|name| !name.starts_with("model.norm"),
+            &|name| name != norm,
+            &|name| name != "model.embed_tokens.weight",
+        ];
+        for frozen in frozen {
+            let mut parameters = parameters.clone();
+            let names: Vec<&str> = parameters.iter().map(|(name, _)| name).filter(|name| frozen(name)).collect();
+            let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+            parameters.freeze(names.iter().map(String::as_str)).unwrap();
+            let decoder = Decoder::over(&config, &parameters).unwrap();
+            let numbers: usize = parameters.trainable().map(|(_, var)| var.elem_count()).sum();
+            assert_eq!(parameters.count(), numbers);
+            for gradient_checkpointing in [false, true] {
+                let options = LossOptions { gradient_checkpointing, chunk: 7 };
+                let (same, some) = batch.run(&decoder, &parameters, options);
+                assert_eq!(same, loss);
+                let found: Vec<&str> = some.iter().map(|(name, _)| name).collect();
+                let expected: Vec<&str> = parameters.trainable().map(|(name, _)| name).collect();
+                assert_eq!(found, expected, "{gradient_checkpointing}");
+                for (name, gradient) in some.iter() {
+                    let all = flat(whole.get(name).unwrap());
+                    assert_eq!(flat(gradient), all, "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn variables_of_ones_own_are_trained_like_the_models() {
+    let config = variations().pop().unwrap();
+    let (_, mut parameters) = build(&config, &Weights::random(&config, 80));
+    let before = parameters.count();
+    let scale = Tensor::new(&[0.5f32, 2.0], &Device::Cpu).unwrap();
+    parameters.insert("scales.first", &scale).unwrap();
+    assert_eq!(parameters.count(), before + 2);
+    assert_eq!(parameters.values("scales.first").unwrap(), [0.5, 2.0]);
+    let var = parameters.get("scales.first").unwrap().clone();
+    let loss = (var.as_tensor().sqr().unwrap() * 3.0).unwrap().sum_all().unwrap();
+    let mut gradients = Gradients::default();
+    gradients.add(&parameters, &mut loss.backward().unwrap()).unwrap();
+    assert_eq!(flat(gradients.get("scales.first").unwrap()), [3.0, 12.0]);
+    parameters.set("scales.first", vec![1.0, 3.0]).unwrap();
+    assert_eq!(var.to_vec1::<f32>().unwrap(), [1.0, 3.0]);
+
+    let error = parameters.insert("model.norm.weight", &scale).unwrap_err().to_string();
+    assert!(error.contains("`model.norm.weight` already"), "{error}");
+    let integers = Tensor::new(&[1u32], &Device::Cpu).unwrap();
+    assert!(parameters.insert("other", &integers).unwrap_err().to_string().contains("f32"));
+    let error = parameters.freeze(["scales.first", "scales.second"]).unwrap_err().to_string();
+    assert!(error.contains("scales.second") && !parameters.is_frozen("scales.first"), "{error}");
+    // What was built before is frozen too: its gradients are passed over.
+    parameters.freeze(["scales.first"]).unwrap();
+    let mut none = Gradients::default();
+    none.add(&parameters, &mut loss.backward().unwrap()).unwrap();
+    assert_eq!(none.iter().count(), 0);
+}
