@@ -22,6 +22,11 @@ impl KvCache {
         &self.past
     }
 
+    /// Whether nothing in it leads to a variable, so that it holds the memory of its own numbers alone.
+    pub fn is_constant(&self) -> bool {
+        self.layers.iter().filter_map(|layer| layer.0.as_ref()).all(|(k, v)| !k.track_op() && !v.track_op())
+    }
+
     /// The context of the next `len` tokens per sequence, `lens[b]` of them real.
     pub(super) fn next(&self, len: usize, lens: Option<&[usize]>) -> Context {
         Context::continued(&self.past, len, lens)
@@ -80,7 +85,7 @@ fn append(cache: Option<Tensor>, new: &Tensor, context: &Context) -> Result<Tens
         }
         None => zeros(needed.next_power_of_two(), new.device())?,
     };
-    let new = new.contiguous()?;
+    let new = new.detach().contiguous()?;
     if context.past().iter().all(|past| *past == context.past()[0]) {
         cache.slice_set(&new, 1, context.past()[0])?;
     } else {

@@ -34,7 +34,7 @@ pub use layers::{Embedding, FinalNorm, Head};
 pub use logits::logits;
 pub use loss::{Divergence, Targets};
 pub use memory::keep_pages;
-pub use parameters::{TensorSource, TrainableParams};
+pub use parameters::{Detached, TensorSource, TrainableParams};
 pub use quantizer::{ActivationQuantizer, GridQuantizer};
 pub use taps::Taps;
 
@@ -170,18 +170,20 @@ impl Decoder {
     }
 
     /// Runs the next tokens of each sequence, `ids` `[batch, len]` of which `lens[b]` are real, through the model, and
-    /// returns the logits after the last real one, `[batch, vocabulary]`.
+    /// returns the logits after the last real one, `[batch, vocabulary]`. They lead to no variable. A decoder over variables builds
+    /// the graph of one block at a time: over [`Detached`] ones it builds none.
     pub fn forward_cached(&self, ids: &Tensor, lens: &[usize], cache: &mut KvCache) -> Result<Tensor, ModelError> {
         let (batch, len) = ids.dims2()?;
         let context = cache.next(len, Some(lens));
         context.check(batch, len)?;
-        let mut hidden = self.embed(ids)?;
+        let mut hidden = self.embed(ids)?.detach();
         for (block, layer) in self.blocks.iter().zip(&mut cache.layers) {
-            hidden = block.run(&hidden, &context, Some(layer), &mut ())?;
+            // No gradient leads through a cache: what quantizers with variables build is not kept beyond its block.
+            hidden = block.run(&hidden, &context, Some(layer), &mut ())?.detach();
         }
         cache.advance(&context);
         let last = lens.iter().enumerate().map(|(sequence, n)| (sequence * len + n.saturating_sub(1)) as u32);
         let last = Tensor::from_vec(last.collect(), batch, hidden.device())?;
-        self.head(&hidden.flatten_to(1)?.index_select(&last, 0)?)
+        Ok(self.head(&hidden.flatten_to(1)?.index_select(&last, 0)?)?.detach())
     }
 }

@@ -83,6 +83,20 @@ fn missing(tensor: &str) -> ModelError {
     }
 }
 
+/// Tensors of another source that lead to no variable: what a decoder over them computes builds no graph, and holds of a forward pass
+/// only what it needs next. They share their values with the source's, and follow when those change in place.
+pub struct Detached<'a>(pub &'a dyn TensorSource);
+
+impl TensorSource for Detached<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        Ok(self.0.tensor(name, shape)?.detach())
+    }
+
+    fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Option<matmul::Weight>, ModelError> {
+        self.0.packed(name, shape)
+    }
+}
+
 /// The variables of a model in training, by name. Those of them that are frozen keep their values and get no gradient.
 #[derive(Clone)]
 pub struct TrainableParams {

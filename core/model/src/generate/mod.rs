@@ -6,8 +6,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor};
 
-use sampler::Sampler;
-pub use sampler::Sampling;
+pub use sampler::{Picked, Sampler, Sampling};
 
 use crate::{Decoder, ModelError};
 
@@ -37,7 +36,7 @@ impl Default for GenerationConfig {
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// A stop token came; it is not part of the tokens.
+    /// A stop token came; it is not part of the tokens but stands for itself.
     Stop,
     /// `max_new_tokens` were generated.
     Length,
@@ -46,12 +45,24 @@ pub enum Finish {
 }
 
 /// What came after a prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
     /// The new tokens.
     pub tokens: Vec<u32>,
+    /// Each token's log-probability under the distribution that it was drawn from: see [`Picked::log_probability`].
+    pub log_probabilities: Vec<f64>,
+    /// The stop token that ended the sequence, behind its tokens, where one did.
+    pub stop: Option<Picked>,
     /// Why there are no more.
     pub finish: Finish,
+}
+
+impl Generation {
+    /// All that was drawn, the stop token included.
+    pub fn drawn(&self) -> impl Iterator<Item = Picked> {
+        let pairs = self.tokens.iter().zip(&self.log_probabilities);
+        pairs.map(|(&token, &log_probability)| Picked { token, log_probability }).chain(self.stop)
+    }
 }
 
 /// A sequence on its way.
@@ -65,17 +76,23 @@ struct Running {
 /// string. Finished sequences leave the batch at once.
 ///
 /// The last bits of logits may depend on the batch, since matrix products of other shapes add in another order; draws do not.
+///
+/// A decoder over variables generates without a graph if it was built over [`Detached`](crate::decoder::Detached) ones.
 pub fn generate(
     decoder: &Decoder,
     prompts: &[Vec<u32>],
     config: &GenerationConfig,
     on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Generation>, ModelError> {
+    config.sampling.check()?;
     if let Some(empty) = prompts.iter().position(Vec::is_empty) {
         return Err(ModelError::Text(format!("prompt {empty} is empty: generation needs at least one token")));
     }
     let mut done: Vec<Generation> =
-        prompts.iter().map(|_| Generation { tokens: Vec::new(), finish: Finish::Length }).collect();
+        vec![
+            Generation { tokens: Vec::new(), log_probabilities: Vec::new(), stop: None, finish: Finish::Length };
+            prompts.len()
+        ];
     if config.max_new_tokens == 0 {
         return Ok(done);
     }
@@ -91,13 +108,15 @@ pub fn generate(
         let logits = step(decoder, &running, &mut cache)?;
         let mut alive = Vec::with_capacity(running.len());
         for (row, sequence) in running.iter_mut().enumerate() {
-            let token = sequence.sampler.pick(&logits[row])?;
-            let generation = &mut done[sequence.prompt];
+            let picked = sequence.sampler.pick(&logits[row])?;
+            let (token, generation) = (picked.token, &mut done[sequence.prompt]);
             if config.stop_ids.contains(&token) {
                 generation.finish = Finish::Stop;
+                generation.stop = Some(picked);
                 continue;
             }
             generation.tokens.push(token);
+            generation.log_probabilities.push(picked.log_probability);
             if on_token(sequence.prompt, token).is_break() {
                 generation.finish = Finish::Ended;
             } else if generation.tokens.len() < config.max_new_tokens {

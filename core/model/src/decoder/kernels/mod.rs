@@ -12,6 +12,7 @@ pub(crate) mod gating;
 pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod rotary;
+pub(crate) mod sampling;
 pub(crate) mod vector;
 
 /// Elements from which on a loop is worth being split over threads.
