@@ -126,9 +126,14 @@ vectorized! {
                 (kl, kl)
             }
             Kind::Mixture(beta, rest) => {
-                let [of_teacher, of_student] = sums(student, teacher, |s, t| {
-                    let (by_teacher, by_student) = logs_of_mixture(pair.difference(s, t), beta, rest);
-                    [times(pair.teacher(t), -by_teacher), times(pair.student(s), -by_student)]
+                // One sum at a time: two in one loop are not made vector code of, and take four times as long.
+                let [of_teacher] = sums(student, teacher, |s, t| {
+                    let (by_teacher, _) = logs_of_mixture(pair.difference(s, t), beta, rest);
+                    [times(pair.teacher(t), -by_teacher)]
+                });
+                let [of_student] = sums(student, teacher, |s, t| {
+                    let (_, by_student) = logs_of_mixture(pair.difference(s, t), beta, rest);
+                    [times(pair.student(s), -by_student)]
                 });
                 (f64::from(beta) * of_teacher + f64::from(rest) * of_student, of_student)
             }
