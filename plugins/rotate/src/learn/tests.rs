@@ -70,16 +70,17 @@ fn learn(steps: u64) -> Learn {
 #[test]
 fn learning_lowers_the_loss_and_keeps_rotations() {
     let inputs = json!({ "input_activations": Learn::default().scheme["input_activations"] });
-    for (scheme, loss, least) in [
-        (inputs.clone(), Loss::NextToken, 0.02),
-        (inputs, Loss::Divergence, 0.005),
-        (json!("W4A4"), Loss::NextToken, 0.02),
+    for (scheme, loss, steps, least) in [
+        (inputs.clone(), Loss::NextToken, 40, 0.02),
+        // From some thirty steps on the last bits of a loss decide what so small a model learns.
+        (inputs, Loss::Divergence, 20, 0.01),
+        (json!("W4A4"), Loss::NextToken, 40, 0.02),
     ] {
         // Groups of weights have to divide 16, 24 and 32 channels.
         let scheme = if scheme.is_string() { json!({ "scheme": "W4A4", "group_size": 8 }) } else { scheme };
         let (config, weights) = model("qwen3");
         let mut rotations = drawn(&config, None);
-        let learn = Learn { scheme, loss, ..learn(40) };
+        let learn = Learn { scheme, loss, ..learn(steps) };
         let sequences = sequences();
         let run =
             Run { source: &weights, config: &config, learn: &learn, seed: 0, sequences: &sequences, folder: None };
@@ -91,7 +92,7 @@ fn learning_lowers_the_loss_and_keeps_rotations() {
                 Ok(())
             })
             .unwrap();
-        assert_eq!(seen, 40);
+        assert_eq!(seen, steps);
         let (before, after) = (facts["loss_before"].as_f64().unwrap(), facts["loss_after"].as_f64().unwrap());
         assert!(after < before - least, "{facts}");
         assert_eq!(facts["loss"], json!(loss));
