@@ -179,6 +179,11 @@ impl Grid {
         })
     }
 
+    /// The largest number that a code stands for at scale 1.
+    pub fn largest_code(&self) -> f64 {
+        f64::from(self.rule().limits().1)
+    }
+
     /// Shape of the scales of a tensor: [1, 1] per tensor, [rows, 1] per channel or token, [rows, columns / group_size]
     /// per group, and one per started rectangle for blocks.
     ///
@@ -234,6 +239,13 @@ impl Grid {
         // A search for the best range may end when no row of the tensor gains any more.
         let method = observer::Options::from_args(&self.args).map(|options| options.method);
         alone && method.is_ok_and(|method| method == observer::Method::MinMax)
+    }
+
+    /// Whether scales are in proportion to the ranges of values, from the smallest to the largest: no search chooses them, and they are
+    /// no powers of two.
+    pub fn scales_follow_ranges(&self) -> bool {
+        let method = observer::Options::from_args(&self.args).map(|options| options.method);
+        !self.args.is_mx() && method.is_ok_and(|method| method == observer::Method::MinMax)
     }
 
     pub(crate) fn layout(&self, rows: usize, columns: usize) -> Result<Layout, GridError> {

@@ -8,6 +8,7 @@ mod block;
 mod cache;
 mod context;
 mod experts;
+mod fake_quantized;
 mod gradient;
 pub(crate) mod kernels;
 mod layers;
@@ -28,6 +29,7 @@ use candle_core::{Device, Tensor};
 pub use block::Block;
 pub use cache::KvCache;
 pub use context::Context;
+pub use fake_quantized::{FakeQuantizedParams, WeightQuantizer, WeightScales};
 pub use gradient::{Gradients, Loss, LossOptions, Tape, gradients_of, loss_and_gradients};
 pub use kernels::cross_entropy::TokenScore;
 pub use layers::{Embedding, FinalNorm, Head};
@@ -39,8 +41,9 @@ pub use quantizer::{ActivationQuantizer, GridQuantizer};
 pub use taps::Taps;
 
 use crate::arch::{LM_HEAD, block_name, block_of};
-use crate::{ModelConfig, ModelError, WeightSource};
-use parameters::Loading;
+use crate::device::OnHost;
+use crate::{ModelConfig, ModelError, Precision, WeightSource};
+use parameters::{Loading, PackedLoading};
 use rope::Rope;
 
 /// A whole model in memory.
@@ -55,6 +58,21 @@ impl Decoder {
     /// Loads all weights.
     pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> Result<Self, ModelError> {
         Self::over(config, &Loading { source, device })
+    }
+
+    /// The same for products alone, the weights of linears packed for them where they can be: there is no backward pass.
+    ///
+    /// # Errors
+    /// A malformed source.
+    pub fn load_for_scoring(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        match OnHost::of(device) {
+            Some(_) => Self::over(config, &PackedLoading { source, precision: Precision::F32 }),
+            None => Self::load(config, source, device),
+        }
     }
 
     /// Builds the decoder over tensors, for example the variables of a model in training.

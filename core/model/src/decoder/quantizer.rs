@@ -16,11 +16,13 @@ pub trait ActivationQuantizer: Send + Sync {
 /// Rounds to a [`Grid`]: with the parameters of a calibration, or with parameters taken from each input anew.
 ///
 /// The gradient is the straight-through one: it passes where a value is rounded and stops where calibrated parameters clip
-/// it. Parameters taken from the input itself are treated as constants that clip nothing.
+/// it. Parameters taken from the input itself are treated as constants that clip nothing, unless the quantizer
+/// [follows ranges](Self::following_ranges).
 #[derive(Clone, Debug)]
 pub struct GridQuantizer {
     grid: Grid,
     parameters: Option<QuantParams>,
+    follows_ranges: bool,
 }
 
 impl GridQuantizer {
@@ -40,10 +42,17 @@ impl GridQuantizer {
         if let Some(problem) = contradiction {
             return Err(refused(format!("activation quantizer {} {problem}", grid.args())));
         }
-        let quantizer = Self { grid, parameters };
+        let quantizer = Self { grid, parameters, follows_ranges: false };
         // One row of zeros shows whether groups divide the features and the scales have the right shape.
         quantizer.round(&mut vec![0.0; features], 1, features).map_err(grid_error)?;
         Ok(quantizer)
+    }
+
+    /// The same with gradients that pass through the extremes of each input, where its scales are taken from it
+    /// ([`Grid::range_terms`]).
+    #[must_use]
+    pub fn following_ranges(self) -> Self {
+        Self { follows_ranges: true, ..self }
     }
 
     fn round(&self, x: &mut [f32], rows: usize, columns: usize) -> Result<(), GridError> {
@@ -91,12 +100,24 @@ impl CustomOp1 for GridQuantizer {
         Ok((CpuStorage::F32(values), layout.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> CandleResult<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, rounded: &Tensor, g: &Tensor) -> CandleResult<Option<Tensor>> {
+        let (rows, columns) = rows_and_columns(x.shape());
         let (Some(parameters), Dynamic::No) = (&self.parameters, self.grid.args().dynamic) else {
-            return Ok(Some(g.clone()));
+            if !self.follows_ranges || self.grid.args().dynamic != Dynamic::Yes {
+                return Ok(Some(g.clone()));
+            }
+            let g = g.contiguous()?;
+            let mut by_x = View::new(&g)?.values().to_vec();
+            let (x_view, rounded) = (View::new(x)?, View::new(rounded)?);
+            let terms = self.grid.range_terms(x_view.values(), rounded.values(), &by_x, [rows, columns]);
+            for (at, term) in
+                terms.map_err(|error| candle_core::Error::Msg(format!("activation quantizer: {error}")))?
+            {
+                by_x[at] += term;
+            }
+            return Tensor::from_vec(by_x, x.shape(), x.device()).map(Some);
         };
         let g = g.contiguous()?;
-        let (rows, columns) = rows_and_columns(x.shape());
         let mut by_x = vec![0.0; x.elem_count()];
         self.grid
             .straight_through(View::new(x)?.values(), rows, columns, parameters, View::new(&g)?.values(), &mut by_x)

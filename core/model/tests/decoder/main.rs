@@ -5,6 +5,7 @@
 mod brute_force;
 mod distillation;
 mod experts;
+mod fake_quantized;
 mod forward;
 mod generation;
 mod golden;

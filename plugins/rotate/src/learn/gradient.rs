@@ -17,7 +17,6 @@ use workbench_api::sdk::Error;
 use workbench_quant::RangeTerm;
 use workbench_rotation::{RotationError, Square, transpose};
 
-
 /// The sum of ∂L/∂X over the places that one rotation rotates.
 pub(crate) struct Sum {
     products: Square,

@@ -1,0 +1,248 @@
+//! Weights in training on their grids.
+//!
+//! The variables stay numbers of full precision, the masters; what a decoder multiplies are their rounded values, made anew from the
+//! masters whenever a decoder is built over a [`FakeQuantizedParams`]. Gradients by the rounded values go to the masters, and to the
+//! scales where these are learned. What the last decoder was built over is what [`FakeQuantizedParams::quantized`] hands out: the same
+//! kernel makes the codes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
+use workbench_quant::{Grid, GridError, Matrix, QuantParams, QuantizedWeight};
+
+use super::ops::{View, values};
+use super::{TensorSource, TrainableParams};
+use crate::{ModelError, WeightSource};
+
+/// Where the scales of a weight in training come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WeightScales {
+    /// From the weight, anew for every decoder; a constant where gradients pass.
+    Dynamic,
+    /// From the weight, anew for every decoder; gradients pass through its extremes ([`Grid::range_terms`]).
+    Follow,
+    /// Given, for good.
+    Frozen(QuantParams),
+    /// Learned: a variable of this name and of the scales' shape, to whose dtype its values are rounded before they are used.
+    /// Zero-points and a tensor-wide scale are given. The gradient is that of LSQ, its factor included (Esser et al. 2020,
+    /// section 2.2): 1 / √(weights that share the scale × highest code).
+    Learned {
+        /// The variable.
+        name: String,
+        /// Where it began, with what is not learned.
+        start: QuantParams,
+    },
+}
+
+/// The grid of a weight in training, and how gradients pass through it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightQuantizer {
+    /// The grid.
+    pub grid: Grid,
+    /// Its scales.
+    pub scales: WeightScales,
+    /// Whether the gradient is stopped where a value is clipped; else it passes everywhere.
+    pub stops_at_clipped: bool,
+}
+
+/// Variables, of which the weights of some linears are read rounded to their grids.
+pub struct FakeQuantizedParams<'a> {
+    parameters: &'a TrainableParams,
+    /// By the names of weights.
+    quantizers: BTreeMap<String, Arc<WeightQuantizer>>,
+}
+
+impl<'a> FakeQuantizedParams<'a> {
+    /// `quantizers` by the names of weights.
+    ///
+    /// # Errors
+    /// There is no such variable, its shape does not fit the grid, or the variable of learned scales is not there.
+    pub fn new(
+        parameters: &'a TrainableParams,
+        quantizers: BTreeMap<String, WeightQuantizer>,
+    ) -> Result<Self, ModelError> {
+        for (name, quantizer) in &quantizers {
+            let Some(var) = parameters.get(name) else { return Err(refused(name, "there is no such weight")) };
+            let (rows, columns) = var.dims2()?;
+            let shape = quantizer.grid.parameters_shape(rows, columns).map_err(|error| refused(name, error))?;
+            if let WeightScales::Learned { name: scales, .. } = &quantizer.scales {
+                let found = parameters.get(scales).map(|var| var.dims().to_vec());
+                if found.as_deref() != Some(&shape) {
+                    return Err(refused(
+                        name,
+                        format!("its scales `{scales}` are {found:?}, the grid wants {shape:?}"),
+                    ));
+                }
+            }
+        }
+        let quantizers = quantizers.into_iter().map(|(name, quantizer)| (name, Arc::new(quantizer))).collect();
+        Ok(Self { parameters, quantizers })
+    }
+
+    /// The names of the weights that are rounded.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.quantizers.keys().map(String::as_str)
+    }
+
+    /// The codes of a weight: those of the values that a decoder built now multiplies.
+    ///
+    /// # Errors
+    /// The weight is not rounded; it is not finite.
+    pub fn quantized(&self, name: &str) -> Result<QuantizedWeight, ModelError> {
+        let quantizer = self.quantizers.get(name).ok_or_else(|| refused(name, "it is on no grid"))?;
+        let var = self.parameters.get(name).ok_or_else(|| refused(name, "there is no such weight"))?;
+        let ((rows, columns), masters) = (var.dims2()?, self.parameters.values(name)?);
+        let learned = match &quantizer.scales {
+            WeightScales::Learned { name, .. } => Some(self.parameters.values(name)?),
+            _ => None,
+        };
+        let made = || -> Result<QuantizedWeight, GridError> {
+            let matrix = Matrix::new(&masters, rows, columns)?;
+            let parameters = quantizer.parameters(matrix, learned.as_deref())?;
+            let codes = quantizer.grid.quantize(matrix, &parameters)?;
+            Ok(QuantizedWeight { grid: quantizer.grid.clone(), shape: [rows, columns], codes, parameters })
+        };
+        made().map_err(|error| refused(name, error))
+    }
+}
+
+impl TensorSource for FakeQuantizedParams<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        let weight = self.parameters.tensor(name, shape)?;
+        let Some(quantizer) = self.quantizers.get(name) else { return Ok(weight) };
+        let op = FakeQuantize { name: name.to_owned(), quantizer: Arc::clone(quantizer), used: Mutex::default() };
+        Ok(match &quantizer.scales {
+            WeightScales::Learned { name, start } => {
+                let scales = self.parameters.tensor(name, &start.shape)?;
+                weight.apply_op2(&scales, op)?
+            }
+            _ => weight.apply_op1(op)?,
+        })
+    }
+}
+
+fn refused(name: &str, problem: impl std::fmt::Display) -> ModelError {
+    candle_core::Error::Msg(format!("training `{name}` on its grid: {problem}")).into()
+}
+
+impl WeightQuantizer {
+    /// The scales and zero-points of a weight as it is now; `learned` are the values of the scales' variable, if there is one.
+    fn parameters(&self, weight: Matrix<'_>, learned: Option<&[f32]>) -> Result<QuantParams, GridError> {
+        match (&self.scales, learned) {
+            (WeightScales::Frozen(parameters), _) => Ok(parameters.clone()),
+            (WeightScales::Learned { start, .. }, Some(values)) => {
+                let scales = values.iter().map(|scale| self.grid.round_scale(scale.max(0.0))).collect();
+                Ok(QuantParams { scales, ..start.clone() })
+            }
+            (WeightScales::Learned { start, .. }, None) => Ok(start.clone()),
+            (WeightScales::Dynamic | WeightScales::Follow, _) => self.grid.parameters(weight),
+        }
+    }
+
+    /// LSQ's factor of the gradients by scales that `shared` weights share each.
+    fn gradient_factor(&self, shared: usize) -> f64 {
+        1.0 / (shared as f64 * self.grid.largest_code()).sqrt()
+    }
+}
+
+/// One rounding of a weight.
+struct FakeQuantize {
+    name: String,
+    quantizer: Arc<WeightQuantizer>,
+    /// The parameters of the forward pass.
+    used: Mutex<Option<QuantParams>>,
+}
+
+impl FakeQuantize {
+    fn failed(&self, error: impl std::fmt::Display) -> candle_core::Error {
+        candle_core::Error::Msg(format!("rounding `{}` to its grid: {error}", self.name))
+    }
+
+    fn forward(&self, weight: &[f32], shape: &Shape, learned: Option<&[f32]>) -> CandleResult<(CpuStorage, Shape)> {
+        let (rows, columns) = shape.dims2()?;
+        let made = || -> Result<(Vec<f32>, QuantParams), GridError> {
+            let parameters = self.quantizer.parameters(Matrix::new(weight, rows, columns)?, learned)?;
+            let mut rounded = weight.to_vec();
+            self.quantizer.grid.fake_quantize(&mut rounded, rows, columns, &parameters)?;
+            Ok((rounded, parameters))
+        };
+        let (rounded, parameters) = made().map_err(|error| self.failed(error))?;
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some(parameters);
+        Ok((CpuStorage::F32(rounded), shape.clone()))
+    }
+
+    /// The gradients by the master and, where they are learned, by its scales.
+    fn backward(&self, x: &Tensor, rounded: &Tensor, g: &Tensor) -> CandleResult<(Tensor, Option<Tensor>)> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let parameters = used.as_ref().ok_or_else(|| self.failed("the gradient came before the value"))?;
+        let WeightQuantizer { grid, scales, stops_at_clipped } = &*self.quantizer;
+        let g = g.contiguous()?;
+        let (rows, columns) = x.dims2()?;
+        let (views, shape) = ([View::new(x)?, View::new(rounded)?, View::new(&g)?], [rows, columns]);
+        let [x_values, rounded, gradient] = views.each_ref().map(View::values);
+        let learned = matches!(scales, WeightScales::Learned { .. });
+        let made = || -> Result<(Vec<f32>, Option<Vec<f32>>), GridError> {
+            let mut by_x = gradient.to_vec();
+            let mut by_scales = None;
+            if *stops_at_clipped || learned {
+                let mut passed = vec![0.0; by_x.len()];
+                grid.straight_through(x_values, rows, columns, parameters, gradient, &mut passed)?;
+                if learned {
+                    by_scales = Some(grid.scale_gradient(x_values, rounded, parameters, gradient, &passed, shape)?);
+                }
+                if *stops_at_clipped {
+                    by_x = passed;
+                }
+            }
+            if *scales == WeightScales::Follow {
+                for (at, term) in grid.range_terms(x_values, rounded, gradient, shape)? {
+                    by_x[at] += term;
+                }
+            }
+            Ok((by_x, by_scales))
+        };
+        let (by_x, by_scales) = made().map_err(|error| self.failed(error))?;
+        let by_scales = by_scales.map(|mut by_scales| {
+            let factor = self.quantizer.gradient_factor(x_values.len() / by_scales.len().max(1)) as f32;
+            by_scales.iter_mut().for_each(|gradient| *gradient *= factor);
+            Tensor::from_vec(by_scales, &parameters.shape, x.device())
+        });
+        Ok((Tensor::from_vec(by_x, x.shape(), x.device())?, by_scales.transpose()?))
+    }
+}
+
+impl CustomOp1 for FakeQuantize {
+    fn name(&self) -> &'static str {
+        "fake-quantize a weight"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        self.forward(values(x, layout)?, layout.shape(), None)
+    }
+
+    fn bwd(&self, x: &Tensor, rounded: &Tensor, g: &Tensor) -> CandleResult<Option<Tensor>> {
+        Ok(Some(self.backward(x, rounded, g)?.0))
+    }
+}
+
+impl CustomOp2 for FakeQuantize {
+    fn name(&self) -> &'static str {
+        "fake-quantize a weight with learned scales"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, s: &CpuStorage, sl: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        self.forward(values(x, xl)?, xl.shape(), Some(values(s, sl)?))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        scales: &Tensor,
+        rounded: &Tensor,
+        g: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let (by_x, by_scales) = self.backward(x, rounded, g)?;
+        Ok((x.track_op().then_some(by_x), by_scales.filter(|_| scales.track_op())))
+    }
+}
