@@ -138,7 +138,7 @@ fn modules_have_names_in_one_folder() {
             ("plugins/outliers/src/example.rs", "an example"),
             ("plugins/rotate/src/example.rs", "an example"),
             ("plugins/rtn/src/lib.rs", "its example"),
-            ("plugins/sft/src/example.rs", "an example"),
+            ("core/kit/src/training_example.rs", "an example"),
             ("plugins/smoothquant/src/example.rs", "an example"),
         ],
     );

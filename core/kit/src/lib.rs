@@ -2,7 +2,7 @@
 //! of a decoder's, its streams as sequences, quantized weights as what the contract takes, and errors.
 //!
 //! The contract ([`workbench_api`]) stays without them: a plugin that needs neither links neither. With the feature `model` comes
-//! what is about whole models; without it a quantizer of linears does not link the decoder.
+//! what is about whole models; without it a quantizer of linears does not link the decoder. With `train` comes what trainers share.
 
 mod error;
 mod notes;
@@ -11,6 +11,10 @@ mod quantized;
 mod sequences;
 #[cfg(all(test, feature = "model"))]
 mod tests;
+#[cfg(feature = "train")]
+mod training;
+#[cfg(feature = "train")]
+mod training_example;
 #[cfg(feature = "model")]
 mod weights;
 
@@ -21,5 +25,9 @@ pub use notes::{read_note, write_note};
 pub use quantized::quantized_linear;
 #[cfg(feature = "model")]
 pub use sequences::{Sequence, calibration, sequences};
+#[cfg(feature = "train")]
+pub use training::{Extent, examples, in_training_pool, observe, put_weights, train_error};
+#[cfg(feature = "train")]
+pub use training_example::one_step_by_hand;
 #[cfg(feature = "model")]
-pub use weights::{HostWeights, model_config, thread_pool};
+pub use weights::{HostWeights, model_config, model_config_of, thread_pool};

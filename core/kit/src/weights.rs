@@ -79,7 +79,15 @@ fn widened(name: &str, tensor: &Tensor<'_>) -> Result<Vec<f32>, ModelError> {
 /// # Errors
 /// It cannot be read, or describes no model that the decoder runs.
 pub fn model_config(host: &Host<'_>) -> Result<ModelConfig, Error> {
-    ModelConfig::from_json(&host.config()?, Path::new("config.json")).map_err(model_error)
+    model_config_of(host, "model")
+}
+
+/// The configuration of another model that the node has, for example `teacher`.
+///
+/// # Errors
+/// It cannot be read, or describes no model that the decoder runs.
+pub fn model_config_of(host: &Host<'_>, input: &str) -> Result<ModelConfig, Error> {
+    ModelConfig::from_json(&host.config_of(input)?, Path::new("config.json")).map_err(model_error)
 }
 
 /// A pool of as many threads as the node may use, each with a stack of so many bytes, where that is given.

@@ -8,7 +8,7 @@ use candle_core::Device;
 use workbench_model::ModelConfig;
 use workbench_model::config::{Architecture, RopeScaling};
 use workbench_model::decoder::{LossOptions, TrainableParams, keep_pages};
-use workbench_train::{Example, NextToken, StepReport, TrainConfig, TrainError, train};
+use workbench_train::{Example, StepReport, Supervised, TrainConfig, TrainError, train};
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -57,7 +57,7 @@ fn main() {
             mask: vec![true; len],
         })
         .collect();
-    let mut objective = NextToken::new(&config, &parameters, examples, LossOptions::default()).unwrap();
+    let mut objective = Supervised::next_token(&config, &parameters, examples, LossOptions::default()).unwrap();
     let settings =
         TrainConfig { batch_size: 16, max_steps: Some(steps), learning_rate: 1e-3, ..TrainConfig::default() };
     let mut start = Instant::now();

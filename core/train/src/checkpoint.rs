@@ -17,6 +17,7 @@ use workbench_model::decoder::TrainableParams;
 
 use crate::TrainError;
 use crate::adamw::{AdamW, Moments};
+use crate::course::{Best, Course};
 
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
@@ -29,6 +30,10 @@ struct State {
     /// The bits of the mean losses of the steps so far: the summary of a resumed run is that of an uninterrupted one, and reading
     /// a number from text may change its last bit.
     losses: Vec<u64>,
+    /// Step and loss of the measurements on validation data.
+    validation: Vec<(u64, u64)>,
+    /// Step and loss of the best of them, where its weights are kept.
+    best: Option<(u64, u64)>,
     settings: Value,
 }
 
@@ -36,15 +41,15 @@ fn broken(path: &Path, message: impl ToString) -> TrainError {
     TrainError::Checkpoint { path: path.to_owned(), message: message.to_string() }
 }
 
-/// Writes the state after `losses.len()` steps and removes older checkpoints.
+/// Writes the state after the steps of `course` and removes older checkpoints.
 pub(crate) fn save(
     folder: &Path,
     parameters: &TrainableParams,
     optimizer: &AdamW,
-    losses: &[f64],
+    course: &Course,
     settings: &Value,
 ) -> Result<(), TrainError> {
-    let step = losses.len() as u64;
+    let step = course.losses.len() as u64;
     let fail = |error: std::io::Error| broken(folder, error);
     let unfinished = folder.join("unfinished");
     if unfinished.exists() {
@@ -62,6 +67,9 @@ pub(crate) fn save(
             put("first", &moments.first);
             put("second", &moments.second);
         }
+        if let Some(values) = course.best.as_ref().and_then(|best| best.weights.get(name)) {
+            put("best", values);
+        }
     }
     let views = tensors.iter().map(|(name, (shape, bytes))| {
         Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|error| broken(folder, error))?))
@@ -70,7 +78,13 @@ pub(crate) fn save(
     let bytes = safetensors::serialize(views, None).map_err(|error| broken(folder, error))?;
     write(&unfinished.join(TENSORS), &bytes)?;
     let mut digests = BTreeMap::from([(TENSORS, digest(&bytes))]);
-    let state = State { step, losses: losses.iter().map(|loss| loss.to_bits()).collect(), settings: settings.clone() };
+    let state = State {
+        step,
+        losses: course.losses.iter().map(|loss| loss.to_bits()).collect(),
+        validation: course.validation.iter().map(|(step, loss)| (*step, loss.to_bits())).collect(),
+        best: course.best.as_ref().map(|best| (best.step, best.loss.to_bits())),
+        settings: settings.clone(),
+    };
     let bytes = serde_json::to_vec(&state).map_err(|error| broken(folder, error))?;
     write(&unfinished.join(STATE), &bytes)?;
     digests.insert(STATE, digest(&bytes));
@@ -116,14 +130,14 @@ fn found(folder: &Path) -> Result<BTreeMap<u64, PathBuf>, TrainError> {
     Ok(all)
 }
 
-/// Loads the latest checkpoint into parameters and optimizer and returns the losses of the steps behind it; `None` if
-/// there is no checkpoint.
+/// Loads the latest checkpoint into parameters and optimizer and returns what happened until then; `None` if there is no
+/// checkpoint.
 pub(crate) fn resume(
     folder: &Path,
     parameters: &TrainableParams,
     optimizer: &mut AdamW,
     settings: &Value,
-) -> Result<Option<Vec<f64>>, TrainError> {
+) -> Result<Option<Course>, TrainError> {
     let Some((_, path)) = found(folder)?.pop_last() else { return Ok(None) };
     let bytes = |name: &str| fs::read(path.join(name)).map_err(|error| broken(&path.join(name), error));
     let digests: BTreeMap<String, String> =
@@ -150,11 +164,17 @@ pub(crate) fn resume(
         }
         Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     };
+    let mut best = state.best.map(|(step, loss)| Best { step, loss: f64::from_bits(loss), ..Best::default() });
     for (name, _) in parameters.trainable() {
+        if let Some(best) = &mut best {
+            best.weights.insert(name.to_owned(), values("best", name)?);
+        }
         parameters.set(name, values("weight", name)?)?;
         let moments = Moments { first: values("first", name)?, second: values("second", name)? };
         optimizer.moments.insert(name.to_owned(), moments);
     }
     optimizer.steps = state.step;
-    Ok(Some(state.losses.into_iter().map(f64::from_bits).collect()))
+    let losses = state.losses.into_iter().map(f64::from_bits).collect();
+    let validation = state.validation.into_iter().map(|(step, loss)| (step, f64::from_bits(loss))).collect();
+    Ok(Some(Course { losses, validation, best }))
 }

@@ -8,18 +8,23 @@
 mod adamw;
 mod checkpoint;
 mod clip;
+mod course;
 mod error;
 mod groups;
-mod next_token;
 mod order;
+mod parameters;
 mod schedule;
+mod student;
+mod supervised;
 mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use clip::{clip_factor, global_norm};
 pub use error::TrainError;
 pub use groups::ParameterGroup;
-pub use next_token::{Example, NextToken};
 pub use order::Order;
+pub use parameters::{Learn, TrainingParameters};
 pub use schedule::{Schedule, ScheduleKind};
+pub use student::{Grids, Student};
+pub use supervised::{Example, Loss, Supervised};
 pub use trainer::{Objective, Observer, StepReport, Summary, TrainConfig, train};

@@ -6,12 +6,29 @@ use serde_json::{Value, json};
 use workbench_model::decoder::{Gradients, TrainableParams};
 
 use crate::adamw::{AdamW, AdamWConfig};
+use crate::course::Course;
 use crate::{Order, ParameterGroup, Schedule, ScheduleKind, TrainError, checkpoint, clip_factor, global_norm, groups};
 
 /// What a trainer computes for a batch.
 pub trait Objective {
     /// How many examples there are to draw from.
     fn examples(&self) -> usize;
+
+    /// Called before the examples of a step, when its weights are known.
+    ///
+    /// # Errors
+    /// The model cannot be computed with them.
+    fn begin_step(&mut self) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    /// The loss on data that nothing is learned of; `None` where there are none.
+    ///
+    /// # Errors
+    /// The loss cannot be computed.
+    fn validate(&mut self) -> Result<Option<f64>, TrainError> {
+        Ok(None)
+    }
 
     /// Adds to `gradients` those of the examples `part`, and returns their share of the loss. A step's examples are
     /// `all`, taken in parts to save memory: the shares of all parts must add up to the step's loss.
@@ -23,7 +40,7 @@ pub trait Objective {
 
 /// Sees every step.
 pub trait Observer {
-    /// Called after each step.
+    /// Called after each step, and before the first one where the loss is measured then (as step 0).
     ///
     /// # Errors
     /// [`TrainError::Stopped`] ends training after writing a checkpoint.
@@ -57,6 +74,8 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// The learning rate of the step.
     pub learning_rate: f64,
+    /// The loss on validation data after the step, where it was measured.
+    pub validation: Option<f64>,
 }
 
 /// Settings of the loop.
@@ -86,6 +105,12 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Steps between checkpoints; 0 for none.
     pub checkpoint_every: u64,
+    /// Steps between measurements on validation data; 0 for none but before the first step and behind the last.
+    pub validate_every: u64,
+    /// Whether the weights of the measurement with the least loss are what is left behind, and not those of the last step.
+    pub keep_best: bool,
+    /// Measurements without a smaller loss after which training ends; 0 for no end.
+    pub patience: u64,
 }
 
 impl Default for TrainConfig {
@@ -103,6 +128,9 @@ impl Default for TrainConfig {
             groups: Vec::new(),
             seed: 0,
             checkpoint_every: 0,
+            validate_every: 0,
+            keep_best: false,
+            patience: 0,
         }
     }
 }
@@ -165,6 +193,9 @@ impl TrainConfig {
             "seed": self.seed,
             "examples": examples,
             "parameters": parameters.count(),
+            "validate_every": self.validate_every,
+            "keep_best": self.keep_best,
+            "patience": self.patience,
         })
     }
 }
@@ -174,6 +205,10 @@ impl TrainConfig {
 pub struct Summary {
     /// The loss of every step, those before an interruption included.
     pub losses: Vec<f64>,
+    /// Step and loss of every measurement on validation data, in their order.
+    pub validation: Vec<(u64, f64)>,
+    /// The measurement whose weights were left behind, where the best are kept.
+    pub kept: Option<(u64, f64)>,
     /// Steps that a checkpoint spared.
     pub resumed_at: u64,
 }
@@ -205,12 +240,23 @@ pub fn train(
     let mut order = Order::new(examples, config.batch_size * config.gradient_accumulation, config.seed);
     let mut optimizer = AdamW::with_groups(config.optimizer, config.groups.clone());
     let settings = config.settings(examples, parameters);
-    let mut losses = match folder {
+    let mut course = match folder {
         Some(folder) => checkpoint::resume(folder, parameters, &mut optimizer, &settings)?.unwrap_or_default(),
-        None => Vec::new(),
+        None => Course::default(),
     };
-    let resumed_at = losses.len() as u64;
+    let resumed_at = course.losses.len() as u64;
+    if resumed_at == 0
+        && let Some(loss) = course.measure(0, objective, parameters, config)?
+    {
+        let (loss, learning_rate) = (Some(loss), 0.0);
+        let start = StepReport { step: 0, total_steps, loss: 0.0, gradient_norm: 0.0, learning_rate, validation: loss };
+        observer.step(&start)?;
+    }
     for step in resumed_at..total_steps {
+        if course.has_ended(config) {
+            break;
+        }
+        objective.begin_step()?;
         let (loss, gradient_norm) = {
             let mut gradients = Gradients::default();
             let all = order.step(step);
@@ -225,25 +271,25 @@ pub fn train(
             optimizer.step(parameters, &gradients, rate, clip_factor(norm, config.max_grad_norm))?;
             (loss, norm)
         };
-        losses.push(loss);
-        let report = StepReport {
-            step: step + 1,
-            total_steps,
-            loss,
-            gradient_norm,
-            learning_rate: config.learning_rate * schedule.factor(step),
-        };
+        course.losses.push(loss);
+        let last = step + 1 == total_steps;
+        let due = last || config.validate_every > 0 && (step + 1) % config.validate_every == 0;
+        let validation = if due { course.measure(step + 1, objective, parameters, config)? } else { None };
+        let learning_rate = config.learning_rate * schedule.factor(step);
+        let report = StepReport { step: step + 1, total_steps, loss, gradient_norm, learning_rate, validation };
         let observed = observer.step(&report);
         let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
         let stopped = matches!(observed, Err(TrainError::Stopped));
         // Resuming behind the last step would take no step and so report none: the end is worth the last stretch again.
-        let more = step + 1 < total_steps;
+        let more = !last && !course.has_ended(config);
         if let Some(folder) = folder.filter(|_| more && (due || stopped)) {
-            checkpoint::save(folder, parameters, &optimizer, &losses, &settings)?;
+            checkpoint::save(folder, parameters, &optimizer, &course, &settings)?;
         }
         observed?;
     }
-    Ok(Summary { losses, resumed_at })
+    course.leave_best(parameters)?;
+    let kept = course.best.map(|best| (best.step, best.loss));
+    Ok(Summary { losses: course.losses, validation: course.validation, kept, resumed_at })
 }
 
 fn finite(step: u64, what: &'static str, value: f64) -> Result<(), TrainError> {

@@ -10,8 +10,8 @@ use workbench_model::config::{Architecture, RopeScaling};
 use workbench_model::decoder::{Gradients, LossOptions, TrainableParams};
 use workbench_model::{ModelConfig, WeightSource};
 use workbench_train::{
-    AdamW, AdamWConfig, Example, NextToken, Objective, ParameterGroup, StepReport, Summary, TrainConfig, TrainError,
-    global_norm, train,
+    AdamW, AdamWConfig, Example, Objective, ParameterGroup, ScheduleKind, StepReport, Summary, Supervised, TrainConfig,
+    TrainError, global_norm, train,
 };
 
 fn config() -> ModelConfig {
@@ -77,7 +77,7 @@ fn run(
     folder: Option<&Path>,
     observer: &mut dyn FnMut(&StepReport) -> Result<(), TrainError>,
 ) -> Result<Summary, TrainError> {
-    let mut objective = NextToken::new(&config(), parameters, examples(), LossOptions::default()).unwrap();
+    let mut objective = Supervised::next_token(&config(), parameters, examples(), LossOptions::default()).unwrap();
     let mut observer = |report: &StepReport| observer(report);
     train(parameters, &mut objective, settings, folder, &mut observer)
 }
@@ -150,7 +150,7 @@ fn accumulation_and_checkpointing_of_gradients_change_the_loss_by_rounding_only(
     let losses = |batch_size: usize, gradient_accumulation: usize, gradient_checkpointing: bool| {
         let parameters = parameters();
         let options = LossOptions { gradient_checkpointing, chunk: 5 };
-        let mut objective = NextToken::new(&config(), &parameters, examples(), options).unwrap();
+        let mut objective = Supervised::next_token(&config(), &parameters, examples(), options).unwrap();
         let settings = TrainConfig { batch_size, gradient_accumulation, ..settings() };
         train(&parameters, &mut objective, &settings, None, &mut ()).unwrap().losses
     };
@@ -379,11 +379,84 @@ fn a_cut_graph_bad_settings_and_divergence_are_errors() {
 #[test]
 fn data_without_anything_to_learn_is_an_error() {
     let parameters = parameters();
-    let make = |examples| NextToken::new(&config(), &parameters, examples, LossOptions::default()).err().unwrap();
+    let make =
+        |examples| Supervised::next_token(&config(), &parameters, examples, LossOptions::default()).err().unwrap();
     let masked = Example { ids: vec![1, 2, 3], mask: vec![true, false, false] };
     assert!(make(vec![masked]).to_string().contains("masked"));
     let outside = Example { ids: vec![1, 30], mask: vec![true, true] };
     assert!(make(vec![outside]).to_string().contains("token 30"));
     let uneven = Example { ids: vec![1, 2], mask: vec![true] };
     assert!(make(vec![uneven]).to_string().contains("mask of 1"));
+}
+
+/// A validation split of its own: sequences that count downwards.
+fn downwards() -> Vec<Example> {
+    let row = |i: u32| Example { ids: (0..8).map(|j| (20 + i - j) % 30).collect(), mask: vec![true; 8] };
+    (0..3).map(row).collect()
+}
+
+fn validated(
+    parameters: &TrainableParams,
+    settings: &TrainConfig,
+    folder: Option<&Path>,
+    observer: &mut dyn FnMut(&StepReport) -> Result<(), TrainError>,
+) -> Result<Summary, TrainError> {
+    let objective = Supervised::next_token(&config(), parameters, examples(), LossOptions::default()).unwrap();
+    let mut objective = objective.validated_on(downwards()).unwrap();
+    let mut observer = |report: &StepReport| observer(report);
+    train(parameters, &mut objective, settings, folder, &mut observer)
+}
+
+#[test]
+fn the_best_weights_are_kept_and_training_ends_without_progress() {
+    let settings = TrainConfig { epochs: 40.0, validate_every: 5, keep_best: true, ..settings() };
+    let whole = parameters();
+    let mut seen = Vec::new();
+    let mut see = |report: &StepReport| {
+        seen.extend(report.validation.map(|loss| (report.step, loss)));
+        Ok(())
+    };
+    let expected = validated(&whole, &settings, None, &mut see).unwrap();
+    assert_eq!((&expected.validation, expected.validation.len()), (&seen, 1 + 120 / 5));
+    assert_eq!((expected.validation[0].0, expected.validation[24].0), (0, 120));
+    let (step, loss) = expected.kept.unwrap();
+    let least = expected.validation.iter().map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
+    // Counting upwards teaches nothing about counting downwards for long.
+    assert!(loss == least && step < 120 && expected.validation[24].1 > loss, "{:?}", expected.validation);
+    let objective = Supervised::next_token(&config(), &whole, downwards(), LossOptions::default()).unwrap();
+    assert_eq!(objective.loss_on(&downwards()).unwrap(), loss);
+    // Those of that step, as a run of so many steps at the same rates leaves them.
+    let constant = TrainConfig { schedule: ScheduleKind::Constant, warmup_ratio: 0.0, ..settings.clone() };
+    let long = parameters();
+    let (step, _) = validated(&long, &constant, None, &mut |_| Ok(())).unwrap().kept.unwrap();
+    let short = parameters();
+    run(&short, &TrainConfig { max_steps: Some(step), keep_best: false, ..constant }, None, &mut |_| Ok(())).unwrap();
+    assert_eq!(bits(&long), bits(&short));
+
+    // With patience it ends, and an interrupted run ends at the same place with the same bits.
+    let settings = TrainConfig { patience: 3, ..settings };
+    let patient = parameters();
+    let ended = validated(&patient, &settings, None, &mut |_| Ok(())).unwrap();
+    assert!(ended.losses.len() < 120 && ended.validation.len() < 25);
+    assert_eq!(ended.kept.unwrap().0, ended.validation[ended.validation.len() - 4].0);
+    for stop_at in [3, 5, 6, ended.losses.len() as u64 - 1] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut stop = |report: &StepReport| if report.step == stop_at { Err(TrainError::Stopped) } else { Ok(()) };
+        validated(&parameters(), &settings, Some(folder.path()), &mut stop).unwrap_err();
+        let resumed = parameters();
+        let summary = validated(&resumed, &settings, Some(folder.path()), &mut |_| Ok(())).unwrap();
+        assert_eq!(Summary { resumed_at: 0, ..summary }, ended, "{stop_at}");
+        assert_eq!(bits(&resumed), bits(&patient), "{stop_at}");
+    }
+}
+
+#[test]
+fn validation_data_are_held_to_what_training_data_are() {
+    let parameters = parameters();
+    let objective = || Supervised::next_token(&config(), &parameters, examples(), LossOptions::default()).unwrap();
+    let refused = |examples| objective().validated_on(examples).err().unwrap().to_string();
+    assert!(refused(vec![Example { ids: vec![1, 2], mask: vec![true, false] }]).contains("validation data"));
+    assert!(
+        refused(vec![Example { ids: vec![1, 99], mask: vec![true; 2] }]).contains("validation example 0: token 99")
+    );
 }

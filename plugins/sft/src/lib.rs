@@ -1,12 +1,12 @@
 //! Supervised fine-tuning: next-token training of all weights, from a model's weights or from random ones.
 
-mod example;
 mod parameters;
 mod train;
 
 use parameters::Parameters;
 use workbench_api::job::{Facts, Model};
-use workbench_api::sdk::{Error, Example, Host, Plugin, Trainer};
+use workbench_api::sdk::{Error, Example, Host, Needs, Plugin, Trainer};
+use workbench_plugin_model::{in_training_pool, one_step_by_hand, train_error};
 
 /// The plugin with its parameters.
 pub struct Sft(Parameters);
@@ -22,18 +22,22 @@ impl Plugin for Sft {
     const GRID_VERSION: u32 = 0;
 
     fn new(parameters: Parameters) -> Result<Self, Error> {
-        parameters.config().check().map_err(train::error)?;
+        parameters.training.config().check().map_err(train_error)?;
         Ok(Self(parameters))
     }
 
+    fn needs(&self) -> Needs {
+        Needs::nothing().stream("train").optional_stream("validation")
+    }
+
     fn examples() -> Result<Vec<Example>, Error> {
-        example::examples()
+        Ok(vec![one_step_by_hand()])
     }
 }
 
 impl Trainer for Sft {
-    fn train(&self, _: &Model, host: &Host<'_>) -> Result<Facts, Error> {
-        train::run(&self.0, host)
+    fn train(&self, job: &Model, host: &Host<'_>) -> Result<Facts, Error> {
+        in_training_pool(host, || train::run(&self.0, job, host))
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a script can say.
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use workbench_train::{AdamWConfig, ScheduleKind, TrainConfig};
+use workbench_train::TrainingParameters;
 
 /// Where training starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -24,98 +24,28 @@ pub struct Parameters {
     /// Standard deviation of random weights.
     #[schemars(range(min = 0.0))]
     pub initializer_range: f64,
-    /// The peak learning rate.
-    #[schemars(range(min = 0.0), extend("aliases" = ["lr"]))]
-    pub learning_rate: f64,
-    /// How the rate falls after the warm-up: `cosine`, `linear` or `constant`.
-    #[schemars(extend("aliases" = ["lr_scheduler_type", "scheduler", "lr_scheduler"]))]
-    pub schedule: ScheduleKind,
-    /// Share of all steps in which the rate rises.
-    #[schemars(range(min = 0.0, max = 1.0), extend("aliases" = ["warmup"]))]
-    pub warmup_ratio: f64,
-    /// How often the data is gone through.
-    #[schemars(range(min = 0.0), extend("aliases" = ["num_train_epochs", "num_epochs"]))]
-    pub epochs: f64,
-    /// How many steps to take; 0: as many as `epochs` makes.
-    #[schemars(extend("unit" = "steps", "aliases" = ["steps"]))]
-    pub max_steps: u64,
-    /// Sequences of one forward and backward pass.
-    #[schemars(range(min = 1), extend("unit" = "sequences", "aliases" = ["per_device_train_batch_size", "train_batch_size"]))]
-    pub batch_size: usize,
-    /// Passes whose gradients make one step.
-    #[schemars(range(min = 1), extend("unit" = "passes", "aliases" = ["gradient_accumulation_steps", "accumulation"]))]
-    pub gradient_accumulation: usize,
-    /// Limit of the gradient's norm over all weights; 0: none.
-    #[schemars(range(min = 0.0), extend("aliases" = ["gradient_clipping", "clip"]))]
-    pub max_grad_norm: f64,
-    /// Decoupled decay of matrices per unit of learning rate; norms and biases do not decay.
-    #[schemars(range(min = 0.0))]
-    pub weight_decay: f64,
-    /// Decay rates of AdamW's two moments.
-    #[schemars(schema_with = "betas", extend("aliases" = ["adam_betas"]))]
-    pub betas: [f64; 2],
-    /// AdamW's epsilon.
-    #[schemars(extend("exclusiveMinimum" = 0, "aliases" = ["adam_epsilon"]))]
-    pub eps: f64,
-    /// Seed of the data's order and of random weights.
-    pub seed: u64,
-    /// Keep only the inputs of blocks and compute the rest again on the way back: less memory, about a third more time, the
-    /// same bits.
-    pub gradient_checkpointing: bool,
-    /// Positions whose logits exist at one time.
-    #[schemars(range(min = 1), extend("unit" = "positions"))]
-    pub loss_chunk: usize,
-    /// Steps between checkpoints, from which an interrupted run continues; 0: none. Not part of what is learned.
-    #[schemars(extend("unit" = "steps"))]
-    pub checkpoint_every: u64,
-}
-
-fn betas(_: &mut SchemaGenerator) -> Schema {
-    let rate = serde_json::json!({ "type": "number", "format": "double", "minimum": 0.0, "exclusiveMaximum": 1.0 });
-    json_schema!({ "type": "array", "items": rate, "minItems": 2, "maxItems": 2 })
+    /// The loop's.
+    #[serde(flatten)]
+    pub training: TrainingParameters,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        let defaults = TrainConfig::default();
-        Self {
-            init: Init::Model,
-            initializer_range: 0.02,
-            learning_rate: defaults.learning_rate,
-            schedule: defaults.schedule,
-            warmup_ratio: defaults.warmup_ratio,
-            epochs: defaults.epochs,
-            max_steps: 0,
-            batch_size: defaults.batch_size,
-            gradient_accumulation: defaults.gradient_accumulation,
-            max_grad_norm: defaults.max_grad_norm,
-            weight_decay: defaults.optimizer.weight_decay,
-            betas: defaults.optimizer.betas,
-            eps: defaults.optimizer.eps,
-            seed: defaults.seed,
-            gradient_checkpointing: false,
-            loss_chunk: 1024,
-            checkpoint_every: 100,
-        }
+        Self { init: Init::Model, initializer_range: 0.02, training: TrainingParameters::default() }
     }
 }
 
-impl Parameters {
-    /// The loop's settings.
-    pub(crate) fn config(&self) -> TrainConfig {
-        TrainConfig {
-            learning_rate: self.learning_rate,
-            schedule: self.schedule,
-            warmup_ratio: self.warmup_ratio,
-            epochs: self.epochs,
-            max_steps: (self.max_steps > 0).then_some(self.max_steps),
-            batch_size: self.batch_size,
-            gradient_accumulation: self.gradient_accumulation,
-            max_grad_norm: self.max_grad_norm,
-            optimizer: AdamWConfig { betas: self.betas, eps: self.eps, weight_decay: self.weight_decay },
-            groups: Vec::new(),
-            seed: self.seed,
-            checkpoint_every: self.checkpoint_every,
-        }
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn parameters_of_the_loop_stand_beside_its_own_and_no_others() {
+        let read: Parameters = from_value(json!({ "init": "random", "learning_rate": 0.5 })).unwrap();
+        assert!(read.init == Init::Random && read.training.learning_rate == 0.5);
+        let error = from_value::<Parameters>(json!({ "learning_rat": 0.5 })).unwrap_err();
+        assert!(error.to_string().contains("learning_rat"), "{error}");
     }
 }
