@@ -1,0 +1,78 @@
+//! The grids of a job, as the model in training has them.
+
+use candle_core::Tensor;
+use workbench_api::job::{Linear, Model};
+use workbench_api::sdk::Error;
+use workbench_model::decoder::{TrainableParams, WeightQuantizer, WeightScales};
+use workbench_model::{WeightSource, device};
+use workbench_plugin_model::{grid_error, model_error};
+use workbench_quant::{Grid, Matrix, QuantParams};
+use workbench_train::Grids;
+
+use crate::parameters::{Parameters, Scales};
+
+/// The names of the variables of learned scales, as a pattern.
+pub(crate) const SCALES: &str = "*.weight_scale";
+
+/// Reads the grids of a job. Where scales are learned, their variables join `weights`.
+pub(crate) fn of(job: &Model, parameters: &Parameters, weights: &mut TrainableParams) -> Result<Grids, Error> {
+    let mut grids =
+        Grids { kv_cache: job.kv_cache()?, inputs_follow_ranges: parameters.inputs_follow, ..Grids::default() };
+    for linear in job.coded() {
+        if let Some(grid) = linear.input_grid()? {
+            grids.inputs.insert(linear.module.clone(), grid);
+        }
+        if linear.grid.is_null() {
+            continue;
+        }
+        let quantizer = quantizer(linear, parameters, weights)
+            .map_err(|error| error.context(format!("the grid of `{}`", linear.weight)))?;
+        grids.weights.insert(linear.weight.clone(), quantizer);
+    }
+    Ok(grids)
+}
+
+fn quantizer(
+    linear: &Linear,
+    parameters: &Parameters,
+    weights: &mut TrainableParams,
+) -> Result<WeightQuantizer, Error> {
+    let grid: Grid = linear.grid()?;
+    let scales = match parameters.scales {
+        Scales::Dynamic => WeightScales::Dynamic,
+        Scales::Follow => {
+            if !grid.scales_follow_ranges() {
+                return Err(Error::unsupported(format!(
+                    "the scales of {} do not follow the weights' extremes",
+                    grid.args()
+                ))
+                .with_hint("take `scales: \"dynamic\"`, or the observer `minmax`"));
+            }
+            WeightScales::Follow
+        }
+        Scales::Frozen => WeightScales::Frozen(at_start(linear, &grid, weights)?),
+        Scales::Learned => {
+            if grid.args().is_mx() {
+                return Err(Error::unsupported("the scales of MX formats are powers of two, which are not learned")
+                    .with_hint("take `scales: \"dynamic\"`"));
+            }
+            let start = at_start(linear, &grid, weights)?;
+            let name = format!("{}.weight_scale", linear.module);
+            let scales = Tensor::from_vec(start.scales.clone(), &start.shape, &device::chosen())?;
+            weights.insert(&name, &scales).map_err(model_error)?;
+            WeightScales::Learned { name, start }
+        }
+    };
+    Ok(WeightQuantizer { grid, scales, stops_at_clipped: parameters.stops_at_clipped() })
+}
+
+/// The scales of a weight as it is given.
+fn at_start(linear: &Linear, grid: &Grid, weights: &TrainableParams) -> Result<QuantParams, Error> {
+    let values = weights.values(&linear.weight).map_err(model_error)?;
+    let shape = weights.shape(&linear.weight).unwrap_or_default();
+    let &[rows, columns] = shape.as_slice() else {
+        return Err(Error::input(format!("`{}` of shape {shape:?} is no matrix", linear.weight)));
+    };
+    let matrix = Matrix::new(&values, rows, columns).map_err(|error| grid_error(&error))?;
+    grid.parameters(matrix).map_err(|error| grid_error(&error))
+}

@@ -1,0 +1,109 @@
+//! What a script can say.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use workbench_api::sdk::Error;
+use workbench_model::decoder::Divergence;
+use workbench_plugin_model::{model_error, train_error};
+use workbench_train::TrainingParameters;
+
+/// What is minimized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// The divergence from the teacher's predictions.
+    #[default]
+    Distillation,
+    /// -log p of the tokens of the data.
+    CrossEntropy,
+}
+
+/// Where the scales of weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scales {
+    /// From the weights of each step, as a constant where gradients pass.
+    #[default]
+    Dynamic,
+    /// From the weights of each step, and gradients pass through their extremes.
+    Follow,
+    /// From the weights that training starts at.
+    Frozen,
+    /// Trained beside the weights.
+    Learned,
+}
+
+/// Where gradients pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Clipped {
+    /// Through every weight.
+    Pass,
+    /// Not through weights beyond the grid's ends.
+    Stop,
+}
+
+/// Parameters of `qat`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Parameters {
+    /// What is minimized: `distillation` (the divergence from the predictions of `teacher`, or of the model as it is given, unquantized)
+    /// or `cross_entropy` (of the data).
+    pub loss: Loss,
+    /// Of distillation: 0 for KL(teacher ‖ student), 1 for KL(student ‖ teacher), between them the generalized Jensen-Shannon
+    /// divergence of GKD.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub beta: f64,
+    /// Of distillation: what both models' logits are divided by.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub temperature: f64,
+    /// Where the scales of weights come from: `dynamic` (from the weights of each step), `follow` (the same, with gradients through
+    /// their extremes), `frozen` (from the weights at the start) or `learned` (LSQ).
+    pub scales: Scales,
+    /// Learned scales: what the learning rate is multiplied by for them. They do not decay.
+    #[schemars(range(min = 0.0))]
+    pub scales_rate: f64,
+    /// Whether gradients `pass` through weights beyond the ends of the grid or `stop` there; not given: they stop where scales are
+    /// frozen or learned.
+    pub clipped: Option<Clipped>,
+    /// Whether gradients pass through the extremes that the scales of inputs, keys and values are taken from.
+    pub inputs_follow: bool,
+    /// The loop's.
+    #[serde(flatten)]
+    pub training: TrainingParameters,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            loss: Loss::Distillation,
+            beta: 0.0,
+            temperature: 1.0,
+            scales: Scales::Dynamic,
+            scales_rate: 1.0,
+            clipped: None,
+            inputs_follow: false,
+            training: TrainingParameters { learning_rate: 1e-5, warmup_ratio: 0.05, ..TrainingParameters::default() },
+        }
+    }
+}
+
+impl Parameters {
+    /// An error for settings that make no sense.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.training.config().check().map_err(train_error)?;
+        self.divergence().check().map_err(model_error)
+    }
+
+    pub(crate) fn divergence(&self) -> Divergence {
+        Divergence { beta: self.beta, temperature: self.temperature }
+    }
+
+    /// Whether gradients stop at the ends of the grid.
+    pub(crate) fn stops_at_clipped(&self) -> bool {
+        match self.clipped {
+            Some(clipped) => clipped == Clipped::Stop,
+            None => matches!(self.scales, Scales::Frozen | Scales::Learned),
+        }
+    }
+}

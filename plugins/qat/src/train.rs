@@ -1,0 +1,105 @@
+//! One run.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use workbench_api::job::{Facts, Model};
+use workbench_api::sdk::{Error, Host};
+use workbench_model::decoder::{Decoder, LossOptions, TrainableParams};
+use workbench_model::{ModelConfig, WeightSource, device};
+use workbench_plugin_model::{
+    Extent, HostWeights, examples, grid_error, model_config, model_config_of, model_error, observe, put_weights,
+    quantized_linear, train_error,
+};
+use workbench_quant::{Matrix, QuantizedWeight};
+use workbench_train::{Loss, ParameterGroup, Student, Supervised, train};
+
+use crate::grids;
+use crate::parameters::{self, Parameters, Scales};
+
+/// The model that is learned from, where the script gives one.
+const TEACHER: &str = "teacher";
+
+/// Trains, and puts codes and weights.
+pub(crate) fn run(parameters: &Parameters, job: &Model, host: &Host<'_>) -> Result<Facts, Error> {
+    if !job.quantizes() {
+        return Err(Error::parameters("nothing is to be quantized").with_hint("name a scheme, or train with `sft`"));
+    }
+    let config = model_config(host)?;
+    let training = &parameters.training;
+    let mut weights =
+        TrainableParams::load(&config, &HostWeights::new(host), &device::chosen()).map_err(model_error)?;
+    let grids = grids::of(job, parameters, &mut weights)?;
+    let loss = loss(parameters, job, host)?;
+    let found = examples(host, "train", &config, training.learn)?;
+    let extent = Extent::of(&weights, &found);
+    extent.log(host);
+    let student = Student::on_grids(&config, &weights, grids).map_err(model_error)?;
+    let options = LossOptions { gradient_checkpointing: training.gradient_checkpointing, chunk: training.loss_chunk };
+    let mut objective = Supervised::new(student, found, loss, options).map_err(train_error)?;
+    if job.streams.iter().any(|stream| stream.name == "validation") {
+        let found = examples(host, "validation", &config, training.learn)?;
+        objective = objective.validated_on(found).map_err(train_error)?;
+    }
+    let mut settings = training.config();
+    if parameters.scales == Scales::Learned {
+        let (pattern, rate) = (grids::SCALES.to_owned(), parameters.scales_rate);
+        settings.groups.push(ParameterGroup { pattern, rate, weight_decay: Some(0.0) });
+    }
+    let folder = host.scratch()?.join("qat");
+    let summary = train(&weights, &mut objective, &settings, Some(&folder), &mut observe(host)).map_err(train_error)?;
+    let mut facts = extent.facts(&summary);
+    facts.insert("codes".into(), put(job, host, &config, objective.student(), &weights)?);
+    Ok(facts)
+}
+
+/// What is minimized. The teacher stays in memory beside the model in training.
+fn loss(parameters: &Parameters, job: &Model, host: &Host<'_>) -> Result<Loss, Error> {
+    let given = job.inputs.iter().any(|input| input == TEACHER);
+    match parameters.loss {
+        parameters::Loss::CrossEntropy if given => {
+            Err(Error::parameters("`loss: \"cross_entropy\"` learns from no teacher, and one is given")
+                .with_hint("leave `teacher` out, or take `loss: \"distillation\"`"))
+        }
+        parameters::Loss::CrossEntropy => Ok(Loss::CrossEntropy),
+        parameters::Loss::Distillation => {
+            let input = if given { TEACHER } else { "model" };
+            let config = model_config_of(host, input)?;
+            let source = HostWeights::of(host, input);
+            let teacher = Decoder::load_for_scoring(&config, &source, &device::chosen()).map_err(model_error)?;
+            Ok(Loss::Distillation { teacher: Box::new(teacher), divergence: parameters.divergence() })
+        }
+    }
+}
+
+/// Puts codes and plain weights, and says how many codes are others than those that the model begins with.
+fn put(
+    job: &Model,
+    host: &Host<'_>,
+    config: &ModelConfig,
+    student: &Student<'_>,
+    weights: &TrainableParams,
+) -> Result<serde_json::Value, Error> {
+    let (mut changed, mut all) = (0_usize, 0_usize);
+    let mut coded = BTreeSet::new();
+    for linear in job.coded().filter(|linear| !linear.grid.is_null()) {
+        let made = student.quantized(&linear.weight).map_err(model_error)?;
+        let before = at_start(host, &linear.weight, &made)?;
+        changed += made.codes.iter().zip(&before.codes).filter(|(a, b)| a != b).count();
+        all += made.codes.len();
+        host.put_codes(&linear.module, &quantized_linear(linear, made, Facts::new()))?;
+        coded.insert(linear.weight.as_str());
+    }
+    let known: BTreeSet<String> = config.tensors().into_iter().map(|tensor| tensor.name).collect();
+    put_weights(host, weights, |name| coded.contains(name) || !known.contains(name))?;
+    Ok(json!({ "all": all, "changed": changed }))
+}
+
+/// The codes of a weight as it is given, rounded to nearest.
+fn at_start(host: &Host<'_>, weight: &str, made: &QuantizedWeight) -> Result<QuantizedWeight, Error> {
+    let values = HostWeights::new(host).values(weight).map_err(model_error)?;
+    let [rows, columns] = made.shape;
+    Matrix::new(&values, rows, columns)
+        .and_then(|matrix| QuantizedWeight::round_to_nearest(matrix, &made.grid))
+        .map_err(|error| grid_error(&error).context(format!("rounding `{weight}`")))
+}
