@@ -1,14 +1,16 @@
 //! `workbench show`
 
-use std::process::ExitCode;
+mod curves;
+mod node;
+
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Global, progress::duration, style};
 use crate::{
-    config::show_bytes,
-    error::Result,
+    error::{Error, Result},
     exec::{End, Event, Standing, State},
     store::{RunFolder, Store},
 };
@@ -16,26 +18,57 @@ use crate::{
 /// Show runs, one run, or one stored node
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  workbench show              the runs\n  workbench show last         the newest run, node by node\n\n\
-The first digits of a key, as that lists them, show a stored node: its meaning, values and facts."
+    after_help = "Examples:\n  workbench show                            the runs\n  workbench show last                       the newest run, node by node\n  \
+workbench show 3f2a --csv                 the curve of a training, step by step\n  \
+workbench show last --tensorboard tb      all curves of a run, for `tensorboard --logdir tb`\n\n\
+The first digits of a key, as `show last` lists them, show a stored node: its meaning, values and facts, and of what reports \
+numbers while it works (training, learned rotations) their curve."
 )]
 pub(super) struct ShowArguments {
     /// A run, `last`, or the first digits of a key
     name: Option<String>,
+    /// Print the curve of a stored node as CSV and nothing else: a line for each step, a column for each metric
+    #[arg(long, requires = "name", conflicts_with = "tensorboard")]
+    csv: bool,
+    /// Write the CSV to a file instead
+    #[arg(long, value_name = "FILE", requires = "csv")]
+    output: Option<PathBuf>,
+    /// Write the curve of a stored node, or those of all nodes of a run, as event files for TensorBoard: a folder for each node
+    #[arg(long, value_name = "FOLDER", requires = "name")]
+    tensorboard: Option<PathBuf>,
 }
 
 pub(super) fn main(arguments: &ShowArguments, global: &Global) -> Result<ExitCode> {
     let (_, store) = global.project(std::path::Path::new("."))?;
-    match &arguments.name {
-        None => runs(&store, global)?,
-        Some(name) => match store.run(name) {
-            Ok(run) => one_run(&run, global)?,
-            Err(not_a_run) => match store.find(name) {
-                Ok(key) => node(&store, &key, global)?,
+    let Some(name) = &arguments.name else {
+        runs(&store, global)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    if arguments.csv && global.json {
+        return Err(Error::usage("`--csv` and `--json` are two ways to print the same curve").hint("leave one out"));
+    }
+    match (store.run(name), &arguments.tensorboard) {
+        (Ok(_), _) if arguments.csv => {
+            return Err(Error::usage(format!("`{name}` is a run, and a CSV holds the curve of one node"))
+                .hint(format!("`workbench show {name}` lists the keys of its nodes; give the first digits of one")));
+        }
+        (Ok(run), Some(folder)) => {
+            let keys = run.summary()?.nodes.into_iter().map(|node| node.key).filter(|key| store.holds(key));
+            curves::tensorboard(&store, keys, folder, global)?;
+        }
+        (Ok(run), None) => one_run(&run, global)?,
+        (Err(not_a_run), folder) => {
+            let key = match store.find(name) {
+                Ok(key) => key,
                 Err(not_a_key) if name.chars().all(|c| c.is_ascii_hexdigit()) => return Err(not_a_key),
                 Err(_) => return Err(not_a_run),
-            },
-        },
+            };
+            match folder {
+                Some(folder) => curves::tensorboard(&store, [key], folder, global)?,
+                None if arguments.csv => curves::csv(&store.object(&key)?, arguments.output.as_deref())?,
+                None => node::show(&store.object(&key)?, global)?,
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -120,63 +153,5 @@ fn unended(standing: &Standing, began: bool) -> &'static str {
         (State::Running, false) => "waiting",
         (_, true) => "was at work when the run ended",
         (_, false) => "not begun",
-    }
-}
-
-fn node(store: &Store, key: &crate::graph::Key, global: &Global) -> Result<()> {
-    let object = store.object(key)?;
-    let (record, provenance) = (object.record()?, object.provenance().unwrap_or_default());
-    if global.json {
-        return style::print_json(
-            &json!({ "key": key, "folder": object.path(), "record": record, "provenance": provenance }),
-        );
-    }
-    let mut text = format!("{key}\n{}  {}\n", object.path().display(), show_bytes(object.size()));
-    for (name, value) in
-        [("values", &record.values), ("facts", &record.facts), ("meaning", &record.identity), ("made", &provenance)]
-    {
-        text.push_str(&format!("\n{name}\n"));
-        outline(value, 1, &mut text);
-    }
-    style::print(&text)
-}
-
-/// JSON as an indented outline, long lists cut short.
-fn outline(value: &Value, depth: usize, out: &mut String) {
-    let pad = "  ".repeat(depth);
-    match value {
-        Value::Object(map) => {
-            for (key, value) in map.iter().filter(|(_, v)| !v.is_null()) {
-                match value {
-                    Value::Object(inner) if !inner.is_empty() => {
-                        out.push_str(&format!("{pad}{key}\n"));
-                        outline(value, depth + 1, out);
-                    }
-                    Value::Array(items) if items.iter().any(Value::is_object) => {
-                        for (i, item) in items.iter().enumerate().take(8) {
-                            out.push_str(&format!("{pad}{key}[{i}]\n"));
-                            outline(item, depth + 1, out);
-                        }
-                        if items.len() > 8 {
-                            out.push_str(&format!("{pad}{key}: {} more\n", items.len() - 8));
-                        }
-                    }
-                    _ => out.push_str(&format!("{pad}{key}  {}\n", leaf(value))),
-                }
-            }
-        }
-        _ => out.push_str(&format!("{pad}{}\n", leaf(value))),
-    }
-}
-
-fn leaf(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(items) if items.len() > 6 => {
-            let head: Vec<String> = items.iter().take(3).map(leaf).collect();
-            format!("{}, … ({} in all)", head.join(", "), items.len())
-        }
-        Value::Array(items) => items.iter().map(leaf).collect::<Vec<_>>().join(", "),
-        _ => value.to_string(),
     }
 }

@@ -5,6 +5,8 @@
 
 use serde_json::Value;
 
+use crate::store::Curve;
+
 /// Labels of a row in the order in which the script gave them, e.g. `method = "rtn"`, `ignore = ["*.down_proj"]`.
 pub type Labels = Vec<(String, Value)>;
 
@@ -28,6 +30,8 @@ pub struct Table {
     pub contrasts: Vec<Contrast>,
     /// Pictures of the rows over two of their labels, for the HTML page.
     pub heat_maps: Vec<HeatMap>,
+    /// What nodes behind the rows reported step by step, for the HTML page.
+    pub curves: Vec<NodeCurve>,
     /// Facts about the run for the end of the page, in order: commit, engine, CPU, threads, seed, command line, ...
     pub provenance: Vec<(String, String)>,
     /// Sentences that belong under the table whatever its values, e.g. the observer or a method's fallbacks.
@@ -156,6 +160,15 @@ pub struct HeatMap {
     pub rows: String,
     /// Name of the label whose values are its columns. The value `all` stands apart, in rows as in columns.
     pub columns: String,
+}
+
+/// What a node reported step by step: a training, rotations that are learned.
+#[derive(Debug, Clone, Default)]
+pub struct NodeCurve {
+    /// What tells it from the other nodes of the table.
+    pub name: String,
+    /// Its numbers.
+    pub curve: Curve,
 }
 
 /// The run's graph, reduced to what a picture needs.

@@ -14,6 +14,7 @@ use super::{
         TaskResult,
     },
     markdown,
+    progressions::curves,
     provenance::{machines, remarks},
     terminal,
 };
@@ -285,6 +286,7 @@ fn table(
         rows,
         contrasts,
         heat_maps: spec.heat_maps.iter().cloned().map(|(rows, columns)| HeatMap { rows, columns }).collect(),
+        curves: curves(&closure, &spec.rows, &builder.graph, keys, store)?,
         provenance,
         remarks: remarks(&closure, &spec.rows, &builder.graph, keys, store).into_iter().chain(cautions).collect(),
         graph: picture(&closure, &builder.graph, keys, store, outcome),

@@ -34,11 +34,14 @@ pub fn run(job: &Job, run: &RunFolder, reporter: &NodeReporter) -> Result<Commit
     let Some(scratch) = store.scratch(&job.key)? else { return Ok(Commit::Existed) };
     let reads = Reads::check(job, run)?;
     // What went wrong may have been that a file was not the one that was keyed: then that is what to say.
-    let output = step(job, &scratch, reporter).map_err(|error| match error.kind {
+    let mut output = step(job, &scratch, reporter).map_err(|error| match error.kind {
         ErrorKind::Interrupted => error,
         _ => reads.check_again().err().unwrap_or(error),
     })?;
     write_recipe(job, &scratch)?;
+    if let Some(said) = host::keep_curve(&scratch)? {
+        output.facts["curve"] = said;
+    }
     reads.check_again()?;
     let record =
         Record { version: Record::VERSION, identity: job.identity.clone(), values: output.values, facts: output.facts };

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! results/
-//!   store/v1/objects/ab/<key>/   record.json, provenance.json, items.jsonl, model/ with its recipe.json, manifest.json
+//!   store/v1/objects/ab/<key>/   record.json, provenance.json, items.jsonl, curve.csv, model/ with its recipe.json,
+//!                                manifest.json
 //!   store/v1/shards/<name>       hard links to weight shards, named by their digest, so that equal shards are stored once
 //!   store/v1/scratch/<key>/      work in progress; survives a kill
 //!   store/v1/locks/<key>         held with flock while a process works on the key
@@ -17,6 +18,7 @@
 //! written is refused by whoever reads it.
 
 mod collect;
+mod curve;
 mod damage;
 mod discard;
 mod export;
@@ -31,6 +33,7 @@ mod scratch;
 mod sealed;
 
 pub use collect::{Garbage, Removal, Unreachable};
+pub use curve::Curve;
 pub use damage::Damaged;
 pub use export::{check_place, resolve};
 pub use files::{write_atomic, write_json};

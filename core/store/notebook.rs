@@ -23,8 +23,20 @@ impl Scratch {
     /// # Errors
     /// They cannot be read or written.
     pub fn notebook(&self, name: &str) -> Result<Notebook> {
-        Notebook::open(&self.work_folder()?.join(format!("{name}.notes")))
+        Notebook::open(&self.work_folder()?.join(notes(name)))
     }
+
+    /// Whether notes of a name were begun.
+    ///
+    /// # Errors
+    /// The folder of the work cannot be made.
+    pub fn has_notebook(&self, name: &str) -> Result<bool> {
+        Ok(self.work_folder()?.join(notes(name)).is_file())
+    }
+}
+
+fn notes(name: &str) -> String {
+    format!("{name}.notes")
 }
 
 impl Notebook {
@@ -58,6 +70,14 @@ impl Notebook {
     pub fn add(&mut self, note: &str) -> Result<()> {
         let line = format!("{} {note}\n", blake3::hash(note.as_bytes()).to_hex());
         self.file.write_all(line.as_bytes()).map_err(|e| Error::io("write", &self.path, &e))
+    }
+
+    /// Has what was added survive a loss of power too; a kill of the process takes nothing of it anyway.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn make_durable(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::io("write", &self.path, &e))
     }
 }
 

@@ -161,8 +161,13 @@ impl Object {
         }
     }
 
+    /// The manifest that the result's files are held against; `None` for a result of the first version.
+    pub(super) fn manifest(&self) -> Result<Option<Manifest>> {
+        Ok(self.open_record()?.1)
+    }
+
     /// A file's bytes, if they are those that were written.
-    fn read(&self, name: &str, manifest: Option<&Manifest>) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, name: &str, manifest: Option<&Manifest>) -> Result<Vec<u8>> {
         let path = self.path.join(name);
         let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
         match manifest.map(|manifest| manifest.digest(name)) {
@@ -240,7 +245,7 @@ impl Object {
         Error::refused(format!("the stored result {} is damaged", self.key.short())).hint(REMEDY)
     }
 
-    fn damaged(&self, what: impl Into<String>) -> Error {
+    pub(super) fn damaged(&self, what: impl Into<String>) -> Error {
         self.refusal().cause(what)
     }
 

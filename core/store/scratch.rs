@@ -84,6 +84,11 @@ impl Scratch {
         self.path.join(ARTIFACT)
     }
 
+    /// The path of a file of the result.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
     /// Writes the items of an evaluation, one JSON object a line.
     pub fn write_items<T: Serialize>(&self, items: &[T]) -> Result<()> {
         let mut text = String::new();

@@ -64,6 +64,11 @@ fn a_quantizer_gets_the_gram_matrix_that_it_asks_for() {
         facts["mean_energy"].as_f64().unwrap_or_else(|| panic!("{:#}", record["facts"]))
     };
     assert!(energy(0) > 0.0 && energy(1) > 0.0 && energy(0) != energy(1), "each site has a Gram matrix of its own");
+    // What it reported is kept apart for each linear.
+    let (folder, _) = project.stored("results", "quantize", "sign_linear").remove(0);
+    let curve = std::fs::read_to_string(folder.join("curve.csv")).unwrap();
+    let names = [0, 1].map(|layer| format!("model.layers.{layer}.self_attn.o_proj/mean_energy"));
+    assert_eq!(curve, format!("step,{}\n1,{:?},{:?}\n", names.join(","), energy(0), energy(1)));
 }
 
 #[test]

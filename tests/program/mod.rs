@@ -5,6 +5,7 @@ mod bad_plugins;
 mod cached;
 mod calibration;
 mod changed;
+mod curves;
 mod damage;
 mod demo_training;
 mod embeddings;

@@ -1,8 +1,10 @@
 //! One page that says everything: no scripts, nothing loaded from anywhere, light and dark, fit to be mailed.
 
+mod curves;
 mod graph;
 mod heat;
 mod plot;
+mod scale;
 
 use super::analysis::Analysis;
 use super::cells::{Intervals, Tone};
@@ -42,6 +44,13 @@ pub fn html(analysis: &Analysis<'_>) -> Result<String, ReportError> {
     if !plots.is_empty() {
         section(&mut page, "Plots", |page| {
             *page += &format!("<div class=\"plots\">\n{plots}</div>\n");
+            Ok(())
+        })?;
+    }
+    let curves = curves::panels(&table.curves);
+    if !curves.is_empty() {
+        section(&mut page, "Curves", |page| {
+            *page += &format!("<div class=\"plots\">\n{curves}</div>\n");
             Ok(())
         })?;
     }

@@ -7,7 +7,7 @@ use super::super::analysis::Analysis;
 use super::super::cells::{self, Intervals, Tone};
 use super::super::input::MetricKind;
 use super::super::{Comparison, Paired, footer, labels, sheet};
-use super::{escape, number};
+use super::{escape, number, scale::Scale};
 
 /// One value of a plot, on the scale on which it is shown.
 struct Dot {
@@ -74,7 +74,7 @@ fn differences(analysis: &Analysis<'_>, key: &MetricKey, family: &[&Comparison])
     };
     let title = format!("{} {}", key.task, cells::difference_header(key));
     let subtitle = format!("{against}{unit}{better}; filled: p ≤ 0.05 after adjustment");
-    figure(&title, &subtitle, &dots, Scale::linear(&dots, true), Some(0.0))
+    figure(&title, &subtitle, &dots, Scale::linear(values(&dots), true), Some(0.0))
 }
 
 fn estimates(analysis: &Analysis<'_>, metric: usize, key: &MetricKey) -> String {
@@ -93,7 +93,7 @@ fn estimates(analysis: &Analysis<'_>, metric: usize, key: &MetricKey) -> String 
         Dot { name: row_name(analysis, group), value, text, class }
     };
     let dots: Vec<Dot> = (0..analysis.groups.len()).map(dot).collect();
-    let scale = Scale::fitting(&dots);
+    let scale = fitting(&dots);
     let logarithmic = if scale.logarithmic { ", logarithmic axis" } else { "" };
     let baseline = analysis.baseline.and_then(|group| dots[group].value).map(|value| value.0);
     let line = if baseline.is_some() { ", dashed: baseline" } else { "" };
@@ -126,82 +126,21 @@ fn contrast_row(analysis: &Analysis<'_>, comparison: &Comparison) -> String {
     if shared.is_empty() { name } else { format!("{name} ({})", shared.join(" · ")) }
 }
 
-/// Where a value lies on a strip.
-struct Scale {
-    low: f64,
-    high: f64,
-    logarithmic: bool,
-    ticks: Vec<f64>,
+/// Linear, or logarithmic where the values differ by more than twentyfold.
+fn fitting(dots: &[Dot]) -> Scale {
+    let centres: Vec<f64> = dots.iter().filter_map(|dot| dot.value).map(|value| value.0).collect();
+    let lows = dots.iter().filter_map(|dot| dot.value).map(|value| value.1);
+    let (least, most) =
+        (centres.iter().copied().fold(f64::INFINITY, f64::min), centres.iter().copied().fold(0.0, f64::max));
+    if lows.fold(f64::INFINITY, f64::min) > 0.0 && most / least > 20.0 && most.is_finite() {
+        return Scale::logarithmic(values(dots));
+    }
+    Scale::linear(values(dots), false)
 }
 
-impl Scale {
-    /// Linear, or logarithmic where the values differ by more than twentyfold.
-    fn fitting(dots: &[Dot]) -> Self {
-        let centres: Vec<f64> = dots.iter().filter_map(|dot| dot.value).map(|value| value.0).collect();
-        let lows = dots.iter().filter_map(|dot| dot.value).map(|value| value.1);
-        let (least, most) =
-            (centres.iter().copied().fold(f64::INFINITY, f64::min), centres.iter().copied().fold(0.0, f64::max));
-        if lows.fold(f64::INFINITY, f64::min) > 0.0 && most / least > 20.0 && most.is_finite() {
-            return Self::logarithmic(dots);
-        }
-        Self::linear(dots, false)
-    }
-
-    fn ends(dots: &[Dot]) -> (f64, f64) {
-        let finite = |value: &f64| value.is_finite();
-        let all = || dots.iter().filter_map(|dot| dot.value).flat_map(|(v, l, h)| [v, l, h]).filter(finite);
-        let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
-        if low <= high { (low, high) } else { (0.0, 1.0) }
-    }
-
-    fn linear(dots: &[Dot], with_zero: bool) -> Self {
-        let (mut low, mut high) = Self::ends(dots);
-        if with_zero {
-            (low, high) = (low.min(0.0), high.max(0.0));
-        }
-        let span = if high > low { high - low } else { high.abs().max(1e-3) };
-        (low, high) = (low - 0.06 * span, high + 0.06 * span);
-        let step = nice_step((high - low) / 4.0);
-        let first = (low / step).ceil() as i64;
-        let last = (high / step).floor() as i64;
-        let ticks = (first..=last).map(|tick| tick as f64 * step).collect();
-        Self { low, high, logarithmic: false, ticks }
-    }
-
-    fn logarithmic(dots: &[Dot]) -> Self {
-        let (low, high) = Self::ends(dots);
-        let (low, high) = (low.ln(), high.ln());
-        let pad = 0.06 * (high - low);
-        let (low, high) = (low - pad, high + pad);
-        let decades = (high - low) / std::f64::consts::LN_10;
-        let steps: &[f64] = if decades < 2.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
-        let stride = (decades / 4.0).ceil().max(1.0) as i32;
-        let exponents = (low / std::f64::consts::LN_10).floor() as i32..=(high / std::f64::consts::LN_10).ceil() as i32;
-        let all = exponents.step_by(stride as usize).flat_map(|e| steps.iter().map(move |s| s * 10f64.powi(e)));
-        let ticks = all.filter(|tick| (low..=high).contains(&tick.ln())).collect();
-        Self { low, high, logarithmic: true, ticks }
-    }
-
-    /// Percent of the strip's width.
-    fn position(&self, value: f64) -> f64 {
-        let value = if self.logarithmic { value.ln() } else { value };
-        (100.0 * (value - self.low) / (self.high - self.low)).clamp(0.0, 100.0)
-    }
-
-    fn tick_text(&self, tick: f64) -> String {
-        let step = if self.logarithmic { tick } else { nice_step((self.high - self.low) / 4.0) };
-        let decimals = (-step.log10() + 1e-9).ceil().clamp(0.0, 8.0) as usize;
-        let text = format!("{tick:.decimals$}");
-        // A rounded zero must not carry a sign.
-        if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') { "0".to_owned() } else { text }
-    }
-}
-
-/// The smallest of 1, 2, 5 times a power of ten that is at least `step`.
-fn nice_step(step: f64) -> f64 {
-    let power = 10f64.powf(step.log10().floor());
-    let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= step * 0.999).unwrap_or(10.0);
-    factor * power
+/// Values and ends of intervals.
+fn values(dots: &[Dot]) -> impl Iterator<Item = f64> {
+    dots.iter().filter_map(|dot| dot.value).flat_map(|(value, low, high)| [value, low, high])
 }
 
 fn figure(title: &str, subtitle: &str, dots: &[Dot], scale: Scale, reference: Option<f64>) -> String {

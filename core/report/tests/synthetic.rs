@@ -122,6 +122,7 @@ pub(super) fn ablation() -> Table {
         rows,
         contrasts: Vec::new(),
         heat_maps: Vec::new(),
+        curves: Vec::new(),
         provenance: vec![("commit".into(), "0123abc".into()), ("cpu".into(), "AMD EPYC <Zen 5> & co".into())],
         remarks: vec!["Static scales: running minmax over 4,096 calibration tokens, full-precision pass.".into()],
         graph: GraphPicture::default(),

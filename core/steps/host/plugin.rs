@@ -1,7 +1,5 @@
 //! The job's plugin at work.
 
-use std::path::Path;
-
 use serde_json::Value;
 use workbench_api::{
     error::{Error as ApiError, ErrorKind as ApiErrorKind},
@@ -11,6 +9,7 @@ use workbench_quant::QuantizedWeight;
 
 use super::{
     super::artifact::Put,
+    curve::Recorder,
     services::{Inputs, Services, Setting},
     watchdog::watched,
 };
@@ -19,6 +18,7 @@ use crate::{
     exec::{Job, NodeEvent, NodeReporter, interrupted},
     graph::NodeKind,
     plugin::{Heartbeat, Loaded, Running, Scope},
+    store::Scratch,
 };
 
 /// The job's plugin with its parameters, under watch while it works.
@@ -30,14 +30,14 @@ pub(in crate::steps) struct Plugin<'a> {
 }
 
 impl<'a> Plugin<'a> {
-    /// Loads the plugin. Its checkpoints go to `scratch`, its progress counts `unit`.
+    /// Loads the plugin. Its checkpoints and what it reports step by step go to `scratch`, its progress counts `unit`.
     ///
     /// # Errors
     /// The file is no plugin that this program can run, or refuses the parameters.
     pub(in crate::steps) fn open(
         job: &'a Job,
         parameters: &Value,
-        scratch: &Path,
+        scratch: &'a Scratch,
         reporter: &'a NodeReporter,
         unit: &'static str,
     ) -> Result<Self> {
@@ -48,7 +48,15 @@ impl<'a> Plugin<'a> {
         reporter.send(&NodeEvent::PluginEnded);
         let seed = parameters["seed"].as_u64().unwrap_or(0);
         let stoppable = job.kind != NodeKind::Quantize;
-        let setting = Setting { scratch: scratch.to_owned(), seed, threads: job.threads, reporter, stoppable, unit };
+        let setting = Setting {
+            scratch: scratch.work_folder()?,
+            curve: Recorder::new(scratch),
+            seed,
+            threads: job.threads,
+            reporter,
+            stoppable,
+            unit,
+        };
         Ok(Self { running, scope: loaded.descriptor().scope, job, setting })
     }
 
@@ -76,12 +84,14 @@ impl<'a> Plugin<'a> {
             return Err(Error::refused(message).hint(format!("pass {name}: model(…)")));
         }
         let (heartbeat, reporter) = (Heartbeat::default(), self.setting.reporter);
-        let services = Services::new(&self.setting, inputs);
+        let services = Services::new(&self.setting, inputs, part(work));
         // It may have something to keep before it returns; what it has finished nonetheless is carried through.
         let _held = reporter.hold()?;
         reporter.send(&NodeEvent::Plugin { name: self.job.method.clone(), timeout: self.job.plugin_timeout });
         let report = watched(&heartbeat, reporter, || self.running.run(work, &services, &heartbeat));
         reporter.send(&NodeEvent::PluginEnded);
+        // Without it, whatever continues from here would leave a gap.
+        self.setting.curve.check()?;
         let report = report.map_err(|error| match error.kind {
             ApiErrorKind::Cancelled if reporter.cancelled() => interrupted(),
             _ => plugin_error(error),
@@ -98,6 +108,15 @@ impl<'a> Plugin<'a> {
         let (mut put, facts) = self.run(&job::Job::Linear(linear), inputs)?;
         let weight = put.weights.remove(&module);
         Ok((weight.ok_or_else(|| Error::internal(format!("no codes of `{module}` arrived")))?, facts))
+    }
+}
+
+/// The part of the model that a job is about, where it is not the whole.
+fn part(work: &job::Job) -> Option<&str> {
+    match work {
+        job::Job::Linear(linear) => Some(&linear.module),
+        job::Job::Block(block) => Some(&block.prefix),
+        job::Job::Transform(_) | job::Job::Train(_) => None,
     }
 }
 

@@ -18,6 +18,7 @@ use workbench_quant::{Grid, QuantParams, QuantizedWeight};
 
 use super::{
     super::artifact::{Put, merge},
+    curve::Recorder,
     streams::BatchStream,
 };
 use crate::{
@@ -55,6 +56,7 @@ impl<'a> Inputs<'a> {
 /// What stays the same from call to call.
 pub(super) struct Setting<'a> {
     pub scratch: PathBuf,
+    pub curve: Recorder<'a>,
     pub seed: u64,
     pub threads: usize,
     pub reporter: &'a NodeReporter,
@@ -69,15 +71,17 @@ pub(super) struct Setting<'a> {
 pub(super) struct Services<'a> {
     setting: &'a Setting<'a>,
     inputs: Inputs<'a>,
+    /// The part of the model that the call is about; several calls of one node count their steps each from the first.
+    part: Option<&'a str>,
     put: Mutex<Put>,
     /// By model, the block of the tensor that was asked for last.
     blocks: Mutex<BTreeMap<String, Option<usize>>>,
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn new(setting: &'a Setting<'a>, inputs: Inputs<'a>) -> Self {
+    pub(super) fn new(setting: &'a Setting<'a>, inputs: Inputs<'a>, part: Option<&'a str>) -> Self {
         let put = Put::into_folder(setting.scratch.clone());
-        Self { setting, inputs, put: Mutex::new(put), blocks: Mutex::default() }
+        Self { setting, inputs, part, put: Mutex::new(put), blocks: Mutex::default() }
     }
 
     /// What the plugin put.
@@ -242,6 +246,10 @@ impl HostServices for Services<'_> {
 
     fn metric(&self, step: u64, name: &str, value: f64) {
         self.put().metrics.insert(name.to_owned(), (step, value));
+        match self.part {
+            Some(part) => self.setting.curve.add(step, &format!("{part}/{name}"), value),
+            None => self.setting.curve.add(step, name, value),
+        }
         self.setting.reporter.metric(step, name, value);
     }
 

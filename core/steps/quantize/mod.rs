@@ -53,7 +53,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let checkpoint = Checkpoint::open(job.model("model")?)?;
     checkpoint.check_finite()?;
     let targets = schemes::targets(&groups, (&checkpoint).into())?;
-    let plugin = Plugin::open(job, &parameters, &scratch.work_folder()?, reporter, "layers")?;
+    let plugin = Plugin::open(job, &parameters, scratch, reporter, "layers")?;
     let embeddings_and_head = RoundedEmbeddingsAndHead::new(
         &groups,
         untie_word_embeddings,

@@ -37,9 +37,10 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let reader = Reader { job, config: start.config(), tokenizer, template, teacher: teacher.as_ref() };
     let mut facts = Map::new();
     let train = reader.read("data", &data, &mut facts)?;
+    facts["data"]["first_sequence"] = sample::first_sequence(&train, &reader.tokenizer)?;
     let validation = validation.map(|options| reader.read(VALIDATION, &options, &mut facts)).transpose()?;
 
-    let plugin = Plugin::open(job, &parameters, &scratch.work_folder()?, reporter, "steps")?;
+    let plugin = Plugin::open(job, &parameters, scratch, reporter, "steps")?;
     let mut inputs = Inputs::of(start.model());
     if let Some(teacher) = &teacher {
         inputs.models.insert(TEACHER, host::Model::Weights(teacher.checkpoint()));

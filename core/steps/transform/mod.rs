@@ -42,7 +42,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let dtype = stored_as(named);
     let checkpoint = Checkpoint::open(job.model("model")?)?;
     checkpoint.check_finite()?;
-    let plugin = Plugin::open(job, &parameters, &scratch.work_folder()?, reporter, "tensors")?;
+    let plugin = Plugin::open(job, &parameters, scratch, reporter, "tensors")?;
     let statistics;
     let mut inputs = Inputs::of(host::Model::Weights(&checkpoint));
     let mut work = Model {

@@ -77,6 +77,7 @@ impl Quantizer for SignLinear {
         if let Some(label) = &self.0.label {
             host.log(Level::Info, &format!("{label}: {}", linear.module));
         }
+        host.metric(1, "mean_energy", f64::from(mean));
         let mut quantized = sign_quantize(&weight.to_f32()?, [rows, columns], &gram, &gram, linear.grid.clone())?;
         quantized.facts.insert("mean_energy".to_owned(), f64::from(mean).into());
         Ok(quantized)
