@@ -219,7 +219,9 @@ mod tests {
 
     fn made(values: impl IntoIterator<Item = (u64, f64)>) -> Curve {
         let mut curve = Curve::default();
-        values.into_iter().for_each(|(step, value)| drop(curve.set(step, "loss", value)));
+        for (step, value) in values {
+            curve.set(step, "loss", value);
+        }
         curve
     }
 

@@ -167,6 +167,8 @@ pub struct HeatMap {
 pub struct NodeCurve {
     /// What tells it from the other nodes of the table.
     pub name: String,
+    /// What reported them, `train sft`: metrics of others are other quantities, whatever their names.
+    pub method: String,
     /// Its numbers.
     pub curve: Curve,
 }

@@ -10,8 +10,8 @@ use crate::{
     store::Store,
 };
 
-/// The curves of the nodes that have one, each named by what tells it from the others: the node alone, the rows behind which it
-/// stands, or its key.
+/// The curves of the nodes that have one, each named by what tells it from the others: its label, the rows behind which it stands,
+/// or its key.
 pub(super) fn curves(
     closure: &[NodeId],
     rows: &[RowSpec],
@@ -27,18 +27,17 @@ pub(super) fn curves(
             found.push((*id, curve));
         }
     }
-    let several = found.len() > 1;
-    let named = |(id, curve): (NodeId, _)| {
-        let (label, of) = (graph.node(id).label.clone(), behind.named(&[id]));
-        let name = if several && !of.is_empty() { format!("{label} ({of})") } else { label };
-        (id, NodeCurve { name, curve })
+    let labels: Vec<String> = found.iter().map(|(id, _)| graph.node(*id).label.clone()).collect();
+    let alone = |name: &str, names: &[String]| names.iter().filter(|other| *other == name).count() <= 1;
+    let with_rows = |(id, label): (&NodeId, &String)| match behind.named(&[*id]) {
+        of if of.is_empty() || alone(label, &labels) => label.clone(),
+        of => format!("{label} ({of})"),
     };
-    let mut named: Vec<(NodeId, NodeCurve)> = found.into_iter().map(named).collect();
-    let names: Vec<String> = named.iter().map(|(_, node)| node.name.clone()).collect();
-    for (id, node) in &mut named {
-        if names.iter().filter(|name| **name == node.name).count() > 1 {
-            node.name += &format!(" {}", keys[id.0].1.short());
-        }
-    }
-    Ok(named.into_iter().map(|(_, node)| node).collect())
+    let names: Vec<String> = found.iter().map(|(id, _)| id).zip(&labels).map(with_rows).collect();
+    let node = |((id, curve), name): ((NodeId, _), &String)| {
+        let node = graph.node(id);
+        let name = if alone(name, &names) { name.clone() } else { format!("{name} {}", keys[id.0].1.short()) };
+        NodeCurve { name, method: format!("{} {}", node.kind, node.method), curve }
+    };
+    Ok(found.into_iter().zip(&names).map(node).collect())
 }

@@ -1,4 +1,4 @@
-//! Curves of the nodes behind the rows: one panel for each metric, the nodes in it one over the other.
+//! Curves of the nodes behind the rows: one panel for each metric of a method, the nodes in it one over the other.
 
 use std::collections::BTreeMap;
 
@@ -24,22 +24,25 @@ const DASHES: usize = 3;
 type Values = BTreeMap<u64, f64>;
 
 /// All panels; empty where no node reported anything.
-pub(super) fn panels(curves: &[NodeCurve]) -> String {
-    let mut names: Vec<&str> = curves.iter().flat_map(|node| node.curve.metrics().map(|(name, _)| name)).collect();
-    names.sort_by_key(|name| (*name != "loss", *name));
-    names.dedup();
-    let mut out: String = names.iter().take(PANELS).map(|name| panel(name, curves)).collect();
-    if names.len() > PANELS {
-        out += &format!("<p class=\"faint\">{} further metrics are not drawn</p>\n", names.len() - PANELS);
+pub(super) fn panels<'a>(curves: &'a [NodeCurve]) -> String {
+    let of = |node: &'a NodeCurve| node.curve.metrics().map(|(name, _)| (name, node.method.as_str()));
+    let mut all: Vec<(&str, &str)> = curves.iter().flat_map(of).collect();
+    all.sort_by_key(|(name, method)| (*name != "loss", *name, *method));
+    all.dedup();
+    let several = all.iter().any(|(_, method)| *method != all[0].1);
+    let mut out: String = all.iter().take(PANELS).map(|(name, method)| panel(name, method, several, curves)).collect();
+    if all.len() > PANELS {
+        out += &format!("<p class=\"faint\">{} further metrics are not drawn</p>\n", all.len() - PANELS);
     }
     out
 }
 
-fn panel(metric: &str, curves: &[NodeCurve]) -> String {
+fn panel(metric: &str, method: &str, several: bool, curves: &[NodeCurve]) -> String {
     // A node has the same line in every panel.
     let lines: Vec<(usize, &str, &Values)> = curves
         .iter()
         .enumerate()
+        .filter(|(_, node)| node.method == method)
         .filter_map(|(index, node)| {
             let (_, values) = node.curve.metrics().find(|(name, _)| *name == metric)?;
             Some((index, node.name.as_str(), values))
@@ -59,7 +62,7 @@ fn panel(metric: &str, curves: &[NodeCurve]) -> String {
     if odd > 0 {
         notes.push(format!("gaps where {odd} numbers are not finite"));
     }
-    let title = escape(metric);
+    let title = if several { escape(&format!("{metric} of {method}")) } else { escape(metric) };
     let mut out = format!("<figure class=\"card curve\">\n<figcaption>{title}");
     if !notes.is_empty() {
         out += &format!("<small>{}</small>", escape(&notes.join("; ")));

@@ -109,7 +109,7 @@ fn training(name: &str, steps: u64, rate: f64) -> NodeCurve {
         curve.set(step, "loss", 2.0 + 3.0 * (-5.0 * share).exp() + 0.1 * (step as f64).sin());
         curve.set(step, "learning_rate", rate * (0.1_f64).max((std::f64::consts::PI * share).sin()));
     }
-    NodeCurve { name: name.into(), curve }
+    NodeCurve { name: name.into(), method: "train sft".into(), curve }
 }
 
 fn trained() -> Table {
@@ -155,6 +155,14 @@ fn curves_are_drawn_one_panel_for_each_metric() {
         assert!(panel.contains("train sft (lr=0.001)</span>"));
     }
     let loss = &lines(panels[0])[1];
+    // Another method's loss is another quantity.
+    let mut table = trained();
+    table.curves.push(NodeCurve { method: "transform rotate".into(), ..training("rotated", 9, 1e-3) });
+    let page = self::page(&table);
+    for (title, lines) in [("loss of train sft<", 2), ("loss of transform rotate<", 1)] {
+        let (_, panel) = page.split_once(&format!("<figcaption>{title}")).unwrap();
+        assert_eq!(self::lines(panel.split("</figure>").next().unwrap()).len(), lines, "{title}");
+    }
     let (first, last) = (loss[0], loss[loss.len() - 1]);
     assert!(first.1 < 60.0 && last.1 > 190.0, "it falls: {first:?} {last:?}");
 }
@@ -167,7 +175,7 @@ fn curves_of_any_numbers_make_a_page() {
         odd.set(step, "loss", value);
         odd.set(7, &format!("metric {step}<&"), value);
     }
-    table.curves.push(NodeCurve { name: "</svg>".into(), curve: odd });
+    table.curves.push(NodeCurve { name: "</svg>".into(), method: "train sft".into(), curve: odd });
     table.curves.extend((0..40).map(|i| training(&format!("seed {i}"), 3, 1e-3)));
     let page = page(&table);
     assert!(page.contains("19 further nodes are not drawn") && page.contains("gaps where 2 numbers are not finite"));
