@@ -1,6 +1,7 @@
 //! Training nodes.
 
 mod grids;
+mod sample;
 mod start;
 mod teacher;
 mod write;
