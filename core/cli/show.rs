@@ -19,7 +19,7 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  workbench show                            the runs\n  workbench show last                       the newest run, node by node\n  \
-workbench show 3f2a --csv                 the curve of a training, step by step\n  \
+workbench show last --csv                 the curve of its training, step by step\n  \
 workbench show last --tensorboard tb      all curves of a run, for `tensorboard --logdir tb`\n\n\
 The first digits of a key, as `show last` lists them, show a stored node: its meaning, values and facts, and of what reports \
 numbers while it works (training, learned rotations) their curve."
@@ -27,7 +27,8 @@ numbers while it works (training, learned rotations) their curve."
 pub(super) struct ShowArguments {
     /// A run, `last`, or the first digits of a key
     name: Option<String>,
-    /// Print the curve of a stored node as CSV and nothing else: a line for each step, a column for each metric
+    /// Print the curve of a stored node, or that of the only node of a run that has one, as CSV and nothing else: a line for each
+    /// step, a column for each metric
     #[arg(long, requires = "name", conflicts_with = "tensorboard")]
     csv: bool,
     /// Write the CSV to a file instead
@@ -48,14 +49,10 @@ pub(super) fn main(arguments: &ShowArguments, global: &Global) -> Result<ExitCod
         return Err(Error::usage("`--csv` and `--json` are two ways to print the same curve").hint("leave one out"));
     }
     match (store.run(name), &arguments.tensorboard) {
-        (Ok(_), _) if arguments.csv => {
-            return Err(Error::usage(format!("`{name}` is a run, and a CSV holds the curve of one node"))
-                .hint(format!("`workbench show {name}` lists the keys of its nodes; give the first digits of one")));
+        (Ok(run), None) if arguments.csv => {
+            curves::csv(&curves::only(&store, &run.summary()?)?, arguments.output.as_deref())?;
         }
-        (Ok(run), Some(folder)) => {
-            let keys = run.summary()?.nodes.into_iter().map(|node| node.key).filter(|key| store.holds(key));
-            curves::tensorboard(&store, keys, folder, global)?;
-        }
+        (Ok(run), Some(folder)) => curves::tensorboard(&store, curves::keys(&store, &run.summary()?), folder, global)?,
         (Ok(run), None) => one_run(&run, global)?,
         (Err(not_a_run), folder) => {
             let key = match store.find(name) {

@@ -4,27 +4,27 @@ use serde_json::Value;
 
 use super::{input::NodeCurve, whose::Behind};
 use crate::{
-    error::Result,
     graph::{Graph, Key, NodeId},
     script::RowSpec,
     store::Store,
 };
 
-/// The curves of the nodes that have one, each named by what tells it from the others: its label, the rows behind which it stands,
-/// or its key.
+/// The curves of the nodes that have one. As with everything else that no value of the table depends on, a damaged result does without;
+/// the curves are named by what tells each from the others: its label, the rows behind which it stands, or its key.
 pub(super) fn curves(
     closure: &[NodeId],
     rows: &[RowSpec],
     graph: &Graph,
     keys: &[(Value, Key)],
     store: &Store,
-) -> Result<Vec<NodeCurve>> {
+) -> Vec<NodeCurve> {
     let behind = Behind::new(rows, graph);
     let mut found = Vec::new();
     for id in closure {
         let Ok(object) = store.object(&keys[id.0].1) else { continue };
-        if let Some(curve) = object.curve()? {
-            found.push((*id, curve));
+        match object.curve() {
+            Ok(curve) => found.extend(curve.map(|curve| (*id, curve))),
+            Err(error) => tracing::warn!("{}: no curve in the report: {error}", graph.node(*id).label),
         }
     }
     let labels: Vec<String> = found.iter().map(|(id, _)| graph.node(*id).label.clone()).collect();
@@ -39,5 +39,5 @@ pub(super) fn curves(
         let name = if alone(name, &names) { name.clone() } else { format!("{name} {}", keys[id.0].1.short()) };
         NodeCurve { name, method: format!("{} {}", node.kind, node.method), curve }
     };
-    Ok(found.into_iter().zip(&names).map(node).collect())
+    found.into_iter().zip(&names).map(node).collect()
 }

@@ -286,7 +286,7 @@ fn table(
         rows,
         contrasts,
         heat_maps: spec.heat_maps.iter().cloned().map(|(rows, columns)| HeatMap { rows, columns }).collect(),
-        curves: curves(&closure, &spec.rows, &builder.graph, keys, store)?,
+        curves: curves(&closure, &spec.rows, &builder.graph, keys, store),
         provenance,
         remarks: remarks(&closure, &spec.rows, &builder.graph, keys, store).into_iter().chain(cautions).collect(),
         graph: picture(&closure, &builder.graph, keys, store, outcome),

@@ -1,6 +1,9 @@
 //! Curves for other programs.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde_json::{Map, Value, json};
 
@@ -9,8 +12,8 @@ use crate::{
     error::{Error, Result},
     graph::Key,
     report,
-    store::{Curve, Object, Store, write_atomic},
-    words::plural,
+    store::{Curve, Object, RunSummary, Store, write_atomic},
+    words::{listed, plural},
 };
 
 /// The curve of a node as CSV, in a file or on standard output.
@@ -23,6 +26,44 @@ pub(super) fn csv(object: &Object, output: Option<&Path>) -> Result<()> {
         Some(path) => write_atomic(path, curve.as_bytes()),
         None => style::print(&curve),
     }
+}
+
+/// The nodes of a run that are stored, and those that they were made of: a run that finds a result in the store does not list what
+/// is behind it.
+pub(super) fn keys(store: &Store, run: &RunSummary) -> Vec<Key> {
+    let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+    let mut waiting: Vec<Key> = run.nodes.iter().rev().map(|node| node.key.clone()).collect();
+    while let Some(key) = waiting.pop() {
+        if !store.holds(&key) || !seen.insert(key.clone()) {
+            continue;
+        }
+        if let Ok(record) = store.object(&key).and_then(|object| object.record()) {
+            let inputs = record.identity["inputs"].as_object().into_iter().flat_map(|inputs| inputs.values());
+            waiting.extend(inputs.filter_map(|input| input["node"].as_str()?.parse::<Key>().ok()));
+        }
+        found.push(key);
+    }
+    found
+}
+
+/// The node of a run that has a curve.
+///
+/// # Errors
+/// None has one, or several have; a stored result is damaged.
+pub(super) fn only(store: &Store, run: &RunSummary) -> Result<Object> {
+    let mut found = Vec::new();
+    for key in keys(store, run) {
+        let object = store.object(&key)?;
+        if object.curve()?.is_some() {
+            found.push(object);
+        }
+    }
+    if found.len() > 1 {
+        let names = found.iter().map(name).collect::<Result<Vec<String>>>()?;
+        return Err(Error::usage(format!("several nodes of the run have a curve: {}", listed(&names, 8)))
+            .hint("give the key of one, the digits behind its name, instead of the run"));
+    }
+    found.pop().ok_or_else(|| Error::refused("no node of the run has a curve: none reported anything step by step"))
 }
 
 /// The curve as JSON: by metric, the steps and what was reported at each; what is no finite number is null.
