@@ -49,8 +49,7 @@ pub(in crate::script::api) fn making<'a>(
             let rounded = if train.groups.is_empty() { 0 } else { ROUNDED * model.parameters };
             let data = sequences(&train.data) + train.validation.as_ref().map_or(0, sequences);
             let own = training(config, model.parameters, &batch, writes_checkpoints(train));
-            MemoryNeed::from((rest + data + taught + rounded).saturating_add(own),
-            )
+            MemoryNeed::from((rest + data + taught + rounded).saturating_add(own))
         }
         // Every weight in f32, and what a backward pass over them needs.
         Params::Transform(transform) if !transform.parameters["learn"].is_null() => {
