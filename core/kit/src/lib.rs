@@ -26,7 +26,7 @@ pub use quantized::quantized_linear;
 #[cfg(feature = "model")]
 pub use sequences::{Sequence, calibration, sequences};
 #[cfg(feature = "train")]
-pub use training::{Extent, examples, in_training_pool, observe, put_weights, train_error};
+pub use training::{Extent, examples, in_training_pool, observe, put_weights, train_error, validation_examples};
 #[cfg(feature = "train")]
 pub use training_example::one_step_by_hand;
 #[cfg(feature = "model")]

@@ -1,10 +1,11 @@
 //! What a trainer and its host have to say to each other.
 
 use serde_json::json;
+use workbench_api::job::Model;
 use workbench_api::sdk::{Error, Facts, Host, Level, Tensor};
 use workbench_model::decoder::{TrainableParams, keep_pages};
 use workbench_model::{ModelConfig, WeightSource};
-use workbench_train::{Example, Learn, StepReport, Summary, TrainError};
+use workbench_train::{Example, Learn, StepReport, Summary, TrainError, TrainingParameters};
 
 use crate::{Sequence, model_error, sequences, thread_pool};
 
@@ -27,6 +28,32 @@ pub fn in_training_pool<T: Send>(host: &Host<'_>, work: impl FnOnce() -> Result<
 pub fn examples(host: &Host<'_>, stream: &str, config: &ModelConfig, learn: Learn) -> Result<Vec<Example>, Error> {
     let found = sequences(host, stream, config.vocab_size)?.into_iter();
     Ok(found.map(|Sequence { ids, learn: data }| Example { ids, mask: learn.mask(data) }).collect())
+}
+
+/// The sequences that the loss is measured on, where the script gives any.
+///
+/// # Errors
+/// As [`sequences`]; there are none, and a parameter is about them.
+pub fn validation_examples(
+    host: &Host<'_>,
+    job: &Model,
+    config: &ModelConfig,
+    training: &TrainingParameters,
+) -> Result<Option<Vec<Example>>, Error> {
+    const STREAM: &str = "validation";
+    if job.streams.iter().any(|stream| stream.name == STREAM) {
+        return examples(host, STREAM, config, training.learn).map(Some);
+    }
+    let about = [
+        ("keep_best", training.keep_best),
+        ("patience", training.patience > 0),
+        ("validate_every", training.validate_every > 0),
+    ];
+    match about.into_iter().find(|(_, given)| *given) {
+        Some((name, _)) => Err(Error::parameters(format!("`{name}` is about validation data, and there are none"))
+            .with_hint("pass validation: dataset(…).tokens(#{ … })")),
+        None => Ok(None),
+    }
 }
 
 /// How much there is to learn, for the log and for the record.

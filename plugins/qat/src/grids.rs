@@ -29,6 +29,10 @@ pub(crate) fn of(job: &Model, parameters: &Parameters, weights: &mut TrainablePa
             .map_err(|error| error.context(format!("the grid of `{}`", linear.weight)))?;
         grids.weights.insert(linear.weight.clone(), quantizer);
     }
+    if parameters.inputs_follow && grids.inputs.is_empty() && grids.kv_cache.is_none() {
+        return Err(Error::parameters("`inputs_follow` is about inputs, keys and values, and the scheme rounds none")
+            .with_hint("leave it out, or take a scheme with `input_activations`"));
+    }
     Ok(grids)
 }
 

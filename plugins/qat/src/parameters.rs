@@ -92,7 +92,23 @@ impl Parameters {
     /// An error for settings that make no sense.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.training.config().check().map_err(train_error)?;
-        self.divergence().check().map_err(model_error)
+        self.divergence().check().map_err(model_error)?;
+        let defaults = Self::default();
+        if self.loss != Loss::Distillation {
+            for (name, given, default) in
+                [("beta", self.beta, defaults.beta), ("temperature", self.temperature, defaults.temperature)]
+            {
+                if given != default {
+                    return Err(Error::parameters(format!("`{name}` is about distillation, and the loss is another"))
+                        .with_hint(format!("leave `{name}` out, or take `loss: \"distillation\"`")));
+                }
+            }
+        }
+        if self.scales != Scales::Learned && self.scales_rate != defaults.scales_rate {
+            return Err(Error::parameters("`scales_rate` is about learned scales")
+                .with_hint("leave it out, or take `scales: \"learned\"`"));
+        }
+        Ok(())
     }
 
     pub(crate) fn divergence(&self) -> Divergence {
@@ -105,5 +121,38 @@ impl Parameters {
             Some(clipped) => clipped == Clipped::Stop,
             None => matches!(self.scales, Scales::Frozen | Scales::Learned),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn parameters_that_would_say_nothing_are_refused() {
+        let check =
+            |value: Value| from_value::<Parameters>(value).unwrap().check().err().map(|error| error.to_string());
+        assert_eq!(check(json!({})), None);
+        assert_eq!(check(json!({ "loss": "cross_entropy", "scales": "learned", "scales_rate": 5.0 })), None);
+        for (value, part) in [
+            (json!({ "loss": "cross_entropy", "beta": 0.5 }), "`beta` is about distillation"),
+            (json!({ "loss": "cross_entropy", "temperature": 2.0 }), "`temperature` is about distillation"),
+            (json!({ "scales_rate": 2.0 }), "learned scales"),
+            (json!({ "beta": 2.0 }), "beta"),
+            (json!({ "learning_rate": -1.0 }), "learning_rate"),
+        ] {
+            assert!(check(value.clone()).is_some_and(|error| error.contains(part)), "{value}");
+        }
+        assert!(from_value::<Parameters>(json!({ "temprature": 1.0 })).is_err());
+    }
+
+    #[test]
+    fn gradients_stop_at_the_ends_of_grids_that_stay() {
+        let stops = |value: Value| from_value::<Parameters>(value).unwrap().stops_at_clipped();
+        assert!(stops(json!({ "scales": "learned" })) && stops(json!({ "scales": "frozen" })));
+        assert!(!stops(json!({})) && stops(json!({ "clipped": "stop" })));
+        assert!(!stops(json!({ "scales": "learned", "clipped": "pass" })));
     }
 }

@@ -9,7 +9,7 @@ use workbench_model::decoder::{Decoder, LossOptions, TrainableParams};
 use workbench_model::{ModelConfig, WeightSource, device};
 use workbench_plugin_model::{
     Extent, HostWeights, examples, grid_error, model_config, model_config_of, model_error, observe, put_weights,
-    quantized_linear, train_error,
+    quantized_linear, train_error, validation_examples,
 };
 use workbench_quant::{Matrix, QuantizedWeight};
 use workbench_train::{Loss, ParameterGroup, Student, Supervised, train};
@@ -37,8 +37,7 @@ pub(crate) fn run(parameters: &Parameters, job: &Model, host: &Host<'_>) -> Resu
     let student = Student::on_grids(&config, &weights, grids).map_err(model_error)?;
     let options = LossOptions { gradient_checkpointing: training.gradient_checkpointing, chunk: training.loss_chunk };
     let mut objective = Supervised::new(student, found, loss, options).map_err(train_error)?;
-    if job.streams.iter().any(|stream| stream.name == "validation") {
-        let found = examples(host, "validation", &config, training.learn)?;
+    if let Some(found) = validation_examples(host, job, &config, training)? {
         objective = objective.validated_on(found).map_err(train_error)?;
     }
     let mut settings = training.config();

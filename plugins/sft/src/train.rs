@@ -5,7 +5,7 @@ use workbench_api::sdk::{Error, Host};
 use workbench_model::decoder::{LossOptions, TrainableParams};
 use workbench_model::device;
 use workbench_plugin_model::{
-    Extent, HostWeights, examples, model_config, model_error, observe, put_weights, train_error,
+    Extent, HostWeights, examples, model_config, model_error, observe, put_weights, train_error, validation_examples,
 };
 use workbench_train::{Supervised, train};
 
@@ -30,8 +30,7 @@ pub(crate) fn run(parameters: &Parameters, job: &Model, host: &Host<'_>) -> Resu
     extent.log(host);
     let options = LossOptions { gradient_checkpointing: training.gradient_checkpointing, chunk: training.loss_chunk };
     let mut objective = Supervised::next_token(&config, &weights, found, options).map_err(train_error)?;
-    if job.streams.iter().any(|stream| stream.name == "validation") {
-        let found = examples(host, "validation", &config, training.learn)?;
+    if let Some(found) = validation_examples(host, job, &config, training)? {
         objective = objective.validated_on(found).map_err(train_error)?;
     }
     let folder = host.scratch()?.join("sft");

@@ -191,7 +191,7 @@ fn learned_scales_are_used_as_they_are_stored() {
         .unwrap();
     let made = source.quantized(&format!("{module}.weight")).unwrap();
     made.check().unwrap();
-    assert_eq!(made.parameters.scales[0], 0.123_535_156_25);
+    assert_eq!(f64::from(made.parameters.scales[0]), 0.123_535_156_25);
     assert!(made.parameters.scales[1] > 0.0 && made.parameters.scales[1] < 0.1);
     let (_, found) = gradients(&mut Decoder::over(&config, &source).unwrap(), &parameters, false);
     assert!(found.get(&scales).is_some());

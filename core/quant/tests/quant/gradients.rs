@@ -203,11 +203,11 @@ fn terms_of_ranges_are_the_derivative_with_errors_in_steps_kept() {
         for (at, term) in grid.range_terms(&narrow, &rounded, &gradient, [rows, columns]).unwrap() {
             by_x[at] += f64::from(term);
         }
-        for at in 0..x.len() {
+        for (at, by_x) in by_x.iter().enumerate() {
             let moved =
                 |by: f64| f(&x.iter().enumerate().map(|(i, v)| if i == at { v + by } else { *v }).collect::<Vec<_>>());
             let slope = (moved(1e-6) - moved(-1e-6)) / 2e-6;
-            assert!((slope - by_x[at]).abs() < 1e-4, "{at}: slope {slope}, gradient {}", by_x[at]);
+            assert!((slope - by_x).abs() < 1e-4, "{at}: slope {slope}, gradient {by_x}");
         }
     }
 }
