@@ -24,6 +24,7 @@ mod peer;
 mod pipeline;
 mod plugin_words;
 mod project;
+mod qat;
 mod reference;
 mod rotate;
 mod saved;
