@@ -33,7 +33,7 @@ fn what_was_not_moved_is_what_rtn_makes() {
         (r#"scheme: "W4A16", group_size: 32"#, "dynamic"),
         (r#"scheme: "W4A16_ASYM", group_size: 16"#, "learned"),
         (r#"scheme: "W8A8""#, "frozen"),
-        (r#"scheme: "NVFP4A16""#, "learned"),
+        (r#"scheme: "NVFP4A16""#, "dynamic"),
         (r#"scheme: "MXFP4""#, "dynamic"),
         (r#"kv_cache_scheme: #{ num_bits: 8, type: "float", group_size: 8, dynamic: true }"#, "dynamic"),
     ] {
@@ -91,6 +91,12 @@ fn parameters_that_would_say_nothing_are_refused() {
         (r#"scheme: "W4A16", group_size: 16, inputs_follow: true"#, "`inputs_follow` is about inputs"),
         (r#"scheme: "W4A16", group_size: 16, scales_rate: 2.0"#, "`scales_rate` is about learned scales"),
         (r#"scheme: "MXFP4", scales: "learned""#, "powers of two"),
+        (r#"scheme: "NVFP4A16", scales: "learned""#, "FP8 lie further apart"),
+        (r#"scheme: "MXFP8", inputs_follow: true"#, "do not follow the extremes"),
+        (
+            r#"scheme: "W4A16", group_size: 16, conventions: #{ range: "signed_extreme" }, scales: "learned""#,
+            "sign is that of an extreme",
+        ),
         (r#"scheme: "W4A16", group_size: 16, loss: "cross_entropy", teacher: base"#, "learns from no teacher"),
     ] {
         let qat = format!("base.train(\"qat\", #{{ {options}, data: data }})");

@@ -21,13 +21,22 @@ pub fn in_training_pool<T: Send>(host: &Host<'_>, work: impl FnOnce() -> Result<
     thread_pool(host, Some(STACK))?.install(work)
 }
 
-/// The sequences of a stream, and which of their tokens are learned.
+/// The sequences of a stream, and which of their tokens are learned. Those without any are left out: a step of them alone would learn
+/// nothing and move weights by their momentum.
 ///
 /// # Errors
 /// As [`sequences`].
 pub fn examples(host: &Host<'_>, stream: &str, config: &ModelConfig, learn: Learn) -> Result<Vec<Example>, Error> {
     let found = sequences(host, stream, config.vocab_size)?.into_iter();
-    Ok(found.map(|Sequence { ids, learn: data }| Example { ids, mask: learn.mask(data) }).collect())
+    let found = found.map(|Sequence { ids, learn: data }| Example { ids, mask: learn.mask(data) });
+    let (teaching, silent): (Vec<Example>, Vec<Example>) =
+        found.partition(|example| example.mask.iter().skip(1).any(|learn| *learn));
+    if !silent.is_empty() && !teaching.is_empty() {
+        let (count, all) = (silent.len(), silent.len() + teaching.len());
+        let message = format!("{count} of {all} sequences of `{stream}` hold no token to learn, and are left out");
+        host.log(Level::Warn, &message);
+    }
+    Ok(teaching)
 }
 
 /// The sequences that the loss is measured on, where the script gives any.

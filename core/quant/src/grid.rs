@@ -241,11 +241,12 @@ impl Grid {
         alone && method.is_ok_and(|method| method == observer::Method::MinMax)
     }
 
-    /// Whether scales are in proportion to the ranges of values, from the smallest to the largest: no search chooses them, and they are
-    /// no powers of two.
+    /// Whether scales are in proportion to the ranges of values, from the smallest to the largest, whatever their signs: no search
+    /// chooses them, and they are no powers of two.
     pub fn scales_follow_ranges(&self) -> bool {
         let method = observer::Options::from_args(&self.args).map(|options| options.method);
-        !self.args.is_mx() && method.is_ok_and(|method| method == observer::Method::MinMax)
+        let signed = self.conventions.range == RangeConvention::SignedExtreme;
+        !self.args.is_mx() && !signed && method.is_ok_and(|method| method == observer::Method::MinMax)
     }
 
     pub(crate) fn layout(&self, rows: usize, columns: usize) -> Result<Layout, GridError> {

@@ -38,7 +38,7 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let reader = Reader { job, config: start.config(), tokenizer, template, teacher: teacher.as_ref() };
     let mut facts = Map::new();
     let train = reader.read("data", &data, &mut facts)?;
-    facts["data"]["first_sequence"] = sample::first_sequence(&train, &reader.tokenizer)?;
+    facts["data"]["first_sequence"] = sample::first_sequence(&train, &reader.tokenizer, parameters["learn"].as_str())?;
     let validation = validation.map(|options| reader.read(VALIDATION, &options, &mut facts)).transpose()?;
 
     let plugin = Plugin::open(job, &parameters, scratch, reporter, "steps")?;

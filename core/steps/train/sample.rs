@@ -9,14 +9,19 @@ use crate::{data::Sequences, error::Result};
 const TOKENS: usize = 200;
 
 /// The text of the first sequence in pieces, each with whether it is learned: predicted, and counted in the loss. Nothing stands
-/// before the first token that it could be predicted from.
+/// before the first token that it could be predicted from. `learn` is the trainer's parameter of that name, if it has one: `all` and
+/// `last` say otherwise than the data.
 ///
 /// # Errors
 /// The tokenizer does not know a token.
-pub(super) fn first_sequence(data: &Sequences, tokenizer: &Tokenizer) -> Result<Value> {
-    let (Some(ids), Some(learn)) = (data.ids.first(), data.learn.first()) else { return Ok(Value::Null) };
+pub(super) fn first_sequence(data: &Sequences, tokenizer: &Tokenizer, learn: Option<&str>) -> Result<Value> {
+    let (Some(ids), Some(marked)) = (data.ids.first(), data.learn.first()) else { return Ok(Value::Null) };
     let shown = ids.len().min(TOKENS);
-    let learned = |at: usize| at > 0 && learn.get(at).copied().unwrap_or(false);
+    let learned = |at: usize| match learn {
+        Some("all") => at > 0,
+        Some("last") => at > 0 && at + 1 == ids.len(),
+        _ => at > 0 && marked.get(at).copied().unwrap_or(false),
+    };
     let ends = (1..=shown).filter(|end| *end == shown || learned(*end) != learned(end - 1));
     let (mut pieces, mut begin, mut before) = (Vec::new(), 0, String::new());
     for end in ends {
@@ -51,7 +56,7 @@ mod tests {
         learn[2] = false;
         learn[3] = false;
         let data = Sequences { ids: vec![ids.clone(), vec![1]], learn: vec![learn, vec![true]], facts: Value::Null };
-        let found = first_sequence(&data, &tokenizer).unwrap();
+        let found = first_sequence(&data, &tokenizer, Some("assistant")).unwrap();
         let pieces = found["pieces"].as_array().unwrap();
         let whole: String = pieces.iter().map(|piece| piece["text"].as_str().unwrap()).collect();
         assert_eq!(whole, tokenizer.decode(&ids, false).unwrap());
@@ -60,10 +65,17 @@ mod tests {
         assert_eq!(pieces[2]["text"], tokenizer.decode(&ids[2..4], false).unwrap());
         assert_eq!((&found["tokens"], &found["shown"]), (&json!(ids.len()), &json!(ids.len())));
 
+        let flags = |learn: &str| {
+            let found = first_sequence(&data, &tokenizer, Some(learn)).unwrap();
+            let pieces = found["pieces"].as_array().unwrap().iter();
+            pieces.map(|piece| piece["learned"].as_bool().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!((flags("all"), flags("last")), (vec![false, true], vec![false, true]));
+
         let long = Sequences { ids: vec![[ids[0]].repeat(500)], learn: vec![vec![false; 500]], facts: Value::Null };
-        let found = first_sequence(&long, &tokenizer).unwrap();
+        let found = first_sequence(&long, &tokenizer, None).unwrap();
         assert_eq!((&found["tokens"], &found["shown"]), (&json!(500), &json!(TOKENS)));
         assert_eq!(found["pieces"].as_array().unwrap().len(), 1);
-        assert_eq!(first_sequence(&Sequences::default(), &tokenizer).unwrap(), Value::Null);
+        assert_eq!(first_sequence(&Sequences::default(), &tokenizer, None).unwrap(), Value::Null);
     }
 }

@@ -153,6 +153,10 @@ impl TrainConfig {
             }
             _ if self.batch_size == 0 => wrong("batch_size", "must be at least 1"),
             _ if self.gradient_accumulation == 0 => wrong("gradient_accumulation", "must be at least 1"),
+            _ if self.patience > 0 && self.validate_every == 0 => wrong(
+                "patience",
+                "counts measurements between the first step and the last: say how often by `validate_every`",
+            ),
             _ if self.max_grad_norm.is_nan() || self.max_grad_norm < 0.0 => {
                 wrong("max_grad_norm", "must be at least 0 (0: no limit)")
             }

@@ -6,7 +6,7 @@ use workbench_api::sdk::Error;
 use workbench_model::decoder::{TrainableParams, WeightQuantizer, WeightScales};
 use workbench_model::{WeightSource, device};
 use workbench_plugin_model::{grid_error, model_error};
-use workbench_quant::{Grid, Matrix, QuantParams};
+use workbench_quant::{Grid, Matrix, QuantParams, RangeConvention, ScaleDtype};
 use workbench_train::Grids;
 
 use crate::parameters::{Parameters, Scales};
@@ -28,6 +28,11 @@ pub(crate) fn of(job: &Model, parameters: &Parameters, weights: &mut TrainablePa
         let quantizer = quantizer(linear, parameters, weights)
             .map_err(|error| error.context(format!("the grid of `{}`", linear.weight)))?;
         grids.weights.insert(linear.weight.clone(), quantizer);
+    }
+    let rounded = grids.inputs.values().chain(&grids.kv_cache);
+    if let Some(grid) = rounded.into_iter().find(|grid| parameters.inputs_follow && !grid.scales_follow_ranges()) {
+        return Err(Error::unsupported(format!("the scales of {} do not follow the extremes of inputs", grid.args()))
+            .with_hint("leave `inputs_follow` out"));
     }
     if parameters.inputs_follow && grids.inputs.is_empty() && grids.kv_cache.is_none() {
         return Err(Error::parameters("`inputs_follow` is about inputs, keys and values, and the scheme rounds none")
@@ -56,9 +61,8 @@ fn quantizer(
         }
         Scales::Frozen => WeightScales::Frozen(at_start(linear, &grid, weights)?),
         Scales::Learned => {
-            if grid.args().is_mx() {
-                return Err(Error::unsupported("the scales of MX formats are powers of two, which are not learned")
-                    .with_hint("take `scales: \"dynamic\"`"));
+            if let Some(problem) = unlearnable(&grid) {
+                return Err(Error::unsupported(problem).with_hint("take `scales: \"dynamic\"`"));
             }
             let start = at_start(linear, &grid, weights)?;
             let name = format!("{}.weight_scale", linear.module);
@@ -68,6 +72,18 @@ fn quantizer(
         }
     };
     Ok(WeightQuantizer { grid, scales, stops_at_clipped: parameters.stops_at_clipped() })
+}
+
+/// Why the scales of a grid are not learned, if they are not.
+fn unlearnable(grid: &Grid) -> Option<&'static str> {
+    match grid.scale_dtype() {
+        _ if grid.args().is_mx() => Some("the scales of MX formats are powers of two, which are not learned"),
+        ScaleDtype::F8E4M3 => Some("scales in FP8 lie further apart than the steps in which they would be learned"),
+        _ if grid.conventions().range == RangeConvention::SignedExtreme => {
+            Some("scales whose sign is that of an extreme are not learned")
+        }
+        _ => None,
+    }
 }
 
 /// The scales of a weight as it is given.

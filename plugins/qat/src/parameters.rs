@@ -104,6 +104,10 @@ impl Parameters {
                 }
             }
         }
+        if self.scales == Scales::Follow && self.clipped == Some(Clipped::Stop) {
+            return Err(Error::parameters("scales that follow the extremes of weights clip none but these")
+                .with_hint("leave `clipped` out, or take `scales: \"dynamic\"`"));
+        }
         if self.scales != Scales::Learned && self.scales_rate != defaults.scales_rate {
             return Err(Error::parameters("`scales_rate` is about learned scales")
                 .with_hint("leave it out, or take `scales: \"learned\"`"));
@@ -140,6 +144,8 @@ mod tests {
             (json!({ "loss": "cross_entropy", "beta": 0.5 }), "`beta` is about distillation"),
             (json!({ "loss": "cross_entropy", "temperature": 2.0 }), "`temperature` is about distillation"),
             (json!({ "scales_rate": 2.0 }), "learned scales"),
+            (json!({ "scales": "follow", "clipped": "stop" }), "extremes"),
+            (json!({ "patience": 3 }), "validate_every"),
             (json!({ "beta": 2.0 }), "beta"),
             (json!({ "learning_rate": -1.0 }), "learning_rate"),
         ] {

@@ -24,7 +24,9 @@ pub enum WeightScales {
     Follow,
     /// Given, for good.
     Frozen(QuantParams),
-    /// Learned: a variable of this name and of the scales' shape, to whose dtype its values are rounded before they are used.
+    /// Learned: a variable of this name and of the scales' shape, whose values are rounded to the dtype of scales before they are used.
+    /// A step never becomes finer than [`LEAST_SHARE`] of what it began at: where the variable is below, a gradient that would lower
+    /// it further is zero.
     /// Zero-points and a tensor-wide scale are given. The gradient is that of LSQ, its factor included (Esser et al. 2020,
     /// section 2.2): 1 / √(weights that share the scale × highest code).
     Learned {
@@ -34,6 +36,10 @@ pub enum WeightScales {
         start: QuantParams,
     },
 }
+
+/// The least share of the step that it began at that a learned one can become: one that is next to zero, or crossed it, would leave a
+/// grid on which every weight is clipped.
+pub const LEAST_SHARE: f32 = 1.0 / 128.0;
 
 /// The grid of a weight in training, and how gradients pass through it.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,7 +138,9 @@ impl WeightQuantizer {
         match (&self.scales, learned) {
             (WeightScales::Frozen(parameters), _) => Ok(parameters.clone()),
             (WeightScales::Learned { start, .. }, Some(values)) => {
-                let scales = values.iter().map(|scale| self.grid.round_scale(scale.max(0.0))).collect();
+                let least = start.scales.iter().map(|start| start * LEAST_SHARE);
+                let scales = values.iter().zip(least).map(|(scale, least)| self.grid.round_scale(scale.max(least)));
+                let scales = scales.collect();
                 Ok(QuantParams { scales, ..start.clone() })
             }
             (WeightScales::Learned { start, .. }, None) => Ok(start.clone()),
@@ -242,7 +250,18 @@ impl CustomOp2 for FakeQuantize {
         rounded: &Tensor,
         g: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        let (by_x, by_scales) = self.backward(x, rounded, g)?;
+        let (by_x, mut by_scales) = self.backward(x, rounded, g)?;
+        if let (Some(gradient), WeightScales::Learned { start, .. }) = (&mut by_scales, &self.quantizer.scales) {
+            let (values, found) = (View::new(scales)?, View::new(gradient)?);
+            let start = start.scales.iter().zip(values.values());
+            let kept = found.values().iter().zip(start).map(|(gradient, (start, scale))| {
+                let lowers = *scale <= start * LEAST_SHARE && *gradient > 0.0;
+                if lowers { 0.0 } else { *gradient }
+            });
+            let kept = Tensor::from_vec(kept.collect(), scales.shape(), scales.device())?;
+            drop(found);
+            *gradient = kept;
+        }
         Ok((x.track_op().then_some(by_x), by_scales.filter(|_| scales.track_op())))
     }
 }

@@ -29,7 +29,7 @@ use candle_core::{Device, Tensor};
 pub use block::Block;
 pub use cache::KvCache;
 pub use context::Context;
-pub use fake_quantized::{FakeQuantizedParams, WeightQuantizer, WeightScales};
+pub use fake_quantized::{FakeQuantizedParams, LEAST_SHARE, WeightQuantizer, WeightScales};
 pub use gradient::{Gradients, Loss, LossOptions, Tape, gradients_of, loss_and_gradients};
 pub use kernels::cross_entropy::TokenScore;
 pub use layers::{Embedding, FinalNorm, Head};

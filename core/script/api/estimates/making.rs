@@ -20,6 +20,8 @@ const TRAINED: u64 = 16;
 
 /// The same of its gradient, and of a checkpoint that is written: weight and moments once more, and the file made of them.
 const GRADIENT: u64 = 4;
+/// Of the best weights so far, where they are kept.
+const BEST: u64 = 12;
 /// Of a weight on a grid: the rounded one, beside the one that is trained.
 const ROUNDED: u64 = 4;
 const CHECKPOINT: u64 = 24;
@@ -49,7 +51,9 @@ pub(in crate::script::api) fn making<'a>(
             let rounded = if train.groups.is_empty() { 0 } else { ROUNDED * model.parameters };
             let data = sequences(&train.data) + train.validation.as_ref().map_or(0, sequences);
             let own = training(config, model.parameters, &batch, writes_checkpoints(train));
-            MemoryNeed::from((rest + data + taught + rounded).saturating_add(own))
+            // The best weights, and once more while better ones are copied or all of it is written.
+            let best = if train.parameters["keep_best"] == true { BEST * model.parameters } else { 0 };
+            MemoryNeed::from((rest + data + taught + rounded + best).saturating_add(own))
         }
         // Every weight in f32, and what a backward pass over them needs.
         Params::Transform(transform) if !transform.parameters["learn"].is_null() => {
