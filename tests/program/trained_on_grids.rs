@@ -366,8 +366,8 @@ fn mistakes_are_found_while_the_script_runs() {
             "copy_teacher",
         ),
         (
-            r#"base.train("sft", #{ data: data, validation: data })"#,
-            "`sft` reads no validation",
+            r#"base.train("sign_trainer", #{ data: data, validation: data })"#,
+            "`sign_trainer` reads no validation",
             "leave the option out",
             "validation",
         ),
