@@ -86,11 +86,6 @@ impl<'a> FakeQuantizedParams<'a> {
         Ok(Self { parameters, quantizers })
     }
 
-    /// The names of the weights that are rounded.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.quantizers.keys().map(String::as_str)
-    }
-
     /// The codes of a weight: those of the values that a decoder built now multiplies.
     ///
     /// # Errors

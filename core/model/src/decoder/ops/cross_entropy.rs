@@ -28,13 +28,8 @@ pub(in super::super) fn cross_entropy(
     }
     let (hidden, head) = (hidden.contiguous()?, head.contiguous()?);
     let mut found = OfHead::new(&hidden, &head)?;
-    let mut loss = 0f64;
-    for start in (0..rows).step_by(chunk) {
-        let end = rows.min(start + chunk);
-        let mut logits = found.logits(start..end);
-        let losses = loss_and_gradient(&mut logits, vocabulary, &targets[start..end], &weights[start..end]);
-        loss += losses.iter().sum::<f64>();
-        found.add(start..end, &logits);
-    }
+    let loss = found.sum::<candle_core::Error>(chunk, |rows, logits| {
+        Ok(loss_and_gradient(logits, vocabulary, &targets[rows.clone()], &weights[rows]))
+    })?;
     found.known("cross-entropy", loss)
 }

@@ -44,15 +44,10 @@ pub(in super::super) fn distillation(
     }
     let (hidden, head) = (hidden.contiguous()?, head.contiguous()?);
     let mut found = OfHead::new(&hidden, &head)?;
-    let mut loss = 0f64;
-    for start in (0..rows).step_by(chunk) {
-        let end = rows.min(start + chunk);
-        let mut logits = found.logits(start..end);
-        let teacher = on_host(&teacher(start, end - start)?, vocabulary)?;
-        let (teacher, weights) = (View::new(&teacher)?, &weights[start..end]);
-        loss += losses_and_gradient(&mut logits, teacher.values(), vocabulary, weights, divergence).iter().sum::<f64>();
-        found.add(start..end, &logits);
-    }
+    let loss = found.sum::<ModelError>(chunk, |rows, logits| {
+        let teacher = on_host(&teacher(rows.start, rows.len())?, vocabulary)?;
+        Ok(losses_and_gradient(logits, View::new(&teacher)?.values(), vocabulary, &weights[rows], divergence))
+    })?;
     Ok(found.known("distillation", loss)?)
 }
 

@@ -39,8 +39,26 @@ impl<'a> OfHead<'a> {
         })
     }
 
+    /// The sum of a loss over all rows, of which the logits of `chunk` exist at one time. `loss` gets the range of its rows and their
+    /// logits, makes these their gradients, and gives the loss of each row.
+    pub(super) fn sum<E: From<candle_core::Error>>(
+        &mut self,
+        chunk: usize,
+        mut loss: impl FnMut(Range<usize>, &mut [f32]) -> std::result::Result<Vec<f64>, E>,
+    ) -> std::result::Result<f64, E> {
+        let rows = self.hidden.values().len() / self.width.max(1);
+        let mut sum = 0f64;
+        for start in (0..rows).step_by(chunk) {
+            let part = start..rows.min(start + chunk);
+            let mut logits = self.logits(part.clone());
+            sum += loss(part.clone(), &mut logits)?.iter().sum::<f64>();
+            self.add(part, &logits);
+        }
+        Ok(sum)
+    }
+
     /// The logits of some rows.
-    pub(super) fn logits(&self, rows: Range<usize>) -> Vec<f32> {
+    fn logits(&self, rows: Range<usize>) -> Vec<f32> {
         let n = rows.len();
         matmul::linear(self.part(rows), self.head.values(), n, self.width, self.vocabulary)
     }
@@ -50,7 +68,7 @@ impl<'a> OfHead<'a> {
     }
 
     /// Adds what follows from the gradient by the logits of some rows. Rows come in their order, each of them once.
-    pub(super) fn add(&mut self, rows: Range<usize>, gradient: &[f32]) {
+    fn add(&mut self, rows: Range<usize>, gradient: &[f32]) {
         let (n, width, vocabulary) = (rows.len(), self.width, self.vocabulary);
         let [by_hidden, by_head] = self.tensors.map(Tensor::track_op);
         if by_hidden {
