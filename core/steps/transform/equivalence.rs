@@ -1,19 +1,20 @@
 //! The gate of transforms: the function must not change.
 //!
-//! Logits of the two models are compared in f32, with the transform's weights before they are rounded to the artifact's
-//! dtype (what the artifact itself says is measured when it is there), on random tokens and on real ones. The yardstick is what f32 itself makes of the order of a sum: the unchanged
-//! model is evaluated a second time with the channels of the hidden states in reverse order, which changes nothing else but the order
-//! within pairs where weights are stored in bfloat16. (The
-//! channels of an MLP would not do: an online rotation mixes them in their order.)
+//! Logits of the two models are compared in f32, with the transform's weights before they are rounded to the artifact's dtype (what the
+//! artifact itself says is measured when it is there), on random tokens and on real ones. The yardstick is what f32 itself makes of the
+//! order of a sum: the unchanged model is evaluated a second time with the channels of the hidden states in reverse order, which changes
+//! nothing else but the order within pairs where weights are stored in bfloat16. (The channels of an MLP would not do: an online
+//! rotation mixes them in their order.)
 //!
 //! A few tokens see a few rows of the embeddings, and few positions; all rows of the head they do see. The other rows are compared in
 //! mixtures ([`rows`]), experts that no token is routed to with every token in every expert, and keys of config.json that few tokens do
 //! not prove may not change ([`config`]).
 
 mod config;
+mod experts;
 mod rows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use rand::Rng;
@@ -21,13 +22,15 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde_json::{Value, json};
 use workbench_model::{
     Block, Checkpoint, Context, HiddenStates, ModelConfig, ModelError, Precision, Tokenizer, WeightSource,
-    config::Experts,
     decoder::{self, Embedding},
     device::HOST,
     statistics::divergences,
 };
 
-use self::rows::Mixtures;
+use self::{
+    experts::{Unrouted, in_every_expert},
+    rows::Mixtures,
+};
 use crate::{
     error::{Error, Result},
     exec::return_freed_memory,
@@ -78,58 +81,6 @@ pub(super) struct TransformedModel<'a> {
 
 /// A model and how it is read.
 type Side<'a> = (&'a ModelConfig, &'a dyn WeightSource);
-
-/// The same model with every token in every expert.
-fn in_every_expert(config: &ModelConfig) -> ModelConfig {
-    let experts = config.experts.clone().map(|experts| Experts { per_token: experts.count, ..experts });
-    ModelConfig { experts, ..config.clone() }
-}
-
-/// A model whose routers say nothing, so that every expert counts alike.
-struct Unrouted<'a> {
-    source: &'a dyn WeightSource,
-    routers: BTreeSet<String>,
-}
-
-impl<'a> Unrouted<'a> {
-    fn new((config, source): Side<'a>) -> Self {
-        let routers = config.blocks().filter_map(|block| block.router);
-        Self {
-            source,
-            routers: routers.flat_map(|router| router.tensors().collect::<Vec<_>>()).map(|t| t.name).collect(),
-        }
-    }
-}
-
-impl WeightSource for Unrouted<'_> {
-    fn release_block(&self, index: usize) {
-        self.source.release_block(index);
-    }
-
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.source.shape(name)
-    }
-
-    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let mut values = self.source.values(name)?;
-        if self.routers.contains(name) {
-            values.fill(0.0);
-        }
-        Ok(values)
-    }
-
-    fn rows(&self, name: &str, rows: &[u32]) -> Result<Vec<f32>, ModelError> {
-        self.source.rows(name, rows)
-    }
-
-    fn stored_bf16(&self, name: &str) -> Result<Option<&[[u8; 2]]>, ModelError> {
-        if self.routers.contains(name) { Ok(None) } else { self.source.stored_bf16(name) }
-    }
-
-    fn has_rows(&self, name: &str) -> bool {
-        self.source.has_rows(name)
-    }
-}
 
 /// Compares a transformed model with its original.
 ///
@@ -346,6 +297,8 @@ impl WeightSource for ReversedHidden<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
