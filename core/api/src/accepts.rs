@@ -1,4 +1,5 @@
-//! Which schemes a quantizer, or a trainer that learns codes, takes: part of its descriptor, so that a script is told while it runs and nothing is loaded for it.
+//! Which schemes a quantizer, or a trainer that learns codes, takes: part of its descriptor, so that a script is told while it runs and
+//! nothing is loaded for it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,8 +1,9 @@
 //! Training state on disk.
 //!
-//! A checkpoint is a folder `step-N` with `state.safetensors` (weights and moments in f32 of what is trained: frozen parameters are
-//! the caller's to load again), `state.json` (the step and the settings it belongs to) and the digests of both. It is written under another name and renamed when it is complete, so
-//! that what can be found can be used, if it still is what was written.
+//! A checkpoint is a folder `step-N` with `state.safetensors` (weights and moments in f32 of what is trained, and the best weights so
+//! far where they are kept: frozen parameters are the caller's to load again), `state.json` (the step, what was measured until then and
+//! the settings it belongs to) and the digests of both. It is written under another name and renamed when it is complete, so that what
+//! can be found can be used, if it still is what was written.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -173,7 +173,7 @@ impl TrainConfig {
 
     /// Steps that training on `examples` examples takes.
     pub fn total_steps(&self, examples: usize) -> u64 {
-        let order = Order::new(examples, self.batch_size * self.gradient_accumulation, self.seed);
+        let order = Order::new(examples, self.batch_size.saturating_mul(self.gradient_accumulation), self.seed);
         self.max_steps.unwrap_or_else(|| (self.epochs * order.steps_per_epoch() as f64).ceil() as u64)
     }
 
@@ -217,8 +217,9 @@ pub struct Summary {
     pub resumed_at: u64,
 }
 
-/// Trains what of `parameters` is not frozen, in place. With a `folder`, the state is written there every `checkpoint_every` steps but the last, and
-/// training continues from the state that it finds; the result is then equal to the last bit to that of a run without interruption.
+/// Trains what of `parameters` is not frozen, in place. With a `folder`, the state is written there every `checkpoint_every` steps but
+/// the last, and training continues from the state that it finds; the result is then equal to the last bit to that of a run without
+/// interruption.
 ///
 /// # Errors
 /// Settings that make no sense, a diverged loss, a parameter without gradient, a checkpoint that cannot be used, or
@@ -241,7 +242,8 @@ pub fn train(
     }
     let total_steps = config.total_steps(examples);
     let schedule = Schedule::new(config.schedule, config.warmup_ratio, total_steps);
-    let mut order = Order::new(examples, config.batch_size * config.gradient_accumulation, config.seed);
+    let of_step = config.batch_size.saturating_mul(config.gradient_accumulation);
+    let mut order = Order::new(examples, of_step, config.seed);
     let mut optimizer = AdamW::with_groups(config.optimizer, config.groups.clone());
     let settings = config.settings(examples, parameters);
     let mut course = match folder {

@@ -48,8 +48,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         Needs::nothing()
     }
 
-    /// Which schemes a quantizer takes, or a trainer that [learns codes](Trainer::TAKES_SCHEMES). What it does not take is refused while the script runs, with its place; a plugin that
-    /// leaves this out has to refuse by an error of its jobs, when the run has begun.
+    /// Which schemes a quantizer takes, or a trainer that [learns codes](Trainer::TAKES_SCHEMES). What it does not take is refused while
+    /// the script runs, with its place; a plugin that leaves this out has to refuse by an error of its jobs, when the run has begun.
     fn accepts() -> Accepts {
         Accepts::any_scheme()
     }
