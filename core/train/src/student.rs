@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use workbench_model::arch::{LM_HEAD, block_of};
 use workbench_model::decoder::{
-    ActivationQuantizer, Decoder, Detached, FakeQuantizedParams, GridQuantizer, TensorSource, TrainableParams,
-    WeightQuantizer,
+    ActivationQuantizer, Block, Blockwise, Decoder, Detached, FakeQuantizedParams, GridQuantizer, TensorSource,
+    TrainableParams, WeightQuantizer,
 };
 use workbench_model::{ModelConfig, ModelError, Site};
 use workbench_quant::{Grid, QuantizedWeight};
@@ -89,7 +90,7 @@ impl<'a> Student<'a> {
     /// # Errors
     /// A weight is not finite.
     pub fn decoder(&self) -> Result<Decoder, ModelError> {
-        self.over(&self.weights)
+        self.over(&self.weights)?.whole()
     }
 
     /// The same without a graph: for validation and generation.
@@ -97,20 +98,35 @@ impl<'a> Student<'a> {
     /// # Errors
     /// A weight is not finite.
     pub fn detached(&self) -> Result<Decoder, ModelError> {
-        self.over(&Detached(&self.weights))
+        self.over(&Detached(&self.weights))?.whole()
     }
 
-    fn over(&self, source: &dyn TensorSource) -> Result<Decoder, ModelError> {
-        let mut decoder = Decoder::over(&self.config, source)?;
-        for (module, quantizer) in &self.inputs {
-            decoder.set_input_quantizer(module, Some(Arc::clone(quantizer)))?;
+    /// Its tensors, of which some are rounded when they are asked for.
+    pub fn weights(&self) -> &dyn TensorSource {
+        &self.weights
+    }
+
+    /// The model over [`weights`](Self::weights), or what stands for them, a block at a time: what is rounded exists while its block
+    /// is visited.
+    ///
+    /// # Errors
+    /// The source lacks a tensor; a weight is not finite.
+    pub fn over<'s>(&'s self, source: &'s dyn TensorSource) -> Result<Blockwise<'s>, ModelError> {
+        let mut made = Blockwise::over(&self.config, source, |index, block| self.prepare(index, block))?;
+        let of_head = self.inputs.iter().find(|(module, _)| module == LM_HEAD);
+        made.set_head_quantizer(of_head.map(|(_, quantizer)| Arc::clone(quantizer)));
+        Ok(made)
+    }
+
+    /// Puts the quantizers of a block.
+    fn prepare(&self, index: usize, block: &mut Block) -> Result<(), ModelError> {
+        for (module, quantizer) in self.inputs.iter().filter(|(module, _)| block_of(module) == Some(index)) {
+            block.set_input_quantizer(module, Some(Arc::clone(quantizer)))?;
         }
         if let Some(quantizer) = &self.kv_cache {
-            for block in 0..self.config.num_layers {
-                decoder.set_kv_quantizers(block, Some(Arc::clone(quantizer)), Some(Arc::clone(quantizer)))?;
-            }
+            block.set_kv_quantizers(Some(Arc::clone(quantizer)), Some(Arc::clone(quantizer)));
         }
-        Ok(decoder)
+        Ok(())
     }
 
     /// The codes of a weight: those of the numbers that [`decoder`](Self::decoder) multiplies.

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use workbench_model::decoder::{
-    Decoder, Divergence, Gradients, Head, LossOptions, Targets, TrainableParams, gradients_of,
+    Decoder, Detached, Divergence, Gradients, Head, LossOptions, Stages, Targets, TrainableParams, gradients_of,
 };
 use workbench_model::{Context, ModelConfig, ModelError, device};
 
@@ -33,7 +33,8 @@ pub enum Loss {
 /// The mean loss of all tokens that count in a step, however the step is cut into parts.
 pub struct Supervised<'a> {
     student: Student<'a>,
-    /// Over the variables as they were when the step began.
+    /// Over the variables as they were when the step began. With gradient checkpointing there is none: blocks are made as they are
+    /// visited, so that the rounded weights of one exist at a time.
     decoder: Option<Decoder>,
     examples: Vec<Example>,
     validation: Vec<Example>,
@@ -93,24 +94,49 @@ impl<'a> Supervised<'a> {
         &self.student
     }
 
-    /// The mean loss of tokens that count in some sequences, as the model is now.
+    /// The mean loss of tokens that count in some sequences, as the model is now. With gradient checkpointing the blocks of the model
+    /// are made one at a time here too, for many sequences each.
     ///
     /// # Errors
     /// What is computed is no number.
     pub fn loss_on(&self, examples: &[Example]) -> Result<f64, TrainError> {
-        let decoder = self.student.detached()?;
-        let (total, mut sum) = (count(examples.iter()), 0.0);
-        for example in examples {
-            let batch = self.batch(&[example], total)?;
-            let hidden = decoder.hidden(&batch.ids, &batch.context, &mut ())?;
+        let total = count(examples.iter());
+        let detached = Detached(self.student.weights());
+        let blockwise = self.student.over(&detached)?;
+        let stages: Box<dyn Stages + '_> = match self.options.gradient_checkpointing {
+            true => Box::new(blockwise),
+            false => Box::new(blockwise.whole()?),
+        };
+        let (mut sum, mut rest) = (0.0, examples);
+        while !rest.is_empty() {
+            let (group, behind) = rest.split_at(group_of(rest));
+            let batches = group.iter().map(|example| self.batch(&[example], total));
+            sum += self.losses(&*stages, &batches.collect::<Result<Vec<_>, _>>()?)?;
+            rest = behind;
+        }
+        Ok(sum)
+    }
+
+    /// The sum of some batches' losses, for which each block is asked for once.
+    fn losses(&self, stages: &dyn Stages, batches: &[Batch]) -> Result<f64, TrainError> {
+        let hidden = batches.iter().map(|batch| stages.embed(&batch.ids));
+        let mut hidden = hidden.collect::<Result<Vec<_>, _>>()?;
+        for index in 0..stages.blocks() {
+            let block = stages.block(index)?;
+            for (hidden, batch) in hidden.iter_mut().zip(batches) {
+                *hidden = block.forward(hidden, &batch.context, &mut ())?;
+            }
+        }
+        let mut sum = 0.0;
+        for (hidden, batch) in hidden.iter().zip(batches) {
             sum += match &self.loss {
                 Loss::Distillation { .. } => {
-                    let value = self.loss(decoder.head_layer(), &hidden, &batch)?;
+                    let value = self.loss(stages.head(), hidden, batch)?;
                     f64::from(value.to_scalar::<f32>().map_err(ModelError::from)?)
                 }
                 Loss::CrossEntropy => {
                     let Targets { ids, weights } = &batch.targets;
-                    let scores = decoder.head_layer().score(&hidden, ids, self.options.chunk)?;
+                    let scores = stages.head().score(hidden, ids, self.options.chunk)?;
                     scores.iter().zip(weights).map(|(s, weight)| -s.log_probability * f64::from(*weight)).sum()
                 }
             };
@@ -147,6 +173,19 @@ impl<'a> Supervised<'a> {
     }
 }
 
+/// Tokens whose hidden states are held at one time where the loss is measured.
+const MEASURED: usize = 16_384;
+
+/// How many of some sequences are measured together: one at least.
+fn group_of(examples: &[Example]) -> usize {
+    let mut tokens = 0;
+    let fits = |example: &&Example| {
+        tokens += example.ids.len();
+        tokens <= MEASURED
+    };
+    examples.iter().take_while(fits).count().max(1)
+}
+
 /// Tokens that count.
 fn count<'e>(examples: impl Iterator<Item = &'e Example>) -> usize {
     examples.map(|example| example.mask.iter().skip(1).filter(|counts| **counts).count()).sum()
@@ -180,7 +219,9 @@ impl Objective for Supervised<'_> {
     fn begin_step(&mut self) -> Result<(), TrainError> {
         // What was rounded for the last step goes first: the model is there once.
         self.decoder = None;
-        self.decoder = Some(self.student.decoder()?);
+        if !self.options.gradient_checkpointing {
+            self.decoder = Some(self.student.decoder()?);
+        }
         Ok(())
     }
 
@@ -188,13 +229,16 @@ impl Objective for Supervised<'_> {
         let total = count(all.iter().map(|index| &self.examples[*index]));
         let examples: Vec<&Example> = part.iter().map(|index| &self.examples[*index]).collect();
         let batch = self.batch(&examples, total)?;
-        let Some(decoder) = &self.decoder else {
-            return Err(TrainError::Data("no step has begun".to_owned()));
-        };
         let loss = |head: &Head, hidden: &Tensor| self.loss(head, hidden, &batch);
-        let (parameters, checkpointing) = (self.student.parameters(), self.options.gradient_checkpointing);
-        let (ids, context) = (&batch.ids, &batch.context);
-        Ok(gradients_of(&loss, decoder, parameters, ids, context, checkpointing, gradients)?)
+        let mut gradients_by = |decoder: &dyn Stages| {
+            let (parameters, checkpointing) = (self.student.parameters(), self.options.gradient_checkpointing);
+            gradients_of(&loss, decoder, parameters, &batch.ids, &batch.context, checkpointing, gradients)
+        };
+        let value = match &self.decoder {
+            Some(decoder) => gradients_by(decoder),
+            None => gradients_by(&self.student.over(self.student.weights())?),
+        };
+        Ok(value?)
     }
 
     fn validate(&mut self) -> Result<Option<f64>, TrainError> {
@@ -203,5 +247,21 @@ impl Objective for Supervised<'_> {
         }
         self.decoder = None;
         self.loss_on(&self.validation).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_are_measured_in_groups() {
+        let of = |lens: &[usize]| {
+            let examples = lens.iter().map(|len| Example { ids: vec![0; *len], mask: vec![true; *len] });
+            group_of(&examples.collect::<Vec<_>>())
+        };
+        let half = MEASURED / 2;
+        assert_eq!([of(&[1, 1]), of(&[half, half, 1]), of(&[half, half + 1])], [2, 2, 1]);
+        assert_eq!(of(&[2 * MEASURED, 1]), 1, "one that is too long is measured alone");
     }
 }

@@ -6,7 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, Tensor, Var};
 
 use super::ops::View;
-use super::{Context, Decoder, Head, Targets, TrainableParams};
+use super::{Context, Head, Stages, Targets, TrainableParams};
 use crate::ModelError;
 
 /// Gradients by the names of the parameters.
@@ -49,7 +49,7 @@ impl Gradients {
 }
 
 /// The inputs of a decoder's blocks: all that gradient checkpointing keeps of a forward pass.
-pub struct Tape {
+struct Tape {
     ids: Tensor,
     context: Context,
     inputs: Vec<Tensor>,
@@ -59,27 +59,27 @@ pub struct Tape {
 
 impl Tape {
     /// Whether it leads to a variable at all.
-    pub fn leads_to_variables(&self) -> bool {
+    fn leads_to_variables(&self) -> bool {
         self.first.is_some()
     }
 
     /// Runs each block again, last to first, and adds up the gradients of all blocks and the embedding, given the
     /// gradient by the last block's output. They are equal to the last bit to those of an ordinary backward pass. What lies before
     /// the first variable is left alone.
-    pub fn backward(
+    fn backward(
         self,
-        decoder: &Decoder,
+        decoder: &dyn Stages,
         parameters: &TrainableParams,
         gradient: &Tensor,
         gradients: &mut Gradients,
     ) -> Result<(), ModelError> {
         let Some(first) = self.first else { return Ok(()) };
         let mut gradient = gradient.clone();
-        for (index, (block, input)) in decoder.blocks().iter().zip(self.inputs).enumerate().rev() {
+        for (index, input) in self.inputs.into_iter().enumerate().rev() {
             // Whether there is something to learn before this block.
             let further = first <= index;
             let input = if further { Var::from_tensor(&input)?.into_inner() } else { input };
-            let output = block.forward(&input, &self.context, &mut ())?;
+            let output = decoder.block(index)?.forward(&input, &self.context, &mut ())?;
             let mut found = seed(&output, gradient)?.backward()?;
             let by_input = found.remove(&input);
             gradients.add(parameters, &mut found)?;
@@ -94,20 +94,18 @@ impl Tape {
     }
 }
 
-impl Decoder {
-    /// The output of the last block, detached from the graph, and the tape that leads back from it.
-    pub fn forward_checkpointed(&self, ids: &Tensor, context: &Context) -> Result<(Tensor, Tape), ModelError> {
-        let embedded = self.embed(ids)?;
-        let mut first = embedded.track_op().then_some(0);
-        let mut hidden = embedded.detach();
-        let mut inputs = Vec::with_capacity(self.blocks().len());
-        for (index, block) in self.blocks().iter().enumerate() {
-            let output = block.forward(&hidden, context, &mut ())?;
-            first = first.or(output.track_op().then_some(index + 1));
-            inputs.push(std::mem::replace(&mut hidden, output.detach()));
-        }
-        Ok((hidden, Tape { ids: ids.clone(), context: context.clone(), inputs, first }))
+/// The output of the last block, detached from the graph, and the tape that leads back from it.
+fn forward_checkpointed(decoder: &dyn Stages, ids: &Tensor, context: &Context) -> Result<(Tensor, Tape), ModelError> {
+    let embedded = decoder.embed(ids)?;
+    let mut first = embedded.track_op().then_some(0);
+    let mut hidden = embedded.detach();
+    let mut inputs = Vec::with_capacity(decoder.blocks());
+    for index in 0..decoder.blocks() {
+        let output = decoder.block(index)?.forward(&hidden, context, &mut ())?;
+        first = first.or(output.track_op().then_some(index + 1));
+        inputs.push(std::mem::replace(&mut hidden, output.detach()));
     }
+    Ok((hidden, Tape { ids: ids.clone(), context: context.clone(), inputs, first }))
 }
 
 /// How the loss of a batch is computed.
@@ -130,14 +128,14 @@ pub type Loss<'a> = dyn Fn(&Head, &Tensor) -> Result<Tensor, ModelError> + 'a;
 
 /// The loss of a batch `ids` `[batch, len]`, and its gradients added to `gradients`.
 ///
-/// The decoder must have been built over `parameters`. The recursion that walks the graph is as deep as the graph: call
+/// The decoder must have been built over `parameters`. With gradient checkpointing it is asked for one block at a time. The recursion that walks the graph is as deep as the graph: call
 /// this from a thread with a stack of 64 MiB, or with gradient checkpointing.
 ///
 /// # Errors
 /// Whatever the model or `loss` return.
 pub fn gradients_of(
     loss: &Loss<'_>,
-    decoder: &Decoder,
+    decoder: &dyn Stages,
     parameters: &TrainableParams,
     ids: &Tensor,
     context: &Context,
@@ -145,15 +143,18 @@ pub fn gradients_of(
     gradients: &mut Gradients,
 ) -> Result<f64, ModelError> {
     if !gradient_checkpointing {
-        let hidden = decoder.hidden(ids, context, &mut ())?;
-        let loss = loss(decoder.head_layer(), &hidden)?;
+        let mut hidden = decoder.embed(ids)?;
+        for index in 0..decoder.blocks() {
+            hidden = decoder.block(index)?.forward(&hidden, context, &mut ())?;
+        }
+        let loss = loss(decoder.head(), &hidden)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         gradients.add(parameters, &mut loss.backward()?)?;
         return Ok(value);
     }
-    let (hidden, tape) = decoder.forward_checkpointed(ids, context)?;
+    let (hidden, tape) = forward_checkpointed(decoder, ids, context)?;
     let hidden = if tape.leads_to_variables() { Var::from_tensor(&hidden)?.into_inner() } else { hidden };
-    let loss = loss(decoder.head_layer(), &hidden)?;
+    let loss = loss(decoder.head(), &hidden)?;
     let value = f64::from(loss.to_scalar::<f32>()?);
     let mut found = loss.backward()?;
     let gradient = found.remove(&hidden);
@@ -171,7 +172,7 @@ pub fn gradients_of(
 /// # Errors
 /// Targets that do not fit the batch.
 pub fn loss_and_gradients(
-    decoder: &Decoder,
+    decoder: &dyn Stages,
     parameters: &TrainableParams,
     ids: &Tensor,
     context: &Context,

@@ -5,6 +5,7 @@
 //! and logits exist for all positions. Weights are held in f32 on the CPU.
 
 mod block;
+mod blockwise;
 mod cache;
 mod context;
 mod experts;
@@ -27,10 +28,11 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 pub use block::Block;
+pub use blockwise::{Blockwise, Stage, Stages};
 pub use cache::KvCache;
 pub use context::Context;
 pub use fake_quantized::{FakeQuantizedParams, LEAST_SHARE, WeightQuantizer, WeightScales};
-pub use gradient::{Gradients, Loss, LossOptions, Tape, gradients_of, loss_and_gradients};
+pub use gradient::{Gradients, Loss, LossOptions, gradients_of, loss_and_gradients};
 pub use kernels::cross_entropy::TokenScore;
 pub use layers::{Embedding, FinalNorm, Head};
 pub use logits::logits;
@@ -44,7 +46,6 @@ use crate::arch::{LM_HEAD, block_name, block_of};
 use crate::device::OnHost;
 use crate::{ModelConfig, ModelError, Precision, WeightSource};
 use parameters::{Loading, PackedLoading};
-use rope::Rope;
 
 /// A whole model in memory.
 pub struct Decoder {
@@ -77,12 +78,7 @@ impl Decoder {
 
     /// Builds the decoder over tensors, for example the variables of a model in training.
     pub fn over(config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
-        let rope = Arc::new(Rope::new(config));
-        let embedding = Embedding::new(config, source)?;
-        let blocks = (0..config.num_layers).map(|index| Block::new(config, source, index, &rope));
-        let blocks = blocks.collect::<Result<_, _>>()?;
-        let head = Head::beside(&embedding, config, source)?;
-        Ok(Self { config: config.clone(), embedding, blocks, head })
+        Blockwise::over(config, source, |_, _| Ok(()))?.whole()
     }
 
     /// The model's configuration.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod blockwise;
 mod brute_force;
 mod distillation;
 mod experts;

@@ -24,6 +24,8 @@ const GRADIENT: u64 = 4;
 const BEST: u64 = 12;
 /// Of a weight on a grid: the rounded one, beside the one that is trained.
 const ROUNDED: u64 = 4;
+/// The same of the block that is visited, where blocks are rounded one at a time: what is rounded, and the gradients by it.
+const VISITED: u64 = 12;
 const CHECKPOINT: u64 = 24;
 
 /// What a trainer's own threads and their allocator take.
@@ -48,7 +50,11 @@ pub(in crate::script::api) fn making<'a>(
             // Who distils without a teacher learns from the model as it is given.
             let itself = (train.parameters["loss"] == "distillation").then_some(model);
             let taught = teacher.or(itself).map_or(0, |teacher| 4 * teacher.parameters + batch.chunk_of_logits(config));
-            let rounded = if train.groups.is_empty() { 0 } else { ROUNDED * model.parameters };
+            let rounded = match (train.groups.is_empty(), batch.checkpointed) {
+                (true, _) => 0,
+                (false, true) => VISITED * linears(config),
+                (false, false) => ROUNDED * model.parameters,
+            };
             let data = sequences(&train.data) + train.validation.as_ref().map_or(0, sequences);
             let own = training(config, model.parameters, &batch, writes_checkpoints(train));
             // The best weights, and once more while better ones are copied or all of it is written.
@@ -142,12 +148,16 @@ fn table(config: &ModelConfig) -> u64 {
 /// The largest block in f32, unpacked and packed, with the statistics of its widest sites: a Gram matrix, and what factorising it takes.
 /// Experts are counted with their block.
 fn block(config: &ModelConfig) -> u64 {
-    let linears = |index| -> u64 {
+    let widest = (config.num_heads * config.head_dim).max(config.intermediate_size).max(config.hidden_size) as u64;
+    8 * linears(config) + 4 * 4 * widest * widest
+}
+
+/// Weights of the linears of the largest block.
+fn linears(config: &ModelConfig) -> u64 {
+    let of_block = |index| -> u64 {
         config.block(index).linears.iter().map(|linear| (linear.in_features * linear.out_features) as u64).sum()
     };
-    let largest = (0..config.num_layers).map(linears).max().unwrap_or(0);
-    let widest = (config.num_heads * config.head_dim).max(config.intermediate_size).max(config.hidden_size) as u64;
-    8 * largest + 4 * 4 * widest * widest
+    (0..config.num_layers).map(of_block).max().unwrap_or(0)
 }
 
 /// Hidden states of a calibration set, and the inputs of its widest site.
