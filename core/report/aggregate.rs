@@ -100,6 +100,8 @@ pub(super) struct RawCell {
     pub items: Result<Items, String>,
     /// Estimates of the single rows, in the order of the group's rows.
     pub per_seed: Vec<f64>,
+    /// The seeds of those rows.
+    pub seeds: Vec<String>,
     /// Unparsed answers over all rows of the group.
     pub unparsed: usize,
     /// How the task was scored.
@@ -127,7 +129,7 @@ pub(super) fn aggregate(table: &Table) -> Result<Aggregate, ReportError> {
     let long = long_frame(&groups, &metrics, &names, &table.rows)?;
     let mut cells = empty_cells(&groups, &metrics, &table.rows);
     fill_items(&mut cells, &long, metrics.len(), &names)?;
-    fill_seeds(&mut cells, &long, metrics.len())?;
+    fill_seeds(&mut cells, &long, metrics.len(), &table.rows)?;
     mark_undrawn(&mut groups, &mut cells, &metrics);
     Ok(Aggregate { groups, metrics, cells, item_names: names.sorted })
 }
@@ -264,6 +266,7 @@ fn empty_cells(groups: &[Group], metrics: &[MetricKey], rows: &[Row]) -> Vec<Opt
                     let cell = cells[group_index * metrics.len() + index].get_or_insert_with(|| RawCell {
                         items: Err("no items".to_owned()),
                         per_seed: Vec::new(),
+                        seeds: Vec::new(),
                         unparsed: 0,
                         protocol: task.protocol.clone(),
                         subject: task.subject.clone(),
@@ -345,8 +348,18 @@ fn fill_items(
     Ok(())
 }
 
+/// The seed of a row as text; empty for one without.
+fn seed_of(row: &Row) -> String {
+    row.labels.iter().find(|(key, _)| key == SEED_LABEL).map_or_else(String::new, |(_, seed)| seed.to_string())
+}
+
 /// Estimates of the single rows: what the spread over the seeds is taken from.
-fn fill_seeds(cells: &mut [Option<RawCell>], long: &DataFrame, metrics: usize) -> Result<(), ReportError> {
+fn fill_seeds(
+    cells: &mut [Option<RawCell>],
+    long: &DataFrame,
+    metrics: usize,
+    rows: &[Row],
+) -> Result<(), ReportError> {
     let per_row = long
         .clone()
         .lazy()
@@ -356,10 +369,12 @@ fn fill_seeds(cells: &mut [Option<RawCell>], long: &DataFrame, metrics: usize) -
         .collect()?;
     let group = per_row.column("group")?.u32()?.into_no_null_iter();
     let metric = per_row.column("metric")?.u32()?.into_no_null_iter();
+    let row = per_row.column("row")?.u32()?.into_no_null_iter();
     let estimate = per_row.column("estimate")?.f64()?.into_no_null_iter();
-    for ((group, metric), estimate) in group.zip(metric).zip(estimate) {
+    for (((group, metric), row), estimate) in group.zip(metric).zip(row).zip(estimate) {
         if let Some(cell) = cells.get_mut(group as usize * metrics + metric as usize).and_then(Option::as_mut) {
             cell.per_seed.push(estimate);
+            cell.seeds.push(rows.get(row as usize).map_or_else(String::new, seed_of));
         }
     }
     Ok(())
@@ -378,7 +393,10 @@ fn mark_undrawn(groups: &mut [Group], cells: &mut [Option<RawCell>], metrics: &[
         let told = cells.iter().zip(&tells).any(|(cell, tells)| *tells && cell.is_some());
         group.undrawn = told && cells.iter().flatten().all(same);
         if group.undrawn {
-            cells.iter_mut().flatten().for_each(|cell| cell.per_seed.truncate(1));
+            cells.iter_mut().flatten().for_each(|cell| {
+                cell.per_seed.truncate(1);
+                cell.seeds.truncate(1);
+            });
         }
     }
 }

@@ -126,7 +126,7 @@ fn estimate(data: &Aggregate, cache: &ResampleCache) -> Vec<Option<Cell>> {
         match &raw.items {
             Ok(items) => {
                 cell.estimate = Ok(items.estimate());
-                (cell.interval, cell.method) = compare::interval(items, key, cache);
+                (cell.interval, cell.method) = compare::interval(items, &raw.per_seed, key, cache);
                 cell.items = items.ids.len();
                 cell.weight = items.weights.iter().sum();
             }

@@ -83,7 +83,7 @@ pub(super) fn estimate_text(cell: &Cell, key: &MetricKey, intervals: Intervals) 
 pub(super) fn seeds_text(cell: &Cell, key: &MetricKey) -> Option<String> {
     let values: Vec<f64> = cell.per_seed.iter().map(|value| shown(key, *value)).collect();
     let (mean, sd) = mean_and_sd(&values)?;
-    Some(format!("{} ({})", format::plus_minus(mean, Some(sd), false), values.len()))
+    Some(format!("{} ({})", format::with_deviation(mean, sd), values.len()))
 }
 
 /// Mean and sample standard deviation; `None` for fewer than two values.

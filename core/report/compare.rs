@@ -1,12 +1,12 @@
 //! Which cells are compared, how they are paired, and what the tests say.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::aggregate::{Group, Items, MetricKey, RawCell};
 use super::input::{Contrast, Labels, MetricKind, SEED_LABEL};
 use super::labels;
 use super::stats::rates::{self, Discordance};
-use super::stats::{Bootstrap, Interval, Resamples, bootstrap, holm};
+use super::stats::{Bootstrap, Interval, Resamples, SeedSpread, bootstrap, holm};
 
 /// Seed of the bootstrap's draws. Fixed: the same records give the same table.
 const SEED: u64 = 0x0074_6162_6c65;
@@ -92,18 +92,24 @@ impl ResampleCache {
         Self { by_items }
     }
 
-    fn ratio(&self, weights: &[f64], sums: &[f64]) -> Option<Bootstrap> {
-        Bootstrap::ratio(weights, sums, self.by_items.get(&weights.len())?)
+    fn ratio(&self, weights: &[f64], sums: &[f64], seeds: Option<SeedSpread>) -> Option<Bootstrap> {
+        Some(Bootstrap::ratio(weights, sums, self.by_items.get(&weights.len())?)?.over_seeds(seeds))
     }
 }
 
-/// Interval of one estimate: Wilson's for right / wrong items, the bootstrap's for everything else.
-pub(super) fn interval(items: &Items, key: &MetricKey, cache: &ResampleCache) -> (Option<Interval>, Method) {
+/// Interval of one estimate: Wilson's for right / wrong items, the bootstrap's for everything else. Items that are right or wrong where
+/// there are several seeds are so with every seed.
+pub(super) fn interval(
+    items: &Items,
+    seeds: &[f64],
+    key: &MetricKey,
+    cache: &ResampleCache,
+) -> (Option<Interval>, Method) {
     if key.kind == MetricKind::Rate && items.is_binary() {
         let right = items.sums.iter().filter(|sum| **sum == 1.0).count() as u64;
         return (rates::wilson(right, items.sums.len() as u64), Method::Wilson);
     }
-    let bootstrap = cache.ratio(&items.weights, &items.sums);
+    let bootstrap = cache.ratio(&items.weights, &items.sums, SeedSpread::of(seeds));
     let (low, high) = key.bounds();
     (bootstrap.and_then(|b| b.interval()).map(|interval| interval.clamped(low, high)), Method::Bootstrap)
 }
@@ -161,7 +167,7 @@ pub(super) fn compare(
         return Ok(right_and_wrong(a, b));
     }
     let sums: Vec<f64> = a.sums.iter().zip(&b.sums).map(|(x, y)| x - y).collect();
-    let bootstrap = cache.ratio(&a.weights, &sums);
+    let bootstrap = cache.ratio(&a.weights, &sums, seed_spread(left, right));
     Ok(Paired {
         difference: bootstrap.as_ref().map_or(difference, |b| b.estimate),
         interval: bootstrap.as_ref().and_then(Bootstrap::interval),
@@ -173,6 +179,18 @@ pub(super) fn compare(
         discordance: None,
         detectable: bootstrap.as_ref().and_then(Bootstrap::detectable_difference).filter(|d| *d > 0.0),
     })
+}
+
+/// What the difference of two cells owes to their seeds. Rows with the same seeds are paired seed by seed, as they are item by item.
+fn seed_spread(left: &RawCell, right: &RawCell) -> Option<SeedSpread> {
+    let by_seed = |cell: &RawCell| -> BTreeMap<String, f64> {
+        cell.seeds.iter().cloned().zip(cell.per_seed.iter().copied()).collect()
+    };
+    let (a, b) = (by_seed(left), by_seed(right));
+    if a.len() > 1 && a.keys().eq(b.keys()) {
+        return SeedSpread::of(&a.values().zip(b.values()).map(|(x, y)| x - y).collect::<Vec<_>>());
+    }
+    SeedSpread::beside(SeedSpread::of(&left.per_seed), SeedSpread::of(&right.per_seed))
 }
 
 /// Both sides must hold the same items with the same weights: anything else is no paired comparison.

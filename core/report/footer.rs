@@ -110,7 +110,11 @@ fn statistics(analysis: &Analysis<'_>, style: Intervals) -> Vec<String> {
         .flat_map(|group| (0..analysis.metrics.len()).filter_map(move |metric| analysis.cell(group, metric)))
         .any(|cell| cell.per_seed.len() > 1);
     if repeated {
-        lines.push("Over seeds: mean ± standard deviation (number of seeds); intervals and tests use the item means over the seeds.".to_owned());
+        lines.push(
+            "Over seeds: mean, standard deviation and number of seeds. Where there are several, intervals and tests take the seeds as drawn \
+             at random too, by Student's t over their means or paired differences: few seeds make wide intervals."
+                .to_owned(),
+        );
     }
     lines
 }

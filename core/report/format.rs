@@ -52,6 +52,17 @@ pub(super) fn plus_minus(value: f64, half: Option<f64>, signed: bool) -> String 
     }
 }
 
+/// `value sd deviation`, both with the digits that the deviation supports: no interval, and not to be taken for one.
+pub(super) fn with_deviation(value: f64, deviation: f64) -> String {
+    match deviation > 0.0 && deviation.is_finite() && value.abs() < 1e7 {
+        true => {
+            let decimals = decimals_for(deviation);
+            format!("{} sd {deviation:.decimals$}", fixed(value, decimals, false))
+        }
+        false => plain(value),
+    }
+}
+
 /// `value [low, high]`, all with the digits that the interval's width supports.
 pub(super) fn with_ends(value: f64, ends: Option<(f64, f64)>, signed: bool) -> String {
     match ends {

@@ -11,7 +11,7 @@ use crate::store::Curve;
 pub type Labels = Vec<(String, Value)>;
 
 /// Name of the label that tells repetitions of one configuration apart; rows that differ in nothing else are summarised
-/// together (mean ± standard deviation over the seeds, beside the interval over the items).
+/// together: mean and standard deviation over the seeds, and intervals and tests that take seeds and items as drawn at random.
 pub const SEED_LABEL: &str = "seed";
 
 /// One ablation table.

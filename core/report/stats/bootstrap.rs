@@ -15,7 +15,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::{Interval, Z_80};
+use super::{Interval, SeedSpread, Z_80};
 
 /// Below this many items the studentized errors are too wild to be quantiles of anything: no interval is given.
 pub const MIN_ITEMS: usize = 5;
@@ -74,6 +74,8 @@ pub struct Bootstrap {
     pub standard_error: f64,
     /// Absolute studentized errors of the replicates, ascending; infinite where a replicate drew equal items only.
     errors: Vec<f64>,
+    /// What seeds add to it, where there are several.
+    seeds: Option<SeedSpread>,
 }
 
 impl Bootstrap {
@@ -100,7 +102,25 @@ impl Bootstrap {
         let moments: Vec<[f64; 5]> = weights.iter().zip(sums).map(moments).collect();
         let mut errors: Vec<f64> = resamples.iter().map(|drawn| studentized_error(&moments, drawn).abs()).collect();
         errors.sort_by(f64::total_cmp);
-        Some(Self { estimate, standard_error, errors })
+        Some(Self { estimate, standard_error, errors, seeds: None })
+    }
+
+    /// The same of a row, or a difference, whose seeds are drawn as its items are.
+    #[must_use]
+    pub fn over_seeds(mut self, seeds: Option<SeedSpread>) -> Self {
+        self.seeds = seeds;
+        self
+    }
+
+    /// The arm of the interval that excludes zero exactly where `p <= k / (1 + replicates)`.
+    fn arm(&self, k: usize) -> f64 {
+        let replicates = self.errors.len();
+        let over_items = match self.errors.get(replicates.saturating_sub(k)) {
+            Some(error) if self.standard_error > 0.0 => error * self.standard_error,
+            _ => 0.0,
+        };
+        let share = k as f64 / (1 + replicates) as f64;
+        self.seeds.map_or(over_items, |seeds| over_items.hypot(seeds.arm(share)))
     }
 
     /// The multiple of the standard error that makes a 95 % interval; what 1.96 is for many items.
@@ -113,10 +133,8 @@ impl Bootstrap {
     /// The 95 % interval; `None` where it would be infinite (nearly all items equal).
     #[must_use]
     pub fn interval(&self) -> Option<Interval> {
-        if self.standard_error == 0.0 {
-            return Some(Interval { estimate: self.estimate, low: self.estimate, high: self.estimate });
-        }
-        let arm = self.critical_value() * self.standard_error;
+        let over_items = if self.standard_error == 0.0 { 0.0 } else { self.critical_value() * self.standard_error };
+        let arm = self.seeds.map_or(over_items, |seeds| over_items.hypot(seeds.arm(0.05)));
         let ends = Interval { estimate: self.estimate, low: self.estimate - arm, high: self.estimate + arm };
         arm.is_finite().then_some(ends)
     }
@@ -126,6 +144,19 @@ impl Bootstrap {
     pub fn p_value(&self) -> f64 {
         if self.estimate == 0.0 {
             return 1.0;
+        }
+        if self.seeds.is_some() {
+            // The smallest share whose interval excludes zero; arms fall as it grows.
+            let (mut low, mut high) = (1, 1 + self.errors.len());
+            while low < high {
+                let middle = usize::midpoint(low, high);
+                if self.arm(middle) < self.estimate.abs() {
+                    high = middle;
+                } else {
+                    low = middle + 1;
+                }
+            }
+            return low as f64 / (1 + self.errors.len()) as f64;
         }
         let observed = (self.estimate / self.standard_error).abs();
         let below = self.errors.partition_point(|error| *error < observed);
@@ -142,7 +173,10 @@ impl Bootstrap {
     /// `(critical value + z₀.₈) · standard error`, 2.80 standard errors for many items. `None` where it is infinite.
     #[must_use]
     pub fn detectable_difference(&self) -> Option<f64> {
-        let difference = (self.critical_value() + Z_80) * self.standard_error;
+        let over_items = (self.critical_value() + Z_80) * self.standard_error;
+        // Of one of two sides, hence 40 %.
+        let over_seeds = self.seeds.map_or(0.0, |seeds| seeds.arm(0.05) + seeds.arm(0.4));
+        let difference = over_items.hypot(over_seeds);
         difference.is_finite().then_some(difference)
     }
 }

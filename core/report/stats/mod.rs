@@ -8,14 +8,18 @@
 //! | right / wrong items | [Wilson](rates::wilson) | [Tango's score interval](rates::tango) | [McNemar, exact](rates::mcnemar_exact) |
 //! | weighted items (chunks of text), scores, means over seeds | [studentized bootstrap](bootstrap) over items | the same on the item differences | the same |
 //!
+//! Rows with several seeds have [what the seeds differ by](SeedSpread) in intervals and tests as well.
+//!
 //! p-values of one family are adjusted by [Holm](holm).
 
 pub mod bootstrap;
 mod family;
 pub mod rates;
+pub mod seeds;
 
 pub use bootstrap::{Bootstrap, Resamples};
 pub use family::holm;
+pub use seeds::SeedSpread;
 
 /// 97.5 % point of the standard normal distribution: two-sided tests and intervals at 95 %.
 pub const Z_975: f64 = 1.959_963_984_540_054;

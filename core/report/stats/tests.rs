@@ -2,10 +2,11 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rayon::prelude::*;
 
 use super::bootstrap::{Bootstrap, MIN_ITEMS, Resamples};
 use super::rates::{Discordance, detectable_difference, mcnemar_exact, tango, tango_statistic, wilson};
-use super::{Z_80, Z_975, holm};
+use super::{SeedSpread, Z_80, Z_975, holm, seeds};
 
 fn close(a: f64, b: f64, tolerance: f64) {
     assert!((a - b).abs() <= tolerance, "{a} is not {b} within {tolerance}");
@@ -349,4 +350,110 @@ fn replicates_resolve_the_family() {
         assert!((1_999..=20_000).contains(&replicates));
         assert!(family as f64 / (replicates + 1) as f64 <= 0.01);
     }
+}
+
+/// Against SciPy's `t.ppf`.
+#[test]
+fn students_t_is_scipys() {
+    let known = [
+        (0.05, 1, 12.706_204_736),
+        (0.05, 2, 4.302_652_730),
+        (0.05, 3, 3.182_446_305),
+        (0.05, 4, 2.776_445_105),
+        (0.05, 9, 2.262_157_163),
+        (0.05, 10, 2.228_138_852),
+        (0.05, 100, 1.983_971_519),
+        (0.01, 2, 9.924_843_201),
+        (0.01, 5, 4.032_142_984),
+        (0.4, 2, 1.060_660_172),
+        (0.4, 4, 0.940_964_577),
+    ];
+    for (p, degrees, expected) in known {
+        close(seeds::critical(p, degrees), expected, 1e-8 * expected);
+        close(1.0 - seeds::within(expected, degrees), p, 1e-9);
+    }
+    assert_eq!(seeds::critical(1.0, 3), 0.0);
+    assert!(SeedSpread::of(&[1.0]).is_none() && SeedSpread::of(&[]).is_none());
+}
+
+/// What three seeds differ by decides, however many items agree.
+#[test]
+fn a_difference_over_three_seeds_is_judged_by_them() {
+    let differences = [-0.032, -0.014, -0.009];
+    let mean = differences.iter().sum::<f64>() / 3.0;
+    let resamples = Resamples::new(400, 9_999, 1);
+    let items: Vec<f64> = (0..400).map(|i| mean + 1e-5 * f64::from(i % 7 - 3)).collect();
+    let alone = Bootstrap::ratio(&[1.0; 400], &items, &resamples).unwrap();
+    assert!(alone.p_value() < 0.001);
+    let over_seeds = alone.over_seeds(SeedSpread::of(&differences));
+    // t = -2.625 with two degrees of freedom.
+    close(over_seeds.p_value(), 0.1197, 0.001);
+    let interval = over_seeds.interval().unwrap();
+    close(interval.half_width(), 4.302_652_730 * 0.006_984_1, 1e-5);
+    // Two rows that have nothing to do with each other: variances add.
+    let (a, b) = (SeedSpread::of(&[1.0, 2.0, 3.0]), SeedSpread::of(&[5.0, 5.5, 6.0, 4.5, 4.0]));
+    let error = (1.0_f64 / 3.0 + 0.625 / 5.0).sqrt();
+    close(SeedSpread::beside(a, b).unwrap().arm(0.05), 4.302_652_730 * error, 1e-8);
+    assert_eq!(SeedSpread::beside(a, None), a);
+}
+
+#[test]
+fn interval_and_test_over_seeds_are_one_statement() {
+    let mut generator = ChaCha8Rng::seed_from_u64(31);
+    let resamples = Resamples::new(40, 999, 4);
+    let mut significant = 0;
+    for _ in 0..200 {
+        let sums: Vec<f64> = (0..40).map(|_| 0.5 + normal(&mut generator)).collect();
+        let seeds: Vec<f64> = (0..3).map(|_| 0.1 * normal(&mut generator)).collect();
+        let bootstrap = Bootstrap::ratio(&[1.0; 40], &sums, &resamples).unwrap().over_seeds(SeedSpread::of(&seeds));
+        let interval = bootstrap.interval().unwrap();
+        let excludes_zero = interval.low > 0.0 || interval.high < 0.0;
+        assert_eq!(excludes_zero, bootstrap.p_value() <= 0.05, "{interval:?} {}", bootstrap.p_value());
+        significant += usize::from(excludes_zero);
+    }
+    assert!((30..190).contains(&significant), "both outcomes must occur: {significant}");
+    // Seeds that agree add nothing.
+    let sums: Vec<f64> = (0..40).map(|_| 0.2 + normal(&mut generator)).collect();
+    let plain = Bootstrap::ratio(&[1.0; 40], &sums, &resamples).unwrap();
+    let agreed = plain.clone().over_seeds(SeedSpread::of(&[0.2; 4]));
+    assert_eq!((plain.interval(), plain.p_value()), (agreed.interval(), agreed.p_value()));
+}
+
+/// Share of intervals that cover the truth where items and seeds are drawn together, `y = item + seed + noise`; `spread` is that of the
+/// seeds in units of what the items leave of the mean.
+fn coverage((n, trials, replicates): (usize, usize, usize), seeds: usize, spread: f64) -> f64 {
+    let resamples = Resamples::new(n, replicates, 6);
+    let mut generator = ChaCha8Rng::seed_from_u64(37);
+    let mut covered = 0;
+    for _ in 0..trials {
+        let of_items: Vec<f64> = (0..n).map(|_| normal(&mut generator)).collect();
+        let (mut sums, mut means) = (vec![0.0; n], Vec::new());
+        for _ in 0..seeds {
+            let seed = spread / (n as f64).sqrt() * normal(&mut generator);
+            let one: Vec<f64> = of_items.iter().map(|item| item + seed + 0.5 * normal(&mut generator)).collect();
+            sums.iter_mut().zip(&one).for_each(|(sum, y)| *sum += y / seeds as f64);
+            means.push(one.iter().sum::<f64>() / n as f64);
+        }
+        let bootstrap = Bootstrap::ratio(&vec![1.0; n], &sums, &resamples).unwrap();
+        let interval = bootstrap.over_seeds(SeedSpread::of(&means)).interval().unwrap();
+        covered += usize::from(interval.low <= 0.0 && 0.0 <= interval.high);
+    }
+    covered as f64 / trials as f64
+}
+
+/// At least as often as they say, and where the seeds decide not much more often.
+#[test]
+fn intervals_over_seeds_cover_the_truth() {
+    let mut cases = Vec::new();
+    for size in [(50, 600, 499), (200, 400, 499), (1_000, 200, 199)] {
+        for seeds in [3, 5] {
+            cases.extend([0.0, 1.0, 6.0].map(|spread| (size, seeds, spread)));
+        }
+    }
+    cases.into_par_iter().for_each(|(size, seeds, spread)| {
+        let found = coverage(size, seeds, spread);
+        let title = format!("{found} with {} items, {seeds} seeds that differ by {spread}", size.0);
+        assert!(found >= 0.93, "{title}");
+        assert!(spread < 6.0 || found <= 0.98, "{title}");
+    });
 }
