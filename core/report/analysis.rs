@@ -86,7 +86,9 @@ impl<'a> Analysis<'a> {
         warnings.extend(protocol_warnings(&data));
         warnings.extend(unlike_seeds(table, &data));
         let Aggregate { groups, metrics, .. } = data;
-        Ok(Self { table, groups, baseline, metrics, against_baseline, contrasts, warnings, cells })
+        let mut analysis = Self { table, groups, baseline, metrics, against_baseline, contrasts, warnings, cells };
+        analysis.warnings.extend(analysis.idle_margins());
+        Ok(analysis)
     }
 
     /// The cell of a line and a metric; `None` where the line has no such result.

@@ -67,6 +67,15 @@ pub(super) fn scale(key: &MetricKey) -> f64 {
     if key.kind == MetricKind::Rate { 100.0 } else { 1.0 }
 }
 
+/// The unit of a shown difference, with a space before it.
+pub(super) fn unit(key: &MetricKey) -> &'static str {
+    match key.kind {
+        MetricKind::MeanNats => " nats",
+        MetricKind::Rate => " points",
+        MetricKind::Mean => "",
+    }
+}
+
 /// A stored value on the scale on which estimates are shown: perplexity, percent, or as it is.
 pub(super) fn shown(key: &MetricKey, value: f64) -> f64 {
     if key.is_nll() { value.exp() } else { scale(key) * value }

@@ -65,6 +65,8 @@ pub struct Paired {
     pub discordance: Option<Discordance>,
     /// Smallest true difference that it would have found with 80 % power.
     pub detectable: Option<f64>,
+    /// Several seeds have their part in interval and test.
+    pub over_seeds: bool,
 }
 
 impl Paired {
@@ -167,7 +169,8 @@ pub(super) fn compare(
         return Ok(right_and_wrong(a, b));
     }
     let sums: Vec<f64> = a.sums.iter().zip(&b.sums).map(|(x, y)| x - y).collect();
-    let bootstrap = cache.ratio(&a.weights, &sums, seed_spread(left, right));
+    let seeds = seed_spread(left, right);
+    let bootstrap = cache.ratio(&a.weights, &sums, seeds);
     Ok(Paired {
         difference: bootstrap.as_ref().map_or(difference, |b| b.estimate),
         interval: bootstrap.as_ref().and_then(Bootstrap::interval),
@@ -178,6 +181,7 @@ pub(super) fn compare(
         method: Method::Bootstrap,
         discordance: None,
         detectable: bootstrap.as_ref().and_then(Bootstrap::detectable_difference).filter(|d| *d > 0.0),
+        over_seeds: seeds.is_some(),
     })
 }
 
@@ -227,6 +231,7 @@ fn right_and_wrong(a: &Items, b: &Items) -> Paired {
         method: Method::McNemar,
         discordance: Some(counts),
         detectable: rates::detectable_difference(counts),
+        over_seeds: false,
     }
 }
 

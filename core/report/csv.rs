@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::analysis::Analysis;
 use super::cells::mean_and_sd;
 use super::input::{Row, RowState, Table};
-use super::{Comparison, ReportError, footer, labels};
+use super::{Comparison, ReportError, Verdict, footer, labels};
 
 /// The columns of a table's CSV file, known before the first result.
 ///
@@ -164,6 +164,8 @@ pub fn comparisons_csv(analysis: &Analysis<'_>) -> Result<String, ReportError> {
         all.iter().map(|c| footer::name(analysis, side(&c.pair))).collect()
     };
     let key = |c: &&Comparison| &analysis.metrics[c.metric];
+    let verdicts: Vec<Option<Verdict>> = all.iter().map(|c| analysis.verdict(c)).collect();
+    let margin = |c: &&Comparison| analysis.margin(key(c));
     let method = |c: &&Comparison| c.outcome.as_ref().ok().map(|p| format!("{:?}", p.method).to_lowercase());
     let frame = df!(
         "against" => all.iter().map(|c| if c.pair.contrast.is_some() { "contrast" } else { "baseline" }).collect::<Vec<_>>(),
@@ -180,6 +182,9 @@ pub fn comparisons_csv(analysis: &Analysis<'_>) -> Result<String, ReportError> {
         "left_only" => paired(|p| p.discordance.map(|d| d.left_only as f64)),
         "right_only" => paired(|p| p.discordance.map(|d| d.right_only as f64)),
         "detectable" => paired(|p| p.detectable),
+        "margin" => all.iter().map(margin).collect::<Vec<_>>(),
+        "verdict" => verdicts.iter().map(|verdict| verdict.map(Verdict::name)).collect::<Vec<_>>(),
+        "items_needed" => verdicts.iter().map(|verdict| verdict.and_then(Verdict::items).map(|n| n as f64)).collect::<Vec<_>>(),
         "test" => all.iter().map(method).collect::<Vec<_>>(),
         "unpaired" => all.iter().map(|c| c.outcome.as_ref().err().cloned()).collect::<Vec<_>>(),
     )?;

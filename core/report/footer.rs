@@ -4,7 +4,7 @@ use super::analysis::Analysis;
 use super::cells::{self, Intervals};
 use super::compare::{Comparison, Method};
 use super::input::{Labels, MetricKind};
-use super::{format, labels, sheet};
+use super::{format, labels, sheet, verdict};
 use crate::printable;
 
 /// Lines above the table: the script, and what is equal in every row.
@@ -99,6 +99,7 @@ fn statistics(analysis: &Analysis<'_>, style: Intervals) -> Vec<String> {
         let named: Vec<&str> = tests.iter().map(test).collect();
         lines.push(format!("Differences are paired by item: {}.", only(&named)));
         lines.push(family_line(analysis));
+        lines.extend(verdict::explained(analysis));
     }
     if analysis.metrics.iter().any(super::MetricKey::is_nll) {
         lines.push("ΔNLL and KL are in nats per token; ppl = exp(NLL).".to_owned());
@@ -162,11 +163,7 @@ fn detectable(analysis: &Analysis<'_>) -> Option<String> {
             compared.filter_map(|c| c.outcome.as_ref().ok()?.detectable).map(|d| d * cells::scale(key)).collect();
         values.sort_by(f64::total_cmp);
         let (Some(low), Some(high)) = (values.first(), values.last()) else { continue };
-        let unit = match key.kind {
-            MetricKind::MeanNats => " nats",
-            MetricKind::Rate => " points",
-            MetricKind::Mean => "",
-        };
+        let unit = cells::unit(key);
         let (low, high) = (two_digits(*low), two_digits(*high));
         let span = if low == high { low } else { format!("{low} to {high}") };
         parts.push(format!("{} {} {span}{unit}", key.task, cells::difference_header(key)));

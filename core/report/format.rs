@@ -41,6 +41,13 @@ fn fixed(value: f64, decimals: usize, signed: bool) -> String {
     if signed && value > 0.0 { format!("+{text}") } else { text }
 }
 
+/// A number that a person wrote, as short as it can be.
+pub(super) fn short(value: f64) -> String {
+    // Percent and back: what was written has few digits.
+    let text = format!("{value:.9}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// `value ±half`, both with the digits that `half` supports; a sign in front of positive values where `signed`.
 pub(super) fn plus_minus(value: f64, half: Option<f64>, signed: bool) -> String {
     match half {

@@ -28,6 +28,9 @@ pub struct Table {
     /// Comparisons that the script declared; where there are any they replace the comparison with the baseline as the
     /// family of tests.
     pub contrasts: Vec<Contrast>,
+    /// What a reader would give up of a metric, by its name or `task.name`, on the scale on which differences are shown (points of a rate,
+    /// nats): comparisons get a verdict at it.
+    pub margins: Vec<(String, f64)>,
     /// Pictures of the rows over two of their labels, for the HTML page.
     pub heat_maps: Vec<HeatMap>,
     /// What nodes behind the rows reported step by step, for the HTML page.

@@ -23,6 +23,7 @@ mod tables;
 mod tensorboard;
 mod terminal;
 mod text;
+mod verdict;
 mod whose;
 
 pub use aggregate::{Group, MetricKey};
@@ -35,6 +36,7 @@ pub use markdown::markdown;
 pub use tables::{Tables, Written};
 pub use tensorboard::{EVENTS_FILE, tensorboard};
 pub use terminal::{Terminal, terminal};
+pub use verdict::Verdict;
 
 /// Why a report could not be made.
 #[derive(Debug, thiserror::Error)]

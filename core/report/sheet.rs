@@ -7,9 +7,9 @@ use polars::prelude::*;
 use super::aggregate::{Group, MetricKey};
 use super::analysis::{Analysis, Cell};
 use super::cells::{self, FAKE_QUANTIZED, Intervals, Tone, constant, facts};
-use super::compare::Method;
+use super::compare::{Comparison, Method};
 use super::input::{Contrast, Labels};
-use super::{ReportError, format, labels};
+use super::{ReportError, format, labels, verdict};
 use crate::printable::{lines, one_line};
 
 /// One column.
@@ -192,8 +192,21 @@ pub(super) fn contrasts(analysis: &Analysis<'_>, intervals: Intervals) -> Result
             Some(cells::difference_text(find(row)?, key, intervals))
         });
         sheet.column(&key.task, "p", true, |row| cells::p_text(find(row)?));
+        verdict_column(&mut sheet, analysis, key, find);
     }
     Ok(Some(sheet.build()?))
+}
+
+/// What the margin of a metric says about each row, where it has one.
+fn verdict_column<'a>(
+    sheet: &mut Builder,
+    analysis: &Analysis<'_>,
+    key: &MetricKey,
+    find: impl Fn(usize) -> Option<&'a Comparison>,
+) {
+    let Some(margin) = analysis.margin(key) else { return };
+    let header = format!("at {}", format::short(margin * cells::scale(key)));
+    sheet.column(&key.task, &header, false, |row| Some(verdict::text(analysis.verdict(find(row)?)?)));
 }
 
 /// `activations: static vs dynamic`: the labels in which the two sides differ.
@@ -277,6 +290,7 @@ fn metric_columns(sheet: &mut Builder, analysis: &Analysis<'_>, metric: usize, k
     if analysis.table.contrasts.is_empty() {
         sheet.column(&key.task, "p", true, |row| cells::p_text(compared(row)?));
     }
+    verdict_column(sheet, analysis, key, compared);
 }
 
 fn model_columns(sheet: &mut Builder, analysis: &Analysis<'_>) {

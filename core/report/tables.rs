@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    Analysis, CsvColumns, CsvWriter, ReportError, Terminal,
+    Analysis, CsvColumns, CsvWriter, ReportError, Terminal, Verdict,
     input::{
         Contrast, GraphNode, GraphPicture, HeatMap, Item, Metric, MetricKind, ModelFacts, Row, RowState, Table,
         TaskResult,
@@ -121,7 +121,7 @@ impl<'a> Tables<'a> {
         let cautions: Vec<String> = self.builder.cautions.all().into_iter().map(|caution| caution.text).collect();
         let whole = json!({
             "report": crate::engine::report(), "name": spec.name, "script": self.script, "baseline": spec.baseline,
-            "rows": rows, "cautions": cautions, "contrasts": spec.contrasts, "heat_maps": spec.heat_maps, "settings": self.builder.settings.pairs(),
+            "rows": rows, "cautions": cautions, "contrasts": spec.contrasts, "margins": spec.margins, "heat_maps": spec.heat_maps, "settings": self.builder.settings.pairs(),
         });
         Key::of(&whole).to_string()
     }
@@ -285,6 +285,7 @@ fn table(
         baseline: spec.baseline,
         rows,
         contrasts,
+        margins: spec.margins.clone(),
         heat_maps: spec.heat_maps.iter().cloned().map(|(rows, columns)| HeatMap { rows, columns }).collect(),
         curves: curves(&closure, &spec.rows, &builder.graph, keys, store),
         provenance,
@@ -431,6 +432,7 @@ fn as_json(analysis: &Analysis<'_>) -> Value {
                         "unparsed": cell.unparsed, "protocol": cell.protocol,
                         "difference": against.map(|d| json!({
                             "value": d.difference, "interval": d.interval.map(|i| [i.low, i.high]), "p": d.p_value, "p_adjusted": d.p_adjusted, "detectable": d.detectable,
+                            "verdict": analysis.difference(group, index).and_then(|c| analysis.verdict(c)).map(Verdict::name),
                         })),
                     }),
                 );
@@ -453,6 +455,7 @@ fn as_json(analysis: &Analysis<'_>) -> Value {
             json!({
                 "left": labels(c.pair.left), "right": labels(c.pair.right), "metric": format!("{}/{}", analysis.metrics[c.metric].task, analysis.metrics[c.metric].name),
                 "difference": d.map(|d| d.difference), "interval": d.and_then(|d| d.interval).map(|i| [i.low, i.high]), "p": d.and_then(|d| d.p_value), "p_adjusted": d.and_then(|d| d.p_adjusted),
+                "verdict": analysis.verdict(c).map(Verdict::name),
             })
         })
         .collect();

@@ -14,3 +14,4 @@ mod page;
 mod statistics;
 mod synthetic;
 mod tables;
+mod verdicts;

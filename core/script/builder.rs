@@ -32,6 +32,8 @@ pub struct ReportSpec {
     pub rows: Vec<RowSpec>,
     /// Pairs of label sets to compare.
     pub contrasts: Vec<(Labels, Labels)>,
+    /// What may be given up of a metric, by its name.
+    pub margins: Vec<(String, f64)>,
     /// Pairs of labels to draw against each other: rows and columns of a heat map.
     pub heat_maps: Vec<(String, String)>,
     /// Whether the script asked for it to be written.
@@ -101,6 +103,7 @@ impl Builder {
                 baseline: None,
                 rows: Vec::new(),
                 contrasts: Vec::new(),
+                margins: Vec::new(),
                 heat_maps: Vec::new(),
                 written: false,
                 origin,

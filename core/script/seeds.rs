@@ -73,6 +73,7 @@ mod tests {
             baseline: Some(2),
             rows,
             contrasts: vec![],
+            margins: vec![],
             heat_maps: vec![],
             written: true,
             origin: Origin::default(),

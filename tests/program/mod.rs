@@ -37,3 +37,4 @@ mod store;
 mod trained_on_grids;
 mod unruly;
 mod usage;
+mod verdicts;

@@ -121,6 +121,7 @@ pub(super) fn ablation() -> Table {
         baseline: Some(0),
         rows,
         contrasts: Vec::new(),
+        margins: Vec::new(),
         heat_maps: Vec::new(),
         curves: Vec::new(),
         provenance: vec![("commit".into(), "0123abc".into()), ("cpu".into(), "AMD EPYC <Zen 5> & co".into())],

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::{Called, Host, placed};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, did_you_mean},
+    eval::Method,
     graph::node::Origin,
     script::{Builder, EvaluationHandle, RowSpec, Shared, lock, options::to_json, place::origin},
 };
@@ -64,6 +65,13 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
               left: Map,
               right: Map|
               -> Called<ReportHandle> { placed(&context, contrast(&s, report, left, right)) },
+    );
+    let s = host.shared.clone();
+    engine.register_fn(
+        "margin",
+        move |context: NativeCallContext<'_>, report: &mut ReportHandle, margins: Map| -> Called<ReportHandle> {
+            placed(&context, margin(&s, report, margins))
+        },
     );
     let s = host.shared.clone();
     engine.register_fn(
@@ -163,6 +171,52 @@ fn contrast(shared: &Shared, report: &ReportHandle, left: Map, right: Map) -> Re
     Ok(report.clone())
 }
 
+fn margin(shared: &Shared, report: &ReportHandle, map: Map) -> Result<ReportHandle> {
+    if map.is_empty() {
+        return Err(Error::usage("a margin needs a metric").hint("table.margin(#{ acc: 1.0, nll: 0.01 })"));
+    }
+    let mut builder = lock(shared);
+    let margins = &mut builder.reports[report.index].margins;
+    for (name, value) in map {
+        let given = value.as_float().or_else(|_| value.as_int().map(|value| value as f64));
+        let Ok(value) = given.map_err(drop).and_then(|v| if v.is_finite() && v > 0.0 { Ok(v) } else { Err(()) }) else {
+            return Err(Error::usage(format!("the margin of `{name}` is a number above zero, not {value}"))
+                .at(name.as_str())
+                .hint("points of a rate, nats of a likelihood: table.margin(#{ acc: 1.0, nll: 0.01 })"));
+        };
+        match margins.iter().find(|(known, _)| *known == name.as_str()) {
+            Some((_, known)) if *known != value => {
+                return Err(Error::usage(format!("`{name}` has a margin of {known} already")).at(name.as_str()));
+            }
+            Some(_) => {}
+            None => margins.push((name.to_string(), value)),
+        }
+    }
+    Ok(report.clone())
+}
+
+/// Refuses margins of what no row is compared by.
+fn check_margins(builder: &Builder, index: usize) -> Result<()> {
+    let report = &builder.reports[index];
+    let mut known: Vec<String> = Vec::new();
+    for (task, node) in report.rows.iter().flat_map(|row| &row.tasks) {
+        let method = Method::named(&builder.graph.node(*node).method);
+        let metrics = method.map_or(&[][..], Method::metrics).iter();
+        // Divergences have no baseline: only rows among each other differ by them.
+        let compared = metrics.filter(|_| method != Some(Method::Divergence) || !report.contrasts.is_empty());
+        known.extend(compared.flat_map(|metric| [metric.name.to_owned(), format!("{task}.{}", metric.name)]));
+    }
+    let Some((name, _)) = report.margins.iter().find(|(name, _)| !known.contains(name)) else { return Ok(()) };
+    let names: Vec<&str> = known.iter().map(String::as_str).filter(|name| !name.contains('.')).collect();
+    let near = did_you_mean(name, names.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+    let mut listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
+    listed.sort();
+    listed.dedup();
+    Err(Error::usage(format!("no rows of report `{}` are compared by `{name}`", report.name))
+        .at(name.as_str())
+        .maybe_hint(near.or_else(|| Some(format!("they are by {}", listed.join(", "))))))
+}
+
 fn heat_map(shared: &Shared, report: &ReportHandle, rows: &str, columns: &str) -> Result<ReportHandle> {
     if rows == columns {
         return Err(Error::usage("a heat map needs two labels").at(rows));
@@ -200,6 +254,7 @@ fn write(builder: &mut Builder, index: usize) -> Result<()> {
             .hint("a heat map draws one label of rows against another"));
         }
     }
-    report.written = true;
+    check_margins(builder, index)?;
+    builder.reports[index].written = true;
     Ok(())
 }

@@ -213,6 +213,12 @@ pub(super) const CALLS: &[Call] = &[
          all else.",
     ),
     plain(
+        "margin",
+        &["(report: Report, margins: map) -> Report"],
+        "What would be given up of a metric, above zero: points of a rate, nats, by the metric's name or `task.metric`. Every row that is \
+         compared gets a verdict at it: not worse, worse or undecided. `table.margin(#{ acc: 1.0, nll: 0.01 })`",
+    ),
+    plain(
         "heat_map",
         &["(report: Report, rows: string, columns: string) -> Report"],
         "Draws every metric of the rows over two of their labels, in the HTML report. Rows and columns labelled \"all\" stand apart.",
