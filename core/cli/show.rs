@@ -118,7 +118,9 @@ fn one_run(run: &RunFolder, global: &Global) -> Result<()> {
             .iter()
             .map(|n| json!({ "node": n, "end": end_of(&n.key).map(|e| json!({ "seconds": e.0, "end": e.1 })) }))
             .collect();
-        return style::print_json(&json!({ "run": summary, "standing": standing, "nodes": nodes }));
+        let reports: serde_json::Map<String, Value> =
+            run.reports()?.into_iter().map(|(name, folder)| (name, json!(folder))).collect();
+        return style::print_json(&json!({ "run": summary, "standing": standing, "nodes": nodes, "reports": reports }));
     }
     style::print(&format!("run {} of {}\n{}\n", summary.id, summary.script, standing.line()))?;
     if let Some(error) = &standing.error {
@@ -140,7 +142,11 @@ fn one_run(run: &RunFolder, global: &Global) -> Result<()> {
             vec![format!("  {}", node.key.short()), node.label.clone(), time, state]
         })
         .collect();
-    style::print(&style::columns(&rows))
+    style::print(&style::columns(&rows))?;
+    for (name, folder) in run.reports()? {
+        style::print(&format!("report {name}: {}\n", style::from_here(&folder.join("index.html"))))?;
+    }
+    Ok(())
 }
 
 /// What is known of a node without an end.

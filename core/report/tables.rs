@@ -230,8 +230,12 @@ fn finish(
     };
     let complete = table.rows.iter().all(|r| r.state == RowState::Complete);
     let write = || -> Result<()> {
-        for (name, text) in &files {
-            write_atomic(&folder.join(name), text.as_bytes())?;
+        // The next run of this name, of whatever model, replaces the first; the second stays with the run.
+        let of_run = run.iter().map(|run| store.report_folder_of(run, &spec.name));
+        for folder in std::iter::once(folder.clone()).chain(of_run) {
+            for (name, text) in &files {
+                write_atomic(&folder.join(name), text.as_bytes())?;
+            }
         }
         let _ = std::fs::remove_file(folder.join(GROWING));
         if complete {

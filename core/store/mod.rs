@@ -7,8 +7,8 @@
 //!   store/v1/shards/<name>       hard links to weight shards, named by their digest, so that equal shards are stored once
 //!   store/v1/scratch/<key>/      work in progress; survives a kill
 //!   store/v1/locks/<key>         held with flock while a process works on the key
-//!   runs/<run>/                  plan, events, one log per node
-//!   reports/<name>/              table.csv, table.md, index.html
+//!   runs/<run>/                  plan, events, one log per node, the reports that it wrote
+//!   reports/<name>/              table.csv, comparisons.csv, table.md, index.html of the newest run that wrote it
 //!   cache/                       digests of files, answers of plugin probes; may be deleted at any time
 //! ```
 //!
@@ -162,6 +162,11 @@ impl Store {
     /// The folder of a report.
     pub fn report_folder(&self, name: &str) -> PathBuf {
         self.root.join("reports").join(name)
+    }
+
+    /// The folder of a report as a run wrote it: the next run with a report of that name leaves it alone.
+    pub fn report_folder_of(&self, run: &str, name: &str) -> PathBuf {
+        self.root.join("runs").join(run).join(run::REPORTS).join(name)
     }
 
     /// Checks that the store can be written: creates its folders and renames a file.

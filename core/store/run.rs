@@ -118,6 +118,9 @@ impl Store {
 
 const SUMMARY: &str = "run.json";
 
+/// The folder of the tables that a run wrote.
+pub(super) const REPORTS: &str = "reports";
+
 /// Locked as long as a run goes on; holds its number.
 const LOCK: &str = "lock";
 
@@ -184,6 +187,13 @@ impl RunFolder {
     pub fn open_log(&self, key: &Key) -> Result<File> {
         let path = self.log(key);
         OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Error::io("open", &path, &e))
+    }
+
+    /// The tables that it wrote, as they were then: their names and folders.
+    pub fn reports(&self) -> Result<Vec<(String, PathBuf)>> {
+        let folders = files::entries(&self.path.join(REPORTS))?;
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(folders.into_iter().map(|path| (name(&path), path)).collect())
     }
 
     /// The order given to a node's process.

@@ -1,4 +1,6 @@
-//! Margins of tables.
+//! Margins of tables, and tables that stay with their run.
+
+use std::fs;
 
 use super::project::Project;
 
@@ -46,4 +48,31 @@ fn margins_of_nothing_are_refused() {
         assert!(outcome.err.contains(told) && outcome.err.contains("odd.rhai"), "{margin}: {}", outcome.err);
     }
     assert!(project.run(&["plan", "odd.rhai"]).err.contains("hint: table.margin(#{ acc: 1.0, nll: 0.01 })"));
+}
+
+#[test]
+fn the_tables_of_a_run_stay_with_it() {
+    let project = Project::new();
+    project.write("same.rhai", SCRIPT);
+    let first = project.run(&["run", "same.rhai"]).exits(0);
+    let second = project.run(&["run", "same.rhai", "--set", "bits=4"]).exits(0);
+    assert_ne!(first.out, second.out);
+    let runs = project.run(&["show", "--json"]).exits(0).json();
+    let tables: Vec<String> = runs
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| {
+            let id = run["run"].as_str().unwrap();
+            let shown = project.run(&["show", id, "--json"]).exits(0).json();
+            let folder = shown["reports"]["same"].as_str().unwrap().to_owned();
+            assert!(fs::metadata(format!("{folder}/index.html")).unwrap().len() > 0);
+            fs::read_to_string(format!("{folder}/table.csv")).unwrap()
+        })
+        .collect();
+    assert_eq!(tables.len(), 2);
+    assert_ne!(tables[0], tables[1]);
+    let newest = fs::read_to_string(project.path().join("results/reports/same/table.csv")).unwrap();
+    assert!(tables.contains(&newest));
+    assert!(project.run(&["show", "last"]).exits(0).out.contains("report same: results/runs/"));
 }
