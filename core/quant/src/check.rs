@@ -86,6 +86,12 @@ impl Grid {
         }
     }
 
+    /// The zero-point next to a number, ties to even: what a learned one is used as. Not a number becomes 0.
+    pub fn round_zero_point(&self, value: f32) -> i32 {
+        let (low, high) = self.zero_point_range();
+        value.clamp(low as f32, high as f32).round_ties_even() as i32
+    }
+
     /// Checks that codes are codes of this grid: integers within [`Grid::code_range`], FP8 bytes that are numbers, FP4 codes
     /// of four bits.
     ///

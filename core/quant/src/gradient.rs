@@ -8,9 +8,13 @@
 //!   the extremes of a rectangle move s ([`Grid::range_terms`]).
 //! - Where s is learned itself, ∂q/∂s = ε for a value that is rounded, and the number that its code stands for where it is clipped
 //!   ([`Grid::scale_gradient`]; Esser et al. 2020, Learned Step Size Quantization, equation 3).
+//! - Where a zero-point z is learned, q = s (clamp(round(x / s + z)) - z): what z adds to a code that is not clipped it takes away
+//!   again, and ∂q/∂z = 0; a clipped code stands still, and ∂q/∂z = -s ([`Grid::zero_point_gradient`]).
 
 use rayon::prelude::*;
 
+use crate::args::ScaleDtype;
+use crate::conventions::RangeConvention;
 use crate::error::GridError;
 use crate::grid::{Grid, QuantParams};
 use crate::matrix::check_len;
@@ -19,6 +23,18 @@ use crate::matrix::check_len;
 pub type RangeTerm = (usize, f32);
 
 impl Grid {
+    /// Why scales of this grid are not learned as numbers of their own, if they are not.
+    pub fn why_scales_are_not_learned(&self) -> Option<&'static str> {
+        match self.scale_dtype() {
+            _ if self.args().is_mx() => Some("the scales of MX formats are powers of two, which are not learned"),
+            ScaleDtype::F8E4M3 => Some("scales in FP8 lie further apart than the steps in which they would be learned"),
+            _ if self.conventions().range == RangeConvention::SignedExtreme => {
+                Some("scales whose sign is that of an extreme are not learned")
+            }
+            _ => None,
+        }
+    }
+
     /// What the extremes of each rectangle get on top of the straight-through gradient where scales are taken from the smallest
     /// and largest value: given `x` `[rows, columns]`, the rounded values and the gradient by these. Zero always lies in a range,
     /// so that a rectangle without negative values has no lower extreme.
@@ -74,28 +90,62 @@ impl Grid {
         {
             check_len(what, slice.len(), rows, columns)?;
         }
+        // A group scale over a tensor-wide one moves the step that values are divided by in proportion.
+        self.sums(p, [rows, columns], |i, _| {
+            let base = if passed[i] == 0.0 { 0.0 } else { x[i] };
+            f64::from(grad_out[i]) * (f64::from(rounded[i]) - f64::from(base))
+        })
+        .map(|sums| sums.iter().zip(&p.scales).map(|(sum, scale)| (sum / f64::from(*scale)) as f32).collect())
+    }
+
+    /// The gradient by each zero-point of `p`, in their order, as [`scale_gradient`](Self::scale_gradient): the sum of ∂q/∂z times
+    /// `grad_out`, to which values that were not clipped add nothing. In codes: a zero-point is one.
+    ///
+    /// # Errors
+    /// When slices or parameters do not fit the shape, or the grid has no zero-points.
+    pub fn zero_point_gradient(
+        &self,
+        p: &QuantParams,
+        grad_out: &[f32],
+        passed: &[f32],
+        [rows, columns]: [usize; 2],
+    ) -> Result<Vec<f32>, GridError> {
+        for slice in [grad_out, passed] {
+            check_len("gradient", slice.len(), rows, columns)?;
+        }
+        if p.zero_points.is_none() {
+            return Err(GridError::Shape("a symmetric grid has no zero-points to learn".into()));
+        }
+        let clipped =
+            |i: usize, scale: f32| if passed[i] == 0.0 { -f64::from(scale) * f64::from(grad_out[i]) } else { 0.0 };
+        self.sums(p, [rows, columns], clipped).map(|sums| sums.into_iter().map(|sum| sum as f32).collect())
+    }
+
+    /// For each scale of `p` the sum of a term over the values that share it, given a value's place and that scale.
+    fn sums(
+        &self,
+        p: &QuantParams,
+        [rows, columns]: [usize; 2],
+        term: impl Fn(usize, f32) -> f64 + Sync,
+    ) -> Result<Vec<f64>, GridError> {
         let layout = self.layout(rows, columns)?;
         p.check(self, &layout)?;
         if p.shape != layout.shape() {
             return Err(GridError::Shape("one row of scales for all rows has no gradient of its own".into()));
         }
         let ([height, width], across) = ([layout.height, layout.width], p.shape[1]);
-        let mut by_scale = vec![0f32; p.scales.len()];
-        by_scale.par_chunks_mut(across).enumerate().for_each(|(band, sums)| {
+        let mut all = vec![0f64; p.scales.len()];
+        all.par_chunks_mut(across).enumerate().for_each(|(band, sums)| {
             for (tile, sum) in sums.iter_mut().enumerate() {
-                let left = tile * width;
-                let mut total = 0f64;
+                let (left, scale) = (tile * width, p.scales[band * across + tile]);
                 for row in band * height..((band + 1) * height).min(rows) {
                     for i in row * columns + left..row * columns + (left + width).min(columns) {
-                        let base = if passed[i] == 0.0 { 0.0 } else { x[i] };
-                        total += f64::from(grad_out[i]) * (f64::from(rounded[i]) - f64::from(base));
+                        *sum += term(i, scale);
                     }
                 }
-                // A group scale over a tensor-wide one moves the step that values are divided by in proportion.
-                *sum = (total / f64::from(p.scales[band * across + tile])) as f32;
             }
         });
-        Ok(by_scale)
+        Ok(all)
     }
 }
 

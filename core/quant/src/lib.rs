@@ -20,6 +20,7 @@ pub mod pack;
 mod preset;
 mod scale;
 mod scheme;
+mod shares;
 mod weight;
 
 pub use args::{ActivationOrdering, Dynamic, NumberType, QuantizationArgs, ScaleDtype, Strategy, ZeroPointDtype};
@@ -31,6 +32,7 @@ pub use grid::{Grid, QuantParams, StorageDtype};
 pub use matrix::Matrix;
 pub use preset::{preset, preset_names};
 pub use scheme::{Format, Scheme, kv_cache_args};
+pub use shares::{RangeShares, WeightRanges};
 pub use weight::QuantizedWeight;
 
 /// Version of the rounding rules in this crate. Every dylib carries its own copy of the crate, so the number travels in

@@ -162,7 +162,72 @@ fn gradients_by_scales_are_those_of_efficientqat() {
                 );
             }
         }
+        // And so are those of the zero-points, but where theirs is clamped itself and passes nothing.
+        let found = grid.zero_point_gradient(&p, &up, &by_x, [rows, columns]).unwrap();
+        let (expected, points, mut compared) = (get("dzp"), get("zero_point"), 0);
+        for (tile, (found, expected)) in found.iter().zip(expected).enumerate() {
+            let within =
+                points[tile].round_ties_even() >= 0.0 && points[tile].round_ties_even() <= (2 * half - 1) as f32;
+            if within && (tile * group..(tile + 1) * group).all(same) {
+                let close = (found - expected).abs() <= 2e-5 * (1.0 + expected.abs());
+                assert!(close, "{name}, zero-point {tile}: {found} for {expected}");
+                compared += usize::from(expected != 0.0);
+            }
+        }
+        assert!(compared > 20, "{name}: {compared} gradients by zero-points");
     }
+}
+
+/// Against what a zero-point moved by one code makes of the values: nothing but of those that are clipped before and after.
+#[test]
+fn gradients_by_zero_points_are_those_of_clipped_values() {
+    let (rows, columns) = (6, 64);
+    let grid = grid(json!({"num_bits": 3, "symmetric": false, "strategy": "group", "group_size": 16}));
+    let x = bell(rows * columns, 5);
+    let mut p = grid.parameters(Matrix::new(&x, rows, columns).unwrap()).unwrap();
+    p.scales.iter_mut().for_each(|scale| *scale *= 0.5);
+    p.zero_points.iter_mut().flatten().for_each(|point| *point = (*point).clamp(-3, 2));
+    let Case { x, rounded, gradient } = case(&grid, rows, columns, &p);
+    let mut passed = vec![0.0; x.len()];
+    grid.straight_through(&x, rows, columns, &p, &gradient, &mut passed).unwrap();
+    let found = grid.zero_point_gradient(&p, &gradient, &passed, [rows, columns]).unwrap();
+    let mut moved = p.clone();
+    moved.zero_points.iter_mut().flatten().for_each(|point| *point += 1);
+    let there = faked(&grid, &x, rows, columns, &moved);
+    let mut stopped = vec![0.0; x.len()];
+    grid.straight_through(&x, rows, columns, &moved, &gradient, &mut stopped).unwrap();
+    let (mut expected, mut clipped) = (vec![0f64; p.scales.len()], 0);
+    for i in 0..x.len() {
+        let tile = i / columns * (columns / 16) + i % columns / 16;
+        let scale = f64::from(p.scales[tile]);
+        let slope = f64::from(there[i]) - f64::from(rounded[i]);
+        match (passed[i] == 0.0, stopped[i] == 0.0) {
+            (true, true) => {
+                assert!((slope + scale).abs() < 1e-5 * scale.max(1.0), "{i}: {slope} for {}", -scale);
+                clipped += 1;
+            }
+            (false, false) => assert!(slope.abs() < 1e-5 * scale.max(1.0), "{i}: {slope} for nothing"),
+            // It comes to be clipped, or to be so no longer: between the two.
+            _ => {}
+        }
+        if passed[i] == 0.0 {
+            expected[tile] -= scale * f64::from(gradient[i]);
+        }
+    }
+    assert!(clipped > 20, "{clipped} values are clipped");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((f64::from(*found) - expected).abs() <= 2e-6 * (1.0 + expected.abs()), "{found} for {expected}");
+    }
+    let symmetric = self::grid(json!({"num_bits": 3, "strategy": "group", "group_size": 16}));
+    let p = symmetric.parameters(Matrix::new(&x, rows, columns).unwrap()).unwrap();
+    assert!(symmetric.zero_point_gradient(&p, &gradient, &passed, [rows, columns]).is_err());
+}
+
+#[test]
+fn zero_points_are_codes() {
+    let grid = grid(json!({"num_bits": 3, "symmetric": false, "strategy": "channel"}));
+    let found = [0.4, 0.5, 1.5, -0.6, 3.4, 9.0, -9.0, f32::NAN].map(|point| grid.round_zero_point(point));
+    assert_eq!(found, [0, 0, 2, -1, 3, 3, -4, 0]);
 }
 
 /// The derivative of everything but the rounding: errors in steps of the grid stay, the step follows the range.

@@ -14,4 +14,5 @@ mod packing;
 mod properties;
 mod reference;
 mod schemes;
+mod shares;
 mod values;
