@@ -6,7 +6,7 @@ use workbench_api::sdk::Error;
 use workbench_model::decoder::{TrainableParams, WeightQuantizer, WeightScales};
 use workbench_model::{WeightSource, device};
 use workbench_plugin_model::{grid_error, model_error};
-use workbench_quant::{Grid, Matrix, QuantParams, RangeConvention, ScaleDtype};
+use workbench_quant::{Grid, Matrix, QuantParams};
 use workbench_train::Grids;
 
 use crate::parameters::{Parameters, Scales};
@@ -61,29 +61,17 @@ fn quantizer(
         }
         Scales::Frozen => WeightScales::Frozen(at_start(linear, &grid, weights)?),
         Scales::Learned => {
-            if let Some(problem) = unlearnable(&grid) {
+            if let Some(problem) = grid.why_scales_are_not_learned() {
                 return Err(Error::unsupported(problem).with_hint("take `scales: \"dynamic\"`"));
             }
             let start = at_start(linear, &grid, weights)?;
             let name = format!("{}.weight_scale", linear.module);
             let scales = Tensor::from_vec(start.scales.clone(), &start.shape, &device::chosen())?;
             weights.insert(&name, &scales).map_err(model_error)?;
-            WeightScales::Learned { name, start }
+            WeightScales::Learned { name, start, zero_points: None, lsq_factor: true }
         }
     };
     Ok(WeightQuantizer { grid, scales, stops_at_clipped: parameters.stops_at_clipped() })
-}
-
-/// Why the scales of a grid are not learned, if they are not.
-fn unlearnable(grid: &Grid) -> Option<&'static str> {
-    match grid.scale_dtype() {
-        _ if grid.args().is_mx() => Some("the scales of MX formats are powers of two, which are not learned"),
-        ScaleDtype::F8E4M3 => Some("scales in FP8 lie further apart than the steps in which they would be learned"),
-        _ if grid.conventions().range == RangeConvention::SignedExtreme => {
-            Some("scales whose sign is that of an extreme are not learned")
-        }
-        _ => None,
-    }
 }
 
 /// The scales of a weight as it is given.

@@ -164,7 +164,6 @@ impl BlockLayout {
 
     /// Every tensor of the block, norms first.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        let norms = [&self.attention_norm, &self.mlp_norm].into_iter().chain(self.head_norms.iter().flatten());
         let sinks = self.sinks.iter().map(|(name, heads)| TensorSpec {
             name: name.clone(),
             shape: vec![*heads],
@@ -172,7 +171,13 @@ impl BlockLayout {
             initial: Initial::Zeros,
         });
         let linears = self.linears.iter().chain(&self.router).flat_map(LinearInfo::tensors);
-        norms.map(NormInfo::tensor).chain(sinks).chain(linears).collect()
+        self.norms().chain(sinks).chain(linears).collect()
+    }
+
+    /// The gains of its norms.
+    pub fn norms(&self) -> impl Iterator<Item = TensorSpec> + '_ {
+        let norms = [&self.attention_norm, &self.mlp_norm].into_iter().chain(self.head_norms.iter().flatten());
+        norms.map(NormInfo::tensor)
     }
 }
 

@@ -2,13 +2,13 @@
 //!
 //! The variables stay numbers of full precision, the masters; what a decoder multiplies are their rounded values, made anew from the
 //! masters whenever a decoder is built over a [`FakeQuantizedParams`]. Gradients by the rounded values go to the masters, and to the
-//! scales where these are learned. What the last decoder was built over is what [`FakeQuantizedParams::quantized`] hands out: the same
+//! scales and zero-points where these are learned. What the last decoder was built over is what [`FakeQuantizedParams::quantized`] hands out: the same
 //! kernel makes the codes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 use workbench_quant::{Grid, GridError, Matrix, QuantParams, QuantizedWeight};
 
 use super::ops::{View, values};
@@ -27,13 +27,17 @@ pub enum WeightScales {
     /// Learned: a variable of this name and of the scales' shape, whose values are rounded to the dtype of scales before they are used.
     /// A step never becomes finer than [`LEAST_SHARE`] of what it began at: where the variable is below, a gradient that would lower
     /// it further is zero.
-    /// Zero-points and a tensor-wide scale are given. The gradient is that of LSQ, its factor included (Esser et al. 2020,
-    /// section 2.2): 1 / √(weights that share the scale × highest code).
+    /// A tensor-wide scale is given. The gradient is that of LSQ (Esser et al. 2020).
     Learned {
         /// The variable.
         name: String,
         /// Where it began, with what is not learned.
         start: QuantParams,
+        /// The variable of zero-points, where they are learned too: of the shape of the scales, rounded to whole numbers in the range of
+        /// codes before they are used. A gradient that would lead one further out of that range is zero.
+        zero_points: Option<String>,
+        /// Whether gradients by scales have LSQ's factor (section 2.2): 1 / √(weights that share the scale × highest code).
+        lsq_factor: bool,
     },
 }
 
@@ -72,13 +76,17 @@ impl<'a> FakeQuantizedParams<'a> {
             let Some(var) = parameters.get(name) else { return Err(refused(name, "there is no such weight")) };
             let (rows, columns) = var.dims2()?;
             let shape = quantizer.grid.parameters_shape(rows, columns).map_err(|error| refused(name, error))?;
-            if let WeightScales::Learned { name: scales, .. } = &quantizer.scales {
-                let found = parameters.get(scales).map(|var| var.dims().to_vec());
-                if found.as_deref() != Some(&shape) {
-                    return Err(refused(
-                        name,
-                        format!("its scales `{scales}` are {found:?}, the grid wants {shape:?}"),
-                    ));
+            if let WeightScales::Learned { name: scales, zero_points, .. } = &quantizer.scales {
+                for (what, variable) in [("scales", Some(scales)), ("zero-points", zero_points.as_ref())] {
+                    let Some(variable) = variable else { continue };
+                    let found = parameters.get(variable).map(|var| var.dims().to_vec());
+                    if found.as_deref() != Some(&shape) {
+                        let problem = format!("its {what} `{variable}` are {found:?}, the grid wants {shape:?}");
+                        return Err(refused(name, problem));
+                    }
+                }
+                if zero_points.is_some() && quantizer.grid.args().symmetric {
+                    return Err(refused(name, "its grid is symmetric: there are no zero-points to learn"));
                 }
             }
         }
@@ -94,13 +102,17 @@ impl<'a> FakeQuantizedParams<'a> {
         let quantizer = self.quantizers.get(name).ok_or_else(|| refused(name, "it is on no grid"))?;
         let var = self.parameters.get(name).ok_or_else(|| refused(name, "there is no such weight"))?;
         let ((rows, columns), masters) = (var.dims2()?, self.parameters.values(name)?);
-        let learned = match &quantizer.scales {
-            WeightScales::Learned { name, .. } => Some(self.parameters.values(name)?),
-            _ => None,
+        let (scales, zero_points) = match &quantizer.scales {
+            WeightScales::Learned { name, zero_points, .. } => {
+                let points = zero_points.as_ref().map(|points| self.parameters.values(points)).transpose()?;
+                (Some(self.parameters.values(name)?), points)
+            }
+            _ => (None, None),
         };
+        let learned = Learned { scales: scales.as_deref(), zero_points: zero_points.as_deref() };
         let made = || -> Result<QuantizedWeight, GridError> {
             let matrix = Matrix::new(&masters, rows, columns)?;
-            let parameters = quantizer.parameters(matrix, learned.as_deref())?;
+            let parameters = quantizer.parameters(matrix, learned)?;
             let codes = quantizer.grid.quantize(matrix, &parameters)?;
             Ok(QuantizedWeight { grid: quantizer.grid.clone(), shape: [rows, columns], codes, parameters })
         };
@@ -114,9 +126,12 @@ impl TensorSource for FakeQuantizedParams<'_> {
         let Some(quantizer) = self.quantizers.get(name) else { return Ok(weight) };
         let op = FakeQuantize { name: name.to_owned(), quantizer: Arc::clone(quantizer), used: Mutex::default() };
         Ok(match &quantizer.scales {
-            WeightScales::Learned { name, start } => {
+            WeightScales::Learned { name, start, zero_points, .. } => {
                 let scales = self.parameters.tensor(name, &start.shape)?;
-                weight.apply_op2(&scales, op)?
+                match zero_points {
+                    Some(points) => weight.apply_op3(&scales, &self.parameters.tensor(points, &start.shape)?, op)?,
+                    None => weight.apply_op2(&scales, op)?,
+                }
             }
             _ => weight.apply_op1(op)?,
         })
@@ -127,26 +142,67 @@ fn refused(name: &str, problem: impl std::fmt::Display) -> ModelError {
     candle_core::Error::Msg(format!("training `{name}` on its grid: {problem}")).into()
 }
 
+/// The values of the variables that are learned beside a weight.
+#[derive(Clone, Copy, Default)]
+struct Learned<'a> {
+    scales: Option<&'a [f32]>,
+    zero_points: Option<&'a [f32]>,
+}
+
 impl WeightQuantizer {
-    /// The scales and zero-points of a weight as it is now; `learned` are the values of the scales' variable, if there is one.
-    fn parameters(&self, weight: Matrix<'_>, learned: Option<&[f32]>) -> Result<QuantParams, GridError> {
-        match (&self.scales, learned) {
+    /// The scales and zero-points of a weight as it is now.
+    fn parameters(&self, weight: Matrix<'_>, learned: Learned<'_>) -> Result<QuantParams, GridError> {
+        match (&self.scales, learned.scales) {
             (WeightScales::Frozen(parameters), _) => Ok(parameters.clone()),
             (WeightScales::Learned { start, .. }, Some(values)) => {
                 let least = start.scales.iter().map(|start| start * LEAST_SHARE);
                 let scales = values.iter().zip(least).map(|(scale, least)| self.grid.round_scale(scale.max(least)));
                 let scales = scales.collect();
-                Ok(QuantParams { scales, ..start.clone() })
+                let rounded = |points: &[f32]| points.iter().map(|point| self.grid.round_zero_point(*point)).collect();
+                let zero_points = learned.zero_points.map(rounded).or_else(|| start.zero_points.clone());
+                Ok(QuantParams { scales, zero_points, ..start.clone() })
             }
             (WeightScales::Learned { start, .. }, None) => Ok(start.clone()),
             (WeightScales::Dynamic | WeightScales::Follow, _) => self.grid.parameters(weight),
         }
     }
 
-    /// LSQ's factor of the gradients by scales that `shared` weights share each.
+    /// The factor of the gradients by scales that `shared` weights share each.
     fn gradient_factor(&self, shared: usize) -> f64 {
-        1.0 / (shared as f64 * self.grid.largest_code()).sqrt()
+        match self.scales {
+            WeightScales::Learned { lsq_factor: true, .. } => 1.0 / (shared as f64 * self.grid.largest_code()).sqrt(),
+            _ => 1.0,
+        }
     }
+
+    /// Where a gradient by a learned scale would make it finer than it can become, it is zero.
+    fn held_scale_gradient(&self, scales: &Tensor, gradient: &Tensor) -> CandleResult<Tensor> {
+        let WeightScales::Learned { start, .. } = &self.scales else { return Ok(gradient.clone()) };
+        let least: Vec<f32> = start.scales.iter().map(|start| start * LEAST_SHARE).collect();
+        held(scales, gradient, |i, scale, gradient| scale <= least[i] && gradient > 0.0)
+    }
+
+    /// Where a gradient by a zero-point would lead it out of the range of codes, it is zero.
+    fn held_point_gradient(&self, points: &Tensor, gradient: &Tensor) -> CandleResult<Tensor> {
+        let (low, high) = self.grid.zero_point_range();
+        let (low, high) = (low as f32, high as f32);
+        held(points, gradient, |_, point, gradient| point <= low && gradient > 0.0 || point >= high && gradient < 0.0)
+    }
+}
+
+/// A gradient by a variable, zero where `stops` says so of a place, the variable's value and the gradient there.
+fn held(variable: &Tensor, gradient: &Tensor, stops: impl Fn(usize, f32, f32) -> bool) -> CandleResult<Tensor> {
+    let (values, found) = (View::new(variable)?, View::new(gradient)?);
+    let pairs = values.values().iter().zip(found.values()).enumerate();
+    let kept = pairs.map(|(i, (value, gradient))| if stops(i, *value, *gradient) { 0.0 } else { *gradient }).collect();
+    Tensor::from_vec(kept, variable.shape(), variable.device())
+}
+
+/// Gradients by what a rounding reads.
+struct Found {
+    by_x: Tensor,
+    by_scales: Option<Tensor>,
+    by_zero_points: Option<Tensor>,
 }
 
 /// One rounding of a weight.
@@ -162,7 +218,7 @@ impl FakeQuantize {
         candle_core::Error::Msg(format!("rounding `{}` to its grid: {error}", self.name))
     }
 
-    fn forward(&self, weight: &[f32], shape: &Shape, learned: Option<&[f32]>) -> CandleResult<(CpuStorage, Shape)> {
+    fn forward(&self, weight: &[f32], shape: &Shape, learned: Learned<'_>) -> CandleResult<(CpuStorage, Shape)> {
         let (rows, columns) = shape.dims2()?;
         let made = || -> Result<(Vec<f32>, QuantParams), GridError> {
             let parameters = self.quantizer.parameters(Matrix::new(weight, rows, columns)?, learned)?;
@@ -175,8 +231,8 @@ impl FakeQuantize {
         Ok((CpuStorage::F32(rounded), shape.clone()))
     }
 
-    /// The gradients by the master and, where they are learned, by its scales.
-    fn backward(&self, x: &Tensor, rounded: &Tensor, g: &Tensor) -> CandleResult<(Tensor, Option<Tensor>)> {
+    /// The gradients by the master and, where they are learned, by its scales and zero-points.
+    fn backward(&self, x: &Tensor, rounded: &Tensor, g: &Tensor) -> CandleResult<Found> {
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let parameters = used.as_ref().ok_or_else(|| self.failed("the gradient came before the value"))?;
         let WeightQuantizer { grid, scales, stops_at_clipped } = &*self.quantizer;
@@ -184,15 +240,21 @@ impl FakeQuantize {
         let (rows, columns) = x.dims2()?;
         let (views, shape) = ([View::new(x)?, View::new(rounded)?, View::new(&g)?], [rows, columns]);
         let [x_values, rounded, gradient] = views.each_ref().map(View::values);
-        let learned = matches!(scales, WeightScales::Learned { .. });
-        let made = || -> Result<(Vec<f32>, Option<Vec<f32>>), GridError> {
+        let (learned, points) = match scales {
+            WeightScales::Learned { zero_points, .. } => (true, zero_points.is_some()),
+            _ => (false, false),
+        };
+        let made = || -> Result<(Vec<f32>, [Option<Vec<f32>>; 2]), GridError> {
             let mut by_x = gradient.to_vec();
-            let mut by_scales = None;
+            let (mut by_scales, mut by_points) = (None, None);
             if *stops_at_clipped || learned {
                 let mut passed = vec![0.0; by_x.len()];
                 grid.straight_through(x_values, rows, columns, parameters, gradient, &mut passed)?;
                 if learned {
                     by_scales = Some(grid.scale_gradient(x_values, rounded, parameters, gradient, &passed, shape)?);
+                }
+                if points {
+                    by_points = Some(grid.zero_point_gradient(parameters, gradient, &passed, shape)?);
                 }
                 if *stops_at_clipped {
                     by_x = passed;
@@ -203,15 +265,26 @@ impl FakeQuantize {
                     by_x[at] += term;
                 }
             }
-            Ok((by_x, by_scales))
+            Ok((by_x, [by_scales, by_points]))
         };
-        let (by_x, by_scales) = made().map_err(|error| self.failed(error))?;
+        let (by_x, [by_scales, by_points]) = made().map_err(|error| self.failed(error))?;
+        let tensor = |values: Vec<f32>| Tensor::from_vec(values, &parameters.shape, x.device());
         let by_scales = by_scales.map(|mut by_scales| {
             let factor = self.quantizer.gradient_factor(x_values.len() / by_scales.len().max(1)) as f32;
             by_scales.iter_mut().for_each(|gradient| *gradient *= factor);
-            Tensor::from_vec(by_scales, &parameters.shape, x.device())
+            tensor(by_scales)
         });
-        Ok((Tensor::from_vec(by_x, x.shape(), x.device())?, by_scales.transpose()?))
+        Ok(Found {
+            by_x: Tensor::from_vec(by_x, x.shape(), x.device())?,
+            by_scales: by_scales.transpose()?,
+            by_zero_points: by_points.map(tensor).transpose()?,
+        })
+    }
+
+    /// The gradient by the scales, where they lead to a variable.
+    fn by_scales(&self, scales: &Tensor, found: Option<Tensor>) -> CandleResult<Option<Tensor>> {
+        let found = found.filter(|_| scales.track_op());
+        found.map(|gradient| self.quantizer.held_scale_gradient(scales, &gradient)).transpose()
     }
 }
 
@@ -221,11 +294,11 @@ impl CustomOp1 for FakeQuantize {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        self.forward(values(x, layout)?, layout.shape(), None)
+        self.forward(values(x, layout)?, layout.shape(), Learned::default())
     }
 
     fn bwd(&self, x: &Tensor, rounded: &Tensor, g: &Tensor) -> CandleResult<Option<Tensor>> {
-        Ok(Some(self.backward(x, rounded, g)?.0))
+        Ok(Some(self.backward(x, rounded, g)?.by_x))
     }
 }
 
@@ -235,7 +308,7 @@ impl CustomOp2 for FakeQuantize {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, s: &CpuStorage, sl: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        self.forward(values(x, xl)?, xl.shape(), Some(values(s, sl)?))
+        self.forward(values(x, xl)?, xl.shape(), Learned { scales: Some(values(s, sl)?), zero_points: None })
     }
 
     fn bwd(
@@ -245,18 +318,40 @@ impl CustomOp2 for FakeQuantize {
         rounded: &Tensor,
         g: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        let (by_x, mut by_scales) = self.backward(x, rounded, g)?;
-        if let (Some(gradient), WeightScales::Learned { start, .. }) = (&mut by_scales, &self.quantizer.scales) {
-            let (values, found) = (View::new(scales)?, View::new(gradient)?);
-            let start = start.scales.iter().zip(values.values());
-            let kept = found.values().iter().zip(start).map(|(gradient, (start, scale))| {
-                let lowers = *scale <= start * LEAST_SHARE && *gradient > 0.0;
-                if lowers { 0.0 } else { *gradient }
-            });
-            let kept = Tensor::from_vec(kept.collect(), scales.shape(), scales.device())?;
-            drop(found);
-            *gradient = kept;
-        }
-        Ok((x.track_op().then_some(by_x), by_scales.filter(|_| scales.track_op())))
+        let found = self.backward(x, rounded, g)?;
+        Ok((x.track_op().then_some(found.by_x), self.by_scales(scales, found.by_scales)?))
+    }
+}
+
+impl CustomOp3 for FakeQuantize {
+    fn name(&self) -> &'static str {
+        "fake-quantize a weight with learned scales and zero-points"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        s: &CpuStorage,
+        sl: &Layout,
+        z: &CpuStorage,
+        zl: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let learned = Learned { scales: Some(values(s, sl)?), zero_points: Some(values(z, zl)?) };
+        self.forward(values(x, xl)?, xl.shape(), learned)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        scales: &Tensor,
+        points: &Tensor,
+        rounded: &Tensor,
+        g: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let found = self.backward(x, rounded, g)?;
+        let by_points = found.by_zero_points.filter(|_| points.track_op());
+        let by_points = by_points.map(|gradient| self.quantizer.held_point_gradient(points, &gradient)).transpose()?;
+        Ok((x.track_op().then_some(found.by_x), self.by_scales(scales, found.by_scales)?, by_points))
     }
 }

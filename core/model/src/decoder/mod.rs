@@ -13,6 +13,7 @@ mod fake_quantized;
 mod gradient;
 pub(crate) mod kernels;
 mod layers;
+mod learned_rounding;
 mod logits;
 mod loss;
 mod memory;
@@ -35,6 +36,7 @@ pub use fake_quantized::{FakeQuantizedParams, LEAST_SHARE, WeightQuantizer, Weig
 pub use gradient::{Gradients, Loss, LossOptions, gradients_of, loss_and_gradients};
 pub use kernels::cross_entropy::TokenScore;
 pub use layers::{Embedding, FinalNorm, Head};
+pub use learned_rounding::LearnedRoundingParams;
 pub use logits::logits;
 pub use loss::{Divergence, Targets};
 pub use memory::keep_pages;

@@ -108,7 +108,21 @@ impl TrainableParams {
     /// Copies all weights that the architecture needs into variables.
     pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> Result<Self, ModelError> {
         let loading = Loading { source, device };
-        Self::collect(config, |spec| loading.tensor(&spec.name, &spec.shape))
+        Self::collect(config.tensors(), |spec| loading.tensor(&spec.name, &spec.shape))
+    }
+
+    /// Copies the weights of block `index` into variables.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_block(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        index: usize,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let loading = Loading { source, device };
+        Self::collect(config.block(index).tensors(), |spec| loading.tensor(&spec.name, &spec.shape))
     }
 
     /// Fresh weights: normal with standard deviation `deviation` for matrices (as the models of this family were begun
@@ -116,7 +130,7 @@ impl TrainableParams {
     /// that its values depend on the seed and its place in the model alone.
     pub fn random(config: &ModelConfig, deviation: f64, seed: u64, device: &Device) -> Result<Self, ModelError> {
         let mut stream = 0;
-        Self::collect(config, |spec| {
+        Self::collect(config.tensors(), |spec| {
             stream += 1;
             let count = spec.shape.iter().product();
             let values = match spec.initial {
@@ -129,11 +143,11 @@ impl TrainableParams {
     }
 
     fn collect(
-        config: &ModelConfig,
+        tensors: Vec<TensorSpec>,
         mut make: impl FnMut(&TensorSpec) -> Result<Tensor, ModelError>,
     ) -> Result<Self, ModelError> {
         let mut vars = BTreeMap::new();
-        for spec in config.tensors() {
+        for spec in tensors {
             let tensor = make(&spec)?;
             vars.insert(spec.name, Var::from_tensor(&tensor)?);
         }

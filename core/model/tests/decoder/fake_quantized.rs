@@ -64,7 +64,7 @@ fn quantizers(
                 let name = format!("{}.weight_scale", linear.name);
                 let values = Tensor::from_vec(start.scales.clone(), &start.shape, &Device::Cpu).unwrap();
                 parameters.insert(&name, &values).unwrap();
-                WeightScales::Learned { name, start }
+                WeightScales::Learned { name, start, zero_points: None, lsq_factor: true }
             }
         };
         let stops_at_clipped = matches!(mode, Mode::Frozen | Mode::Learned);
@@ -213,6 +213,11 @@ fn grids_that_do_not_fit_are_refused_by_name() {
     let args = json!({"num_bits": 4, "strategy": "group", "group_size": 7});
     assert!(refused(&weight, &args, WeightScales::Dynamic).contains(&weight));
     assert!(refused("nothing.weight", &args, WeightScales::Dynamic).contains("no such weight"));
-    let scales = WeightScales::Learned { name: "scales".into(), start: QuantParams::default() };
+    let scales = WeightScales::Learned {
+        name: "scales".into(),
+        start: QuantParams::default(),
+        zero_points: None,
+        lsq_factor: false,
+    };
     assert!(refused(&weight, &json!({"num_bits": 4, "strategy": "channel"}), scales).contains("scales"));
 }
