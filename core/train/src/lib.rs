@@ -6,6 +6,7 @@
 //! and the number.
 
 mod adamw;
+mod block;
 mod checkpoint;
 mod clip;
 mod course;
@@ -14,17 +15,20 @@ mod groups;
 mod order;
 mod parameters;
 mod schedule;
+mod signed;
 mod student;
 mod supervised;
 mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use block::{BlockData, BlockRegression, StudentBlock};
 pub use clip::{clip_factor, global_norm};
 pub use error::TrainError;
 pub use groups::ParameterGroup;
 pub use order::Order;
 pub use parameters::{Learn, TrainingParameters};
 pub use schedule::{Schedule, ScheduleKind};
+pub use signed::{SignedConfig, SignedGroup, descend_by_signs};
 pub use student::{Grids, Student};
 pub use supervised::{Example, Loss, Supervised};
 pub use trainer::{Objective, Observer, StepReport, Summary, TrainConfig, train};

@@ -130,6 +130,7 @@ impl TrainingParameters {
         TrainConfig {
             learning_rate: self.learning_rate,
             schedule: self.schedule,
+            least_rate: 0.0,
             warmup_ratio: self.warmup_ratio,
             epochs: self.epochs,
             max_steps: (self.max_steps > 0).then_some(self.max_steps),

@@ -85,6 +85,8 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// How the rate develops.
     pub schedule: ScheduleKind,
+    /// The share of the peak at which the rate ends, and from which it rises: 0 where it falls to zero.
+    pub least_rate: f64,
     /// Share of all steps in which the rate rises.
     pub warmup_ratio: f64,
     /// How often the data is gone through, where `max_steps` is not given.
@@ -118,6 +120,7 @@ impl Default for TrainConfig {
         Self {
             learning_rate: 5e-5,
             schedule: ScheduleKind::Cosine,
+            least_rate: 0.0,
             warmup_ratio: 0.0,
             epochs: 1.0,
             max_steps: None,
@@ -147,6 +150,7 @@ impl TrainConfig {
             _ if !(self.learning_rate >= 0.0 && self.learning_rate.is_finite()) => {
                 wrong("learning_rate", "must be a number of at least 0")
             }
+            _ if !(0.0..=1.0).contains(&self.least_rate) => wrong("least_rate", "must lie between 0 and 1"),
             _ if !(0.0..=1.0).contains(&self.warmup_ratio) => wrong("warmup_ratio", "must lie between 0 and 1"),
             _ if self.max_steps.is_none() && !(self.epochs > 0.0 && self.epochs.is_finite()) => {
                 wrong("epochs", "must be larger than 0")
@@ -186,6 +190,7 @@ impl TrainConfig {
             "frozen": frozen.collect::<Vec<_>>(),
             "learning_rate": self.learning_rate,
             "schedule": self.schedule,
+            "least_rate": self.least_rate,
             "warmup_ratio": self.warmup_ratio,
             "total_steps": self.total_steps(examples),
             "batch_size": self.batch_size,
@@ -242,6 +247,7 @@ pub fn train(
     }
     let total_steps = config.total_steps(examples);
     let schedule = Schedule::new(config.schedule, config.warmup_ratio, total_steps);
+    let rate = |step| config.learning_rate * (config.least_rate + (1.0 - config.least_rate) * schedule.factor(step));
     let of_step = config.batch_size.saturating_mul(config.gradient_accumulation);
     let mut order = Order::new(examples, of_step, config.seed);
     let mut optimizer = AdamW::with_groups(config.optimizer, config.groups.clone());
@@ -273,15 +279,14 @@ pub fn train(
             finite(step, "loss", loss)?;
             let norm = global_norm(&gradients)?;
             finite(step, "gradient norm", norm)?;
-            let rate = config.learning_rate * schedule.factor(step);
-            optimizer.step(parameters, &gradients, rate, clip_factor(norm, config.max_grad_norm))?;
+            optimizer.step(parameters, &gradients, rate(step), clip_factor(norm, config.max_grad_norm))?;
             (loss, norm)
         };
         course.losses.push(loss);
         let last = step + 1 == total_steps;
         let due = last || config.validate_every > 0 && (step + 1) % config.validate_every == 0;
         let validation = if due { course.measure(step + 1, objective, parameters, config)? } else { None };
-        let learning_rate = config.learning_rate * schedule.factor(step);
+        let learning_rate = rate(step);
         let report = StepReport { step: step + 1, total_steps, loss, gradient_norm, learning_rate, validation };
         let observed = observer.step(&report);
         let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
@@ -298,6 +303,6 @@ pub fn train(
     Ok(Summary { losses: course.losses, validation: course.validation, kept, resumed_at })
 }
 
-fn finite(step: u64, what: &'static str, value: f64) -> Result<(), TrainError> {
+pub(crate) fn finite(step: u64, what: &'static str, value: f64) -> Result<(), TrainError> {
     if value.is_finite() { Ok(()) } else { Err(TrainError::Diverged { step: step + 1, what, value }) }
 }
