@@ -4,6 +4,8 @@
 //! The contract ([`workbench_api`]) stays without them: a plugin that needs neither links neither. With the feature `model` comes
 //! what is about whole models; without it a quantizer of linears does not link the decoder. With `train` comes what trainers share.
 
+#[cfg(feature = "train")]
+mod block;
 mod error;
 mod notes;
 mod quantized;
@@ -18,6 +20,8 @@ mod training_example;
 #[cfg(feature = "model")]
 mod weights;
 
+#[cfg(feature = "train")]
+pub use block::{ChangedCodes, block_data, put_stored, round_to_stored};
 pub use error::grid_error;
 #[cfg(feature = "model")]
 pub use error::model_error;
@@ -28,6 +32,6 @@ pub use sequences::{Sequence, calibration, sequences};
 #[cfg(feature = "train")]
 pub use training::{Extent, examples, in_training_pool, observe, put_weights, train_error, validation_examples};
 #[cfg(feature = "train")]
-pub use training_example::one_step_by_hand;
+pub use training_example::{one_block_by_hand, one_step_by_hand};
 #[cfg(feature = "model")]
 pub use weights::{HostWeights, model_config, model_config_of, thread_pool};

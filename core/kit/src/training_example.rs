@@ -1,10 +1,11 @@
-//! An example of training whose result can be worked out by hand.
+//! Examples of training whose results can be worked out by hand.
 
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use workbench_api::job::{Job, Model, Stream};
-use workbench_api::sdk::{Dtype, Example, ExampleModel, ExampleTensor, Expected};
+use workbench_api::job::{Block, Job, Linear, Model, Stream};
+use workbench_api::sdk::{Dtype, Error, Example, ExampleModel, ExampleTensor, Expected};
+use workbench_quant::{Conventions, Grid, QuantizationArgs, StorageDtype, Strategy};
 
 /// One step on a model of four tokens whose embedding is the identity and whose block adds nothing.
 ///
@@ -64,4 +65,48 @@ pub fn one_step_by_hand() -> Example {
         ..Expected::default()
     };
     example
+}
+
+/// A block of the same model, of which one linear has a grid: 2 bits with a zero-point a row, from `first_row`, the one row of `v_proj`
+/// that is not zero.
+///
+/// `o_proj` is the identity, and the one sequence has one token, x: attention answers v = W RMSNorm(x), the block x + v, and nothing
+/// else of it counts. Every error is one of the first row.
+///
+/// # Errors
+/// The grid cannot be written.
+pub fn one_block_by_hand(title: &str, first_row: [f32; 4], x: [f32; 4]) -> Result<Example, Error> {
+    let mut example = one_step_by_hand();
+    let (model, prefix) = ("model", "model.layers.0");
+    let mut tensors = example.inputs.remove(model).unwrap_or_default();
+    let square = |value: fn(usize) -> f32| ExampleTensor::f32(&[4, 4], &std::array::from_fn::<f32, 16, _>(value));
+    let module = format!("{prefix}.self_attn.v_proj");
+    let output = format!("{prefix}.self_attn.o_proj.weight");
+    tensors.tensors.insert(output, square(|i| if i % 5 == 0 { 1.0 } else { 0.0 }));
+    let row: Vec<f32> = first_row.into_iter().chain([0.0; 12]).collect();
+    let weight = format!("{module}.weight");
+    tensors.tensors.insert(weight.clone(), ExampleTensor::f32(&[4, 4], &row));
+    let args =
+        QuantizationArgs { num_bits: 2, symmetric: false, strategy: Strategy::Channel, ..QuantizationArgs::default() };
+    let grid = serde_json::to_value(Grid::new(&args, StorageDtype::F32, Conventions::default())?)?;
+    let names = tensors.tensors.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+    let job = Job::Block(Block {
+        block: 0,
+        prefix: prefix.to_owned(),
+        linears: vec![Linear { module, weight, grid, ..Linear::default() }],
+        tensors: names,
+        batches: 1,
+    });
+    // A second token is padding: what it would answer must not count.
+    let hidden = ExampleTensor::f32(&[1, 2, 4], &[x, [9.0; 4]].concat());
+    let batch = BTreeMap::from([
+        ("full_precision".to_owned(), hidden.clone()),
+        ("quantized".to_owned(), hidden),
+        ("mask".to_owned(), ExampleTensor::integers(Dtype::U8, &[1, 2], &[1, 0])),
+        ("positions".to_owned(), ExampleTensor::integers(Dtype::U32, &[1, 2], &[0, 1])),
+    ]);
+    let mut made = Example::new(title, job, tensors);
+    made.streams.insert("inputs".to_owned(), vec![batch]);
+    made.expected.tolerance = 1e-4;
+    Ok(made)
 }

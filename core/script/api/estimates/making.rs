@@ -52,7 +52,7 @@ pub(in crate::script::api) fn making<'a>(
             let taught = teacher.or(itself).map_or(0, |teacher| 4 * teacher.parameters + batch.chunk_of_logits(config));
             let rounded = match (train.groups.is_empty(), batch.checkpointed) {
                 (true, _) => 0,
-                (false, true) => VISITED * linears(config),
+                (false, true) => VISITED * largest_block(config),
                 (false, false) => ROUNDED * model.parameters,
             };
             let data = sequences(&train.data) + train.validation.as_ref().map_or(0, sequences);
@@ -75,8 +75,16 @@ pub(in crate::script::api) fn making<'a>(
         Params::Quantize(quantize) => {
             let size = if quantize.hidden_states == Some(CalibrationDtype::Bfloat16) { 2 } else { 4 };
             let streams = if by_block { 2 } else { 1 };
+            // A plugin that takes blocks in batches trains them.
+            let trained = match &quantize.calibration {
+                Some(tokens) if trains_blocks(quantize, by_block) => {
+                    let copies = (2 * 4 * hidden(config, tokens)).min(2 * BLOCK_DATA);
+                    training_of_block(config, &Batch::of(&quantize.parameters, tokens.max_seq_length)) + copies
+                }
+                _ => 0,
+            };
             MemoryNeed {
-                held: rest + table(config) + streams * block(config),
+                held: (rest + table(config) + streams * block(config)).saturating_add(trained),
                 spilled: quantize.calibration.as_ref().map_or(0, |tokens| {
                     let cached = if has_static_cache(quantize) { keys_values(config, tokens) } else { 0 };
                     streams * (activations(config, tokens, size) + cached)
@@ -97,6 +105,31 @@ fn training(config: &ModelConfig, parameters: u64, batch: &Batch, saves: bool) -
     let step = forward.max(batch.on_the_way_back(config)).saturating_add(gradients);
     let peak = if saves { step.max(CHECKPOINT * parameters + step / 3) } else { step };
     (TRAINER + TRAINED * parameters).saturating_add(peak)
+}
+
+/// Bytes of inputs, and of targets, that a plugin which trains blocks keeps in memory; more lie in its scratch folder.
+const BLOCK_DATA: u64 = 256 << 20;
+
+/// Whether a quantizer trains blocks: it takes them, and in batches.
+fn trains_blocks(quantize: &Quantize, by_block: bool) -> bool {
+    by_block && quantize.parameters["batch_size"].is_u64()
+}
+
+/// What the files of inputs and targets of a block in training take.
+pub(super) fn block_files(config: &ModelConfig, quantize: &Quantize, by_block: bool) -> u64 {
+    let bytes = quantize.calibration.as_ref().map_or(0, |tokens| 4 * hidden(config, tokens));
+    if trains_blocks(quantize, by_block) && bytes > BLOCK_DATA { 2 * bytes } else { 0 }
+}
+
+/// Numbers of the hidden states of a calibration set.
+fn hidden(config: &ModelConfig, tokens: &TokenOptions) -> u64 {
+    (tokens.num_calibration_samples.unwrap_or(0) * tokens.max_seq_length * config.hidden_size) as u64
+}
+
+/// What a training of the largest block takes: its weights and all that there is one of for each, and a batch on the way back.
+fn training_of_block(config: &ModelConfig, batch: &Batch) -> u64 {
+    let each = TRAINED + GRADIENT + 2 * ROUNDED;
+    TRAINER + each * largest_block(config) + batch.block(config).saturating_mul(5) / 2
 }
 
 /// The tokens of a training with their marks, here and once more at the trainer. Those of a text of which all is read are counted
@@ -148,16 +181,17 @@ fn table(config: &ModelConfig) -> u64 {
 /// The largest block in f32, unpacked and packed, with the statistics of its widest sites: a Gram matrix, and what factorising it takes.
 /// Experts are counted with their block.
 fn block(config: &ModelConfig) -> u64 {
+    let largest = largest_block(config);
     let widest = (config.num_heads * config.head_dim).max(config.intermediate_size).max(config.hidden_size) as u64;
-    8 * linears(config) + 4 * 4 * widest * widest
+    8 * largest + 4 * 4 * widest * widest
 }
 
 /// Weights of the linears of the largest block.
-fn linears(config: &ModelConfig) -> u64 {
-    let of_block = |index| -> u64 {
+fn largest_block(config: &ModelConfig) -> u64 {
+    let linears = |index| -> u64 {
         config.block(index).linears.iter().map(|linear| (linear.in_features * linear.out_features) as u64).sum()
     };
-    (0..config.num_layers).map(of_block).max().unwrap_or(0)
+    (0..config.num_layers).map(linears).max().unwrap_or(0)
 }
 
 /// Hidden states of a calibration set, and the inputs of its widest site.

@@ -99,7 +99,8 @@ pub(super) fn scratch(model: &Signature, params: &Params, by_block: bool) -> u64
             let values = samples * tokens.max_seq_length as u64 * model.config.hidden_size as u64;
             let size = if quantize.hidden_states == Some(CalibrationDtype::Bfloat16) { 2 } else { 4 };
             // Hidden states between two blocks, and those that take their place.
-            2 * size * values * if by_block { 2 } else { 1 }
+            let between = 2 * size * values * if by_block { 2 } else { 1 };
+            between + making::block_files(&model.config, quantize, by_block)
         }),
         _ => 0,
     }
