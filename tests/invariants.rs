@@ -134,6 +134,7 @@ fn modules_have_names_in_one_folder() {
         &[
             ("core/model/src/arch/", "the layout of every family"),
             ("core/script/api/scheme.rs", "a selector as a hint shows one"),
+            ("plugins/auto_round/src/example.rs", "an example"),
             ("plugins/awq_clip/src/lib.rs", "its example"),
             ("plugins/block_ap/src/example.rs", "an example"),
             ("plugins/outliers/src/example.rs", "an example"),

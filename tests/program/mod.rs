@@ -2,6 +2,7 @@
 
 mod ablation;
 mod bad_plugins;
+mod block_training;
 mod cached;
 mod calibration;
 mod changed;
