@@ -10,6 +10,8 @@
 //!   ([`Grid::scale_gradient`]; Esser et al. 2020, Learned Step Size Quantization, equation 3).
 //! - Where a zero-point z is learned, q = s (clamp(round(x / s + z)) - z): what z adds to a code that is not clipped it takes away
 //!   again, and ∂q/∂z = 0; a clipped code stands still, and ∂q/∂z = -s ([`Grid::zero_point_gradient`]).
+//! - Where codes stay and their scales are learned, a weight is linear in its scale: ∂q/∂s = q / s
+//!   ([`Grid::scale_gradient_of_codes`]; Chen et al. 2024, EfficientQAT, section 3.3).
 
 use rayon::prelude::*;
 
@@ -146,6 +148,26 @@ impl Grid {
             }
         });
         Ok(all)
+    }
+
+    /// The gradient by each scale of `p`, in their order, of the values `[rows, columns]` that codes stand for: the sum of `grad_out`
+    /// times what a code is at scale 1, its zero-point taken off, over the codes that share the scale.
+    ///
+    /// # Errors
+    /// When slices or parameters do not fit the shape.
+    pub fn scale_gradient_of_codes(
+        &self,
+        codes: &[i8],
+        p: &QuantParams,
+        grad_out: &[f32],
+        [rows, columns]: [usize; 2],
+    ) -> Result<Vec<f32>, GridError> {
+        check_len("gradient", grad_out.len(), rows, columns)?;
+        let at_one = QuantParams { scales: vec![1.0; p.scales.len()], ..p.clone() };
+        let mut steps = vec![0.0; rows * columns];
+        self.dequantize(codes, rows, columns, &at_one, &mut steps)?;
+        let term = |i: usize, _| f64::from(grad_out[i]) * f64::from(steps[i]);
+        self.sums(p, [rows, columns], term).map(|sums| sums.into_iter().map(|sum| sum as f32).collect())
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use workbench_model::arch::{LM_HEAD, block_of};
 use workbench_model::decoder::{
-    ActivationQuantizer, Block, Blockwise, Decoder, Detached, FakeQuantizedParams, GridQuantizer, TensorSource,
-    TrainableParams, WeightQuantizer,
+    ActivationQuantizer, Block, Blockwise, CodedParams, CodedWeight, Decoder, Detached, FakeQuantizedParams,
+    GridQuantizer, TensorSource, TrainableParams, WeightQuantizer,
 };
 use workbench_model::{ModelConfig, ModelError, Site};
 use workbench_quant::{Grid, QuantizedWeight};
@@ -16,6 +17,8 @@ use workbench_quant::{Grid, QuantizedWeight};
 pub struct Grids {
     /// Of weights, by their names.
     pub weights: BTreeMap<String, WeightQuantizer>,
+    /// Weights that are codes and stay it, by their names.
+    pub codes: BTreeMap<String, CodedWeight>,
     /// Of the inputs of linears, by modules. They are dynamic.
     pub inputs: BTreeMap<String, Grid>,
     /// Of keys and of values `[tokens, kv_heads · head_dim]`. It is dynamic.
@@ -28,9 +31,21 @@ pub struct Grids {
 pub struct Student<'a> {
     config: ModelConfig,
     parameters: &'a TrainableParams,
-    weights: FakeQuantizedParams<'a>,
+    weights: Weights<'a>,
     inputs: Vec<(String, Arc<dyn ActivationQuantizer>)>,
     kv_cache: Option<Arc<dyn ActivationQuantizer>>,
+}
+
+/// Weights that are rounded, weights of codes, and variables as they are.
+struct Weights<'a> {
+    rounded: FakeQuantizedParams<'a>,
+    coded: CodedParams<'a>,
+}
+
+impl TensorSource for Weights<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        if self.coded.has(name) { self.coded.tensor(name, shape) } else { self.rounded.tensor(name, shape) }
+    }
 }
 
 impl<'a> Student<'a> {
@@ -47,7 +62,7 @@ impl<'a> Student<'a> {
     /// # Errors
     /// A grid does not fit what it is for, or needs scales from calibration data.
     pub fn on_grids(config: &ModelConfig, parameters: &'a TrainableParams, grids: Grids) -> Result<Self, ModelError> {
-        let Grids { weights, mut inputs, kv_cache, inputs_follow_ranges } = grids;
+        let Grids { weights, codes, mut inputs, kv_cache, inputs_follow_ranges } = grids;
         let quantizer = |grid: Grid, features| -> Result<Arc<dyn ActivationQuantizer>, ModelError> {
             let quantizer = GridQuantizer::new(grid, None, features)?;
             Ok(Arc::new(if inputs_follow_ranges { quantizer.following_ranges() } else { quantizer }))
@@ -71,7 +86,10 @@ impl<'a> Student<'a> {
             return Err(ModelError::Text(format!("the model has no linear `{unknown}` whose input could be rounded")));
         }
         let kv_cache = kv_cache.map(|grid| quantizer(grid, config.num_kv_heads * config.head_dim)).transpose()?;
-        let weights = FakeQuantizedParams::new(parameters, weights)?;
+        let weights = Weights {
+            rounded: FakeQuantizedParams::new(parameters, weights)?,
+            coded: CodedParams::new(parameters, codes)?,
+        };
         Ok(Self { config: config.clone(), parameters, weights, inputs: all, kv_cache })
     }
 
@@ -134,6 +152,7 @@ impl<'a> Student<'a> {
     /// # Errors
     /// The weight is on no grid, or not finite.
     pub fn quantized(&self, weight: &str) -> Result<QuantizedWeight, ModelError> {
-        self.weights.quantized(weight)
+        let Weights { rounded, coded } = &self.weights;
+        if coded.has(weight) { coded.quantized(weight) } else { rounded.quantized(weight) }
     }
 }

@@ -183,6 +183,11 @@ impl CompressedLinear {
         ModelError::tensor(tensor.file.path(), format!("{}.{part}", self.module), message, hint)
     }
 
+    /// Which numbers its codes stand for.
+    pub(crate) fn grid(&self) -> &Grid {
+        &self.grid
+    }
+
     /// Output and input features.
     pub(crate) fn shape(&self) -> &[usize] {
         &self.shape

@@ -264,6 +264,14 @@ impl Checkpoint {
         }
     }
 
+    /// The grid that the codes of a linear, or of the embeddings, are on, without reading them; `None` where the weight is dense.
+    pub fn weight_grid(&self, module: &str) -> Option<&Grid> {
+        match self.tensors.get(&format!("{module}.weight"))? {
+            Stored::Compressed(stored) => Some(stored.grid()),
+            _ => None,
+        }
+    }
+
     /// How the input of a linear is quantized, by its module name; `None` where it is not.
     ///
     /// # Errors

@@ -45,6 +45,23 @@ pub enum WeightScales {
 /// grid on which every weight is clipped.
 pub const LEAST_SHARE: f32 = 1.0 / 128.0;
 
+/// The scales that the values of a variable stand for, which began at `start`: rounded to the dtype of scales, and at least the
+/// [`LEAST_SHARE`] of where they began.
+pub(super) fn learned_scales(grid: &Grid, start: &[f32], values: &[f32]) -> Vec<f32> {
+    let least = start.iter().map(|start| start * LEAST_SHARE);
+    values.iter().zip(least).map(|(scale, least)| grid.round_scale(scale.max(least))).collect()
+}
+
+/// The gradient by such values, without what would lower them further where they are at their least.
+pub(super) fn above_least(gradient: &[f32], start: &[f32], values: &[f32]) -> Vec<f32> {
+    let scales = start.iter().zip(values);
+    let kept = gradient.iter().zip(scales).map(|(gradient, (start, scale))| {
+        let lowers = *scale <= start * LEAST_SHARE && *gradient > 0.0;
+        if lowers { 0.0 } else { *gradient }
+    });
+    kept.collect()
+}
+
 /// The grid of a weight in training, and how gradients pass through it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WeightQuantizer {
@@ -155,11 +172,9 @@ impl WeightQuantizer {
         match (&self.scales, learned.scales) {
             (WeightScales::Frozen(parameters), _) => Ok(parameters.clone()),
             (WeightScales::Learned { start, .. }, Some(values)) => {
-                let least = start.scales.iter().map(|start| start * LEAST_SHARE);
-                let scales = values.iter().zip(least).map(|(scale, least)| self.grid.round_scale(scale.max(least)));
-                let scales = scales.collect();
                 let rounded = |points: &[f32]| points.iter().map(|point| self.grid.round_zero_point(*point)).collect();
                 let zero_points = learned.zero_points.map(rounded).or_else(|| start.zero_points.clone());
+                let scales = learned_scales(&self.grid, &start.scales, values);
                 Ok(QuantParams { scales, zero_points, ..start.clone() })
             }
             (WeightScales::Learned { start, .. }, None) => Ok(start.clone()),
@@ -178,24 +193,21 @@ impl WeightQuantizer {
     /// Where a gradient by a learned scale would make it finer than it can become, it is zero.
     fn held_scale_gradient(&self, scales: &Tensor, gradient: &Tensor) -> CandleResult<Tensor> {
         let WeightScales::Learned { start, .. } = &self.scales else { return Ok(gradient.clone()) };
-        let least: Vec<f32> = start.scales.iter().map(|start| start * LEAST_SHARE).collect();
-        held(scales, gradient, |i, scale, gradient| scale <= least[i] && gradient > 0.0)
+        let (values, found) = (View::new(scales)?, View::new(gradient)?);
+        let kept = above_least(found.values(), &start.scales, values.values());
+        Tensor::from_vec(kept, scales.shape(), scales.device())
     }
 
     /// Where a gradient by a zero-point would lead it out of the range of codes, it is zero.
     fn held_point_gradient(&self, points: &Tensor, gradient: &Tensor) -> CandleResult<Tensor> {
         let (low, high) = self.grid.zero_point_range();
         let (low, high) = (low as f32, high as f32);
-        held(points, gradient, |_, point, gradient| point <= low && gradient > 0.0 || point >= high && gradient < 0.0)
+        let leaves = |point: f32, gradient: f32| point <= low && gradient > 0.0 || point >= high && gradient < 0.0;
+        let (values, found) = (View::new(points)?, View::new(gradient)?);
+        let pairs = values.values().iter().zip(found.values());
+        let kept = pairs.map(|(point, gradient)| if leaves(*point, *gradient) { 0.0 } else { *gradient }).collect();
+        Tensor::from_vec(kept, points.shape(), points.device())
     }
-}
-
-/// A gradient by a variable, zero where `stops` says so of a place, the variable's value and the gradient there.
-fn held(variable: &Tensor, gradient: &Tensor, stops: impl Fn(usize, f32, f32) -> bool) -> CandleResult<Tensor> {
-    let (values, found) = (View::new(variable)?, View::new(gradient)?);
-    let pairs = values.values().iter().zip(found.values()).enumerate();
-    let kept = pairs.map(|(i, (value, gradient))| if stops(i, *value, *gradient) { 0.0 } else { *gradient }).collect();
-    Tensor::from_vec(kept, variable.shape(), variable.device())
 }
 
 /// Gradients by what a rounding reads.

@@ -7,6 +7,7 @@
 mod block;
 mod blockwise;
 mod cache;
+mod coded;
 mod context;
 mod experts;
 mod fake_quantized;
@@ -31,6 +32,7 @@ use candle_core::{Device, Tensor};
 pub use block::Block;
 pub use blockwise::{Blockwise, Stage, Stages};
 pub use cache::KvCache;
+pub use coded::{CodedParams, CodedWeight};
 pub use context::Context;
 pub use fake_quantized::{FakeQuantizedParams, LEAST_SHARE, WeightQuantizer, WeightScales};
 pub use gradient::{Gradients, Loss, LossOptions, gradients_of, loss_and_gradients};

@@ -107,8 +107,19 @@ pub struct TrainableParams {
 impl TrainableParams {
     /// Copies all weights that the architecture needs into variables.
     pub fn load(config: &ModelConfig, source: &dyn WeightSource, device: &Device) -> Result<Self, ModelError> {
+        Self::load_where(config, source, device, |_| true)
+    }
+
+    /// The same for those of them that `wanted` names: what is held otherwise takes no memory here.
+    pub fn load_where(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        device: &Device,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Self, ModelError> {
         let loading = Loading { source, device };
-        Self::collect(config.tensors(), |spec| loading.tensor(&spec.name, &spec.shape))
+        let tensors = config.tensors().into_iter().filter(|spec| wanted(&spec.name)).collect();
+        Self::collect(tensors, |spec| loading.tensor(&spec.name, &spec.shape))
     }
 
     /// Copies the weights of block `index` into variables.

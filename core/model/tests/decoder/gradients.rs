@@ -6,19 +6,24 @@ use workbench_model::{Context, Decoder, ModelConfig, WeightSource};
 use crate::brute_force;
 use crate::support::{Weights, flat, random_ids, variations};
 
-struct Batch {
+pub(crate) struct Batch {
     rows: Vec<Vec<u32>>,
     mask: Vec<Vec<bool>>,
 }
 
 impl Batch {
-    fn new(config: &ModelConfig) -> Self {
+    pub(crate) fn new(config: &ModelConfig) -> Self {
         let rows: Vec<Vec<u32>> = (0..3).map(|seed| random_ids(config, 17, 50 + seed)).collect();
         let mask = (0..3).map(|row| (0..17).map(|i| (i * 7 + row) % 4 != 0).collect()).collect();
         Self { rows, mask }
     }
 
-    fn run(&self, decoder: &Decoder, parameters: &TrainableParams, options: LossOptions) -> (f64, Gradients) {
+    pub(crate) fn run(
+        &self,
+        decoder: &Decoder,
+        parameters: &TrainableParams,
+        options: LossOptions,
+    ) -> (f64, Gradients) {
         let ids = Tensor::from_vec(self.rows.concat(), (3, 17), &Device::Cpu).unwrap();
         let targets = Targets::next_token(&self.rows, &self.mask);
         let mut gradients = Gradients::default();
@@ -28,7 +33,7 @@ impl Batch {
     }
 
     /// The same loss by the scalar decoder, in f64.
-    fn exact_loss(&self, config: &ModelConfig, weights: &Weights) -> f64 {
+    pub(crate) fn exact_loss(&self, config: &ModelConfig, weights: &Weights) -> f64 {
         let (mut total, mut count) = (0.0, 0);
         for (row, mask) in self.rows.iter().zip(&self.mask) {
             let logits = brute_force::logits(config, weights, row);

@@ -4,6 +4,7 @@
 
 mod blockwise;
 mod brute_force;
+mod coded;
 mod distillation;
 mod experts;
 mod fake_quantized;

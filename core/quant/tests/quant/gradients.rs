@@ -276,3 +276,47 @@ fn terms_of_ranges_are_the_derivative_with_errors_in_steps_kept() {
         }
     }
 }
+
+/// By the definition: the numbers at scale 1, one sum for each scale.
+#[test]
+fn the_gradient_by_scales_of_codes_is_that_of_their_numbers() {
+    let (rows, columns) = (6, 16);
+    let x = bell(rows * columns, 7);
+    let gradient = bell(rows * columns, 8);
+    for json in [
+        json!({"num_bits": 2, "symmetric": false, "strategy": "group", "group_size": 4}),
+        json!({"num_bits": 4, "strategy": "channel"}),
+        json!({"num_bits": 8, "symmetric": false, "strategy": "tensor"}),
+        json!({"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [4, 5]}),
+        json!({"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 8}),
+    ] {
+        let grid = grid(json);
+        let matrix = Matrix::new(&x, rows, columns).unwrap();
+        let (codes, p) = grid.round_to_nearest(matrix).unwrap();
+        let found = grid.scale_gradient_of_codes(&codes, &p, &gradient, [rows, columns]).unwrap();
+        let [height, width] = grid.tile(rows, columns).unwrap();
+        let mut values = vec![0.0; rows * columns];
+        grid.dequantize(&codes, rows, columns, &p, &mut values).unwrap();
+        let mut expected = vec![0.0; p.scales.len()];
+        for (i, (value, gradient)) in values.iter().zip(&gradient).enumerate() {
+            let scale = i / columns / height * p.shape[1] + i % columns / width;
+            expected[scale] += f64::from(*gradient) * f64::from(*value) / f64::from(p.scales[scale]);
+        }
+        let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+        assert!(largest > 0.0 && found.len() == expected.len(), "{}", grid.args());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((f64::from(*found) - expected).abs() < 1e-6 * largest, "{}: {found} for {expected}", grid.args());
+        }
+        // Linear in the scales: a step along them changes the sum of gradient times number by the gradient times the step.
+        let moved = QuantParams { scales: p.scales.iter().map(|scale| scale * 1.5).collect(), ..p.clone() };
+        let mut other = vec![0.0; rows * columns];
+        grid.dequantize(&codes, rows, columns, &moved, &mut other).unwrap();
+        let along = |values: &[f32]| -> f64 {
+            values.iter().zip(&gradient).map(|(value, g)| f64::from(*value) * f64::from(*g)).sum()
+        };
+        let step: f64 = found.iter().zip(&p.scales).map(|(g, scale)| f64::from(*g) * 0.5 * f64::from(*scale)).sum();
+        let change = along(&other) - along(&values);
+        assert!((change - step).abs() < 1e-4 * (1.0 + change.abs()), "{}: {change} for {step}", grid.args());
+        assert!(grid.scale_gradient_of_codes(&codes, &p, &gradient[1..], [rows, columns]).is_err());
+    }
+}
