@@ -13,4 +13,4 @@ mod targets;
 pub use crate::identity::{FileDigests, Key, canonical, digest};
 pub use node::{Graph, Input, MemoryNeed, Node, NodeId, NodeKind};
 pub use plan::{Plan, PlanNode, State};
-pub use targets::{embeddings, experts, fused, selector};
+pub use targets::{coded, embeddings, experts, fused, selector};

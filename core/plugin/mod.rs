@@ -28,5 +28,5 @@ pub use probe::{ProbeCache, probe_main};
 pub use problem::{Problem, ProblemKind};
 pub use registry::{PluginInfo, Registry, SearchFolder, search_folders};
 pub use validate::{parameters, validate, validate_noting};
-pub use workbench_api::descriptor::{Descriptor, Kind, Scope};
+pub use workbench_api::descriptor::{Descriptor, Kind, Scope, StartsFrom};
 pub use workbench_api::host::{CodesView, Heartbeat, HostServices};

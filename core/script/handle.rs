@@ -9,7 +9,7 @@ use workbench_model::ModelConfig;
 use super::calls::Tokens;
 use crate::{
     eval::task::Extent,
-    graph::{Input, NodeId, node::DataSource, params},
+    graph::{Input, NodeId, coded::Schemes, node::DataSource, params},
 };
 
 /// What is known of a model without reading its weights.
@@ -22,6 +22,8 @@ pub struct Signature {
     pub linears: Vec<String>,
     /// Whether its weights are codes.
     pub quantized: bool,
+    /// On which grids they are then.
+    pub schemes: Schemes,
     /// Whether its experts are published as codes, which are taken for the numbers that they stand for.
     pub coded_experts: bool,
     /// Whether it has weights at all.

@@ -56,6 +56,26 @@ impl Scope {
     }
 }
 
+/// What the weights of a model are that a trainer starts from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartsFrom {
+    /// Numbers.
+    #[default]
+    Weights,
+    /// Codes on a grid, which they stay while it trains: it holds no numbers of full precision behind them.
+    Codes,
+    /// Numbers or codes.
+    Either,
+}
+
+impl StartsFrom {
+    /// Whether a model of codes can be trained.
+    pub fn takes_codes(self) -> bool {
+        self != Self::Weights
+    }
+}
+
 /// What `workbench plugins list` shows and the planner works with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Descriptor {
@@ -90,6 +110,9 @@ pub struct Descriptor {
     /// Whether it is a trainer that learns codes: scripts give it schemes as they do to a quantizer, and its jobs carry grids.
     #[serde(default)]
     pub quantizes: bool,
+    /// What a trainer starts from. Older plugins say nothing here, and start from plain weights.
+    #[serde(default)]
+    pub starts_from: StartsFrom,
     /// Inputs with known outputs, which `workbench plugins check` runs.
     pub examples: Vec<Example>,
 }

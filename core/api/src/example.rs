@@ -109,6 +109,9 @@ pub struct Example {
     pub job: Job,
     /// Models by input name.
     pub inputs: BTreeMap<String, ExampleModel>,
+    /// Codes of the model by module, where a trainer starts from codes: of linears of the job with one scale a row, group or tensor.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub codes: BTreeMap<String, ExampleCodes>,
     /// Statistics by site and kind.
     #[serde(default)]
     pub statistics: BTreeMap<String, ExampleTensors>,
@@ -130,6 +133,7 @@ impl Example {
             parameters: Map::new(),
             job,
             inputs: BTreeMap::from([("model".to_owned(), model)]),
+            codes: BTreeMap::new(),
             statistics: BTreeMap::new(),
             streams: BTreeMap::new(),
             seed: 0,

@@ -4,7 +4,7 @@
 #[macro_export]
 macro_rules! export_quantizer {
     ($plugin:ty) => {
-        $crate::__export!($plugin, Quantizer, Linear, false, |plugin, linear, host| {
+        $crate::__export!($plugin, Quantizer, Linear, [], |plugin, linear, host| {
             let quantized = $crate::sdk::Quantizer::quantize(plugin, linear, host)?;
             host.put_codes(&linear.module, &quantized)?;
             Ok(quantized.facts)
@@ -16,7 +16,7 @@ macro_rules! export_quantizer {
 #[macro_export]
 macro_rules! export_block_quantizer {
     ($plugin:ty) => {
-        $crate::__export!($plugin, Quantizer, Block, false, |plugin, block, host| {
+        $crate::__export!($plugin, Quantizer, Block, [], |plugin, block, host| {
             $crate::sdk::BlockQuantizer::quantize_block(plugin, block, host)
         });
     };
@@ -26,7 +26,7 @@ macro_rules! export_block_quantizer {
 #[macro_export]
 macro_rules! export_transform {
     ($plugin:ty) => {
-        $crate::__export!($plugin, Transform, Transform, false, |plugin, model, host| {
+        $crate::__export!($plugin, Transform, Transform, [], |plugin, model, host| {
             $crate::sdk::Transform::transform(plugin, model, host)
         });
     };
@@ -40,7 +40,10 @@ macro_rules! export_trainer {
             $plugin,
             Trainer,
             Train,
-            <$plugin as $crate::sdk::Trainer>::TAKES_SCHEMES,
+            [
+                const TAKES_SCHEMES: bool = <$plugin as $crate::sdk::Trainer>::TAKES_SCHEMES;
+                const STARTS_FROM: $crate::descriptor::StartsFrom = <$plugin as $crate::sdk::Trainer>::STARTS_FROM;
+            ],
             |plugin, model, host| { $crate::sdk::Trainer::train(plugin, model, host) }
         );
     };
@@ -51,7 +54,7 @@ macro_rules! export_trainer {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {
-    ($plugin:ty, $kind:ident, $scope:ident, $takes_schemes:expr, |$this:ident, $job:ident, $host:ident| $run:block) => {
+    ($plugin:ty, $kind:ident, $scope:ident, [$($own:tt)*], |$this:ident, $job:ident, $host:ident| $run:block) => {
         mod workbench_plugin {
             #[allow(unused_imports)]
             use super::*;
@@ -65,7 +68,7 @@ macro_rules! __export {
                 const SCOPE: $crate::descriptor::Scope = $crate::descriptor::Scope::$scope;
                 const VERSION: &'static str = env!("CARGO_PKG_VERSION");
                 const SOURCE_DIGEST: Option<&'static str> = option_env!("WORKBENCH_SOURCE_DIGEST");
-                const TAKES_SCHEMES: bool = $takes_schemes;
+                $($own)*
 
                 fn run(
                     $this: &$plugin,

@@ -143,6 +143,11 @@ pub struct Model {
     /// side by side, `[tokens, kv_heads · head_dim]`. Null where they stay as they are.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub kv_cache: Value,
+    /// Whether the model's weights are codes already: those of linears with a grid, on that grid
+    /// ([`Host::codes`](crate::sdk::Host::codes)). Only a trainer that [starts from codes](crate::sdk::Trainer::STARTS_FROM) is given such
+    /// a job.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub codes: bool,
     /// The pairs of layers in its decoder blocks between which a scale can move, block by block.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pairs: Vec<Pair>,

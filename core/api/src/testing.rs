@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::abi::{Level, NamedTensor, PluginModuleRef, Tensor, TensorInfo};
 use crate::error::{Context, Error};
 use crate::example::{Example, ExampleCodes, Expected};
 use crate::host::{CodesView, Heartbeat, HostServices, Module};
 use crate::job::{Job, Report};
+use crate::sdk::CODES;
 
 /// Everything that a plugin put or said.
 #[derive(Debug, Default)]
@@ -40,6 +41,8 @@ struct MemoryModel {
 /// A host whose models, statistics and batches are those of an example.
 pub struct MemoryHost {
     inputs: BTreeMap<String, MemoryModel>,
+    /// Codes of the model by module, with the shape of the weight.
+    codes: BTreeMap<String, (ExampleCodes, [usize; 2])>,
     statistics: HashMap<(String, String), Tensor<'static>>,
     streams: BTreeMap<String, Vec<Vec<(String, Tensor<'static>)>>>,
     positions: Mutex<HashMap<String, usize>>,
@@ -81,6 +84,15 @@ impl MemoryHost {
                 .collect::<Result<_, Error>>()?;
             inputs.insert(name.clone(), MemoryModel { config: model.config.clone(), tensors });
         }
+        let mut codes = BTreeMap::new();
+        for (module, found) in &example.codes {
+            let weight =
+                inputs.get("model").and_then(|model: &MemoryModel| model.tensors.get(&format!("{module}.weight")));
+            let weight =
+                weight.ok_or_else(|| Error::input(format!("the model has codes of `{module}`, and no weight")))?;
+            let (rows, columns) = weight.matrix_shape()?;
+            codes.insert(module.clone(), (found.clone(), [rows, columns]));
+        }
         let mut statistics = HashMap::new();
         for (site, kinds) in &example.statistics {
             for (kind, tensor) in kinds {
@@ -97,6 +109,7 @@ impl MemoryHost {
         }
         Ok(Self {
             inputs,
+            codes,
             statistics,
             streams,
             positions: Mutex::default(),
@@ -214,6 +227,31 @@ impl HostServices for MemoryHost {
 
     fn threads(&self) -> usize {
         1
+    }
+
+    fn call(
+        &self,
+        method: &str,
+        request: &Value,
+        _tensors: &[NamedTensor<'_>],
+    ) -> Result<(Value, Vec<NamedTensor<'_>>), Error> {
+        if method != CODES {
+            return Err(Error::unsupported(format!("there is no service `{method}`")));
+        }
+        let module = request["module"].as_str().unwrap_or_default();
+        let none = || Error::input(format!("the model has no codes of `{module}`"));
+        let (found, [rows, columns]) = self.codes.get(module).ok_or_else(none)?;
+        let count = found.scales.len();
+        // One row of scales serves them all, or each row has its own.
+        let shape = if count.is_multiple_of(*rows) { [*rows, count / rows] } else { [1, count] };
+        let mut tensors = vec![
+            NamedTensor { name: "codes".into(), tensor: Tensor::from_slice(&[*rows, *columns], &found.codes)? },
+            NamedTensor { name: "scales".into(), tensor: Tensor::from_slice(&shape, &found.scales)? },
+        ];
+        if let Some(points) = &found.zero_points {
+            tensors.push(NamedTensor { name: "zero_points".into(), tensor: Tensor::from_slice(&shape, points)? });
+        }
+        Ok((json!({ "global_scale": null }), tensors))
     }
 
     fn scratch(&self) -> Result<PathBuf, Error> {

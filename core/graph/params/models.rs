@@ -133,6 +133,9 @@ pub struct Train {
     pub dtype: Option<WeightDtype>,
     /// The folder's weights, if it has any, are not looked at.
     pub from_scratch: bool,
+    /// Whether it starts from codes, whose grids are those of the result.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub codes: bool,
     /// How the data become tokens.
     pub data: TokenOptions,
     /// How the data that it is only looked at with become tokens, where there are any.
@@ -151,6 +154,6 @@ pub struct Train {
 impl Train {
     /// Whether the result is quantized.
     pub fn quantizes(&self) -> bool {
-        !self.groups.is_empty() || self.kv_cache.is_some()
+        self.codes || !self.groups.is_empty() || self.kv_cache.is_some()
     }
 }

@@ -59,6 +59,7 @@ fn examples() -> Vec<Params> {
         Params::Train(Train {
             dtype: Some(WeightDtype::Float16),
             from_scratch: true,
+            codes: true,
             data: tokens(),
             validation: Some(TokenOptions { max_seq_length: 32, ..tokens() }),
             groups: quantize().groups,

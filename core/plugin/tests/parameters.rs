@@ -80,6 +80,7 @@ fn plugin() -> Descriptor {
         accepts: Default::default(),
         takes_experts: false,
         quantizes: false,
+        starts_from: Default::default(),
         examples: Vec::new(),
     }
 }

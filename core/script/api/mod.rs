@@ -1,5 +1,6 @@
 //! What a script can call. One file per kind of handle.
 
+mod codes;
 mod data;
 mod estimates;
 mod groups;

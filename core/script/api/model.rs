@@ -11,7 +11,7 @@ use workbench_model::{
 use workbench_quant::Dynamic as Timing;
 
 use super::{
-    Called, Host, estimates, groups, open, placed, supply,
+    Called, Host, codes, estimates, groups, open, placed, supply,
     training::{self, TEACHER},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         node::{DataSource, Origin, PluginUse},
         params::{self, Params, TokenOptions},
     },
-    plugin::{Descriptor, Kind, PluginInfo, Scope},
+    plugin::{Descriptor, Kind, PluginInfo, Scope, StartsFrom},
     script::{
         Builder, ModelHandle, SaveSpec,
         calls::{self, Dataset, Tokens},
@@ -90,10 +90,7 @@ pub(super) fn apply(
     if !model.signature.weights && kind != NodeKind::Train {
         return Err(Error::usage(format!("`{}` has no weights to {kind}", model.signature.name)).hint("train it first"));
     }
-    if model.signature.quantized {
-        return Err(Error::usage(format!("cannot {kind} `{}`: its weights are codes already", model.signature.name))
-            .hint("start from the model before its quantization"));
-    }
+    codes::check(kind, model, &plugin.descriptor, &host.registry)?;
     let each_linear = plugin.descriptor.scope == Scope::Linear;
     if model.signature.config.experts.is_some() && !each_linear && !plugin.descriptor.takes_experts {
         return Err(Error::usage(format!(
@@ -123,11 +120,16 @@ pub(super) fn apply(
     let mut signature = (*model.signature).clone();
     signature.weights = true;
     signature.coded_experts = false;
-    (signature.quantized, signature.rounds_activations) = rounding(&draft.params);
+    codes::made(&mut signature, &draft.params);
     let by_block = plugin.descriptor.scope == Scope::Block;
     let taught_by = draft.teacher.as_ref().map(|teacher| &*teacher.signature);
-    let memory = estimates::making(&signature, taught_by, &draft.params, &draft.data, by_block);
-    let scratch = estimates::scratch(&signature, &draft.params, by_block);
+    let (mut memory, mut scratch) = (
+        estimates::making(&signature, taught_by, &draft.params, &draft.data, by_block),
+        estimates::scratch(&signature, &draft.params, by_block),
+    );
+    if let (StartsFrom::Codes, Params::Train(train)) = (plugin.descriptor.starts_from, &draft.params) {
+        (memory, scratch) = estimates::training_of_codes(&signature, taught_by, train, &draft.data);
+    }
     let mut history = model.history.clone();
     history.push(format!("{method} {}", draft.label).trim().to_owned());
     let label = format!("{kind} {}", history.join(" > "));
@@ -177,17 +179,6 @@ pub(super) fn apply(
 fn warn(host: &Host, label: &str, warnings: &[String]) {
     let mut builder = lock(&host.shared);
     warnings.iter().for_each(|warning| builder.warn(format!("{label}: {warning}")));
-}
-
-/// Whether what a node makes has codes, and whether it rounds activations while it runs.
-fn rounding(params: &Params) -> (bool, bool) {
-    let (groups, kv_cache, quantized) = match params {
-        Params::Quantize(params) => (&params.groups, &params.kv_cache, true),
-        Params::Train(params) => (&params.groups, &params.kv_cache, params.quantizes()),
-        Params::Transform(_) | Params::Evaluate(_) => return (false, false),
-    };
-    let inputs = groups.iter().any(|group| group.scheme.args.input_activations.is_some());
-    (quantized, inputs || kv_cache.is_some())
 }
 
 /// A node's parameters and what goes with them.

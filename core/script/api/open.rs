@@ -11,7 +11,7 @@ use workbench_model::{Checkpoint, ModelConfig, ModelError, regular_file};
 use super::Host;
 use crate::{
     error::{Error, ErrorKind, Result},
-    graph::{Input, node::SourceModel},
+    graph::{Input, coded::Schemes, node::SourceModel},
     script::{ModelHandle, Signature, builder::Opened, lock},
 };
 
@@ -36,7 +36,7 @@ pub(super) fn open(host: &Host, name: &str, weights: bool) -> Result<ModelHandle
     let (signature, files, absent) = match known {
         Some(known) => known,
         None => {
-            let usage = |e: ModelError| Error { kind: ErrorKind::Usage, ..Error::from(e) }.at(name);
+            let usage = |e: Error| Error { kind: ErrorKind::Usage, ..e }.at(name);
             let read = if weights { with_weights(name, &path).map_err(usage)? } else { without_weights(name, &path)? };
             builder.models.insert(path.clone(), read.clone());
             read
@@ -46,11 +46,12 @@ pub(super) fn open(host: &Host, name: &str, weights: bool) -> Result<ModelHandle
     Ok(ModelHandle { input: Input::Source(source), signature, history: Vec::new(), seen: Vec::new() })
 }
 
-fn with_weights(name: &str, path: &Path) -> Result<Opened, ModelError> {
+fn with_weights(name: &str, path: &Path) -> Result<Opened> {
     let checkpoint = Checkpoint::open(path)?;
     let quantized = checkpoint.quantization().is_some();
     let signature = Signature {
         quantized,
+        schemes: Schemes::of(&checkpoint)?,
         coded_experts: checkpoint.has_codes() && !quantized,
         weights: true,
         bytes: checkpoint.bytes_on_disk(),
@@ -112,6 +113,7 @@ fn signature(name: &str, config: &ModelConfig) -> Signature {
         linears: config.linears().into_iter().map(|l| l.name).collect(),
         config: config.clone(),
         quantized: false,
+        schemes: Schemes::default(),
         coded_experts: false,
         weights: false,
         parameters,

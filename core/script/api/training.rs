@@ -6,6 +6,7 @@ use serde_json::Value;
 use workbench_quant::Dynamic as Timing;
 
 use super::{
+    codes,
     groups::{self, Asking, Assignment},
     model::{NodeDraft, accepted, parameters},
     supply,
@@ -44,7 +45,9 @@ pub(super) fn train(
     let Some(data) = data else {
         return Err(Error::usage("`train` needs data").hint("pass data: dataset(…).tokens(#{ … })"));
     };
-    let assigned = schemes(model, descriptor, registry, &mut options)?;
+    let quantized = model.signature.quantized;
+    let kept = quantized.then(|| codes::train(model, descriptor, dtype.is_some(), &options)).transpose()?;
+    let assigned = if quantized { None } else { schemes(model, descriptor, registry, &mut options)? };
     // The mark says that a model was given, and the handle lies beside it.
     let teacher = teacher.and_then(|_| models.remove(TEACHER));
     check_need(descriptor, TEACHER, teacher.is_some())?;
@@ -64,12 +67,13 @@ pub(super) fn train(
     let (label, note) = assigned.as_ref().map(|a| (a.label.clone(), a.note.clone())).unzip();
     let (groups, kv_cache) = assigned.map(|assigned| (assigned.groups, assigned.kv_cache)).unwrap_or_default();
     let from_scratch = !model.signature.weights;
-    let params = params::Train { dtype, from_scratch, data: tokens, validation, groups, kv_cache, parameters };
+    let params =
+        params::Train { dtype, from_scratch, codes: quantized, data: tokens, validation, groups, kv_cache, parameters };
     let sources = [("data", source)].into_iter().chain(watched.map(|source| (VALIDATION, source)));
     Ok(NodeDraft {
         teacher,
         label: label.into_iter().chain(taught).collect::<Vec<_>>().join(" "),
-        note: note.unwrap_or_default(),
+        note: note.or(kept).unwrap_or_default(),
         warnings,
         ..NodeDraft::new(Params::Train(params), sources)
     })
@@ -145,25 +149,30 @@ fn schemes(
             .at("untie_word_embeddings")
             .hint("leave the option out"));
     }
-    refuse_static(name, &assigned)?;
+    let fixed = format!("`{}`", assigned.static_activations.as_deref().unwrap_or_default());
+    refuse_static(name, &assigned.groups, assigned.kv_cache.as_ref(), &fixed)?;
     accepted(plugin, &assigned.groups)?;
     Ok(Some(assigned))
 }
 
-/// Refuses static scales, which come from calibration data.
-fn refuse_static(method: &str, assigned: &Assignment) -> Result<()> {
+/// Refuses static scales, which come from calibration data, of schemes that are named.
+pub(super) fn refuse_static(
+    method: &str,
+    groups: &[params::Group],
+    kv_cache: Option<&params::KvCache>,
+    schemes: &str,
+) -> Result<()> {
     let fixed = |group: &&params::Group| {
         group.scheme.args.input_activations.as_ref().is_some_and(|args| args.dynamic != Timing::Yes)
     };
-    if let Some(module) = assigned.groups.iter().find(fixed).and_then(|group| group.modules.first()) {
-        let schemes = assigned.static_activations.as_deref().unwrap_or_default();
+    if let Some(module) = groups.iter().find(fixed).and_then(|group| group.modules.first()) {
         return Err(Error::usage(format!(
-            "`{schemes}` has static activation scales (of `{module}`), and `{method}` trains without calibration data"
+            "{schemes} has static activation scales (of `{module}`), and `{method}` trains without calibration data"
         ))
         .at("scheme")
         .hint("choose dynamic activations"));
     }
-    match &assigned.kv_cache {
+    match kv_cache {
         Some(cache) if cache.args.dynamic == Timing::No => Err(Error::usage(format!(
             "`kv_cache_scheme` has static scales, and `{method}` trains without calibration data"
         ))
@@ -173,12 +182,17 @@ fn refuse_static(method: &str, assigned: &Assignment) -> Result<()> {
     }
 }
 
-/// Refuses words of schemes that are no parameters of the trainer.
-fn refuse_schemes(plugin: &Descriptor, registry: &Registry, options: &Options) -> Result<()> {
+/// A word of schemes among the options that is no parameter of the trainer.
+pub(super) fn scheme_words(plugin: &Descriptor, options: &Options) -> Option<String> {
     let words = [schema::of::<SchemeOptions>(), schema::of::<Targets>()].map(|schema| schema::names(&schema)).concat();
     let own = plugin.schema["properties"].as_object();
     let is_own = |word: &String| own.is_some_and(|own| own.contains_key(word));
-    let Some(word) = words.iter().find(|word| options.has(word) && !is_own(word)) else { return Ok(()) };
+    words.into_iter().find(|word| options.has(word) && !is_own(word))
+}
+
+/// Refuses words of schemes that are no parameters of the trainer.
+fn refuse_schemes(plugin: &Descriptor, registry: &Registry, options: &Options) -> Result<()> {
+    let Some(word) = scheme_words(plugin, options) else { return Ok(()) };
     let others: Vec<String> = registry
         .plugins()
         .map(|info| &info.descriptor)

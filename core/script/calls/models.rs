@@ -26,7 +26,7 @@ pub(in crate::script) struct Transform {
 pub(in crate::script) struct Train {
     /// What is learned; needed. Of conversations the turns of the assistant count, of texts every token.
     pub data: Option<Dataset>,
-    /// Dtype of the written weights, and of the scales of codes; that of the model if not given.
+    /// Dtype of the written weights, and of the scales of codes; that of the model if not given. A model of codes is stored as it was.
     pub dtype: Option<WeightDtype>,
     /// A model to learn from, for a trainer that asks for one. It needs the vocabulary and the tokenizer of the model that is trained.
     pub teacher: Option<Model>,

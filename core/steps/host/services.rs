@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use workbench_api::{
     abi::{Dtype as AbiDtype, Level, NamedTensor, Tensor, TensorInfo},
     error::{Error as ApiError, ErrorKind},
@@ -97,6 +97,26 @@ impl<'a> Services<'a> {
             model.drop_block_pages(before);
         }
         blocks.insert(input.to_owned(), block);
+    }
+
+    /// The codes of a linear of the model that the job is about, as `workbench_api::sdk::Host::codes` reads them.
+    fn codes(&self, module: &str) -> Result<(Value, Vec<NamedTensor<'_>>), ApiError> {
+        let none = || ApiError::input(format!("the weight of `{module}` is no codes"));
+        let Model::Weights(model) = self.model("model")? else { return Err(none()) };
+        self.passed("model", model, module);
+        let weight = model.quantized_linear(module).map_err(model_error)?.ok_or_else(none)?;
+        let QuantizedWeight { shape, codes, parameters, .. } = weight;
+        let named = |name: &str, tensor: Result<Tensor<'static>, ApiError>| -> Result<NamedTensor<'static>, ApiError> {
+            Ok(NamedTensor { name: name.into(), tensor: tensor? })
+        };
+        let mut tensors = vec![
+            named("codes", Tensor::from_vec(&shape, codes))?,
+            named("scales", Tensor::from_vec(&parameters.shape, parameters.scales))?,
+        ];
+        if let Some(points) = parameters.zero_points {
+            tensors.push(named("zero_points", Tensor::from_vec(&parameters.shape, points))?);
+        }
+        Ok((json!({ "global_scale": parameters.global_scale }), tensors))
     }
 
     fn put(&self) -> MutexGuard<'_, Put> {
@@ -283,6 +303,19 @@ impl HostServices for Services<'_> {
 
     fn threads(&self) -> usize {
         self.setting.threads
+    }
+
+    fn call(
+        &self,
+        method: &str,
+        request: &Value,
+        _tensors: &[NamedTensor<'_>],
+    ) -> Result<(Value, Vec<NamedTensor<'_>>), ApiError> {
+        match method {
+            "codes" => self.codes(request["module"].as_str().unwrap_or_default()),
+            _ => Err(ApiError::unsupported(format!("this workbench has no service `{method}`"))
+                .with_hint("a newer workbench may have it")),
+        }
     }
 
     fn scratch(&self) -> Result<PathBuf, ApiError> {

@@ -1,7 +1,10 @@
 //! The grids of a quantized KV cache.
 
 use serde_json::{Value, json};
-use workbench_model::arch::{LinearInfo, Role};
+use workbench_model::{
+    ModelConfig,
+    arch::{LinearInfo, Role},
+};
 use workbench_quant::{Dynamic, Grid};
 
 use super::{Written, scales_of};
@@ -32,8 +35,13 @@ impl CacheGrids {
         let stored = scales_of(&params.args, model.storage(&keys));
         let grid = Grid::new(&params.args, stored, params.conventions)
             .map_err(|e| Error::refused("no grid for the KV cache").cause(e.to_string()).maybe_hint(e.hint()))?;
+        Ok(Self::of(grid, config))
+    }
+
+    /// Those of a grid.
+    pub(in crate::steps) fn of(grid: Grid, config: &ModelConfig) -> Self {
         let (heads, features) = (grid.of_heads(config.head_dim), config.num_kv_heads * config.head_dim);
-        Ok(Self { grid, heads, features })
+        Self { grid, heads, features }
     }
 
     /// Whether its scales come from calibration data.

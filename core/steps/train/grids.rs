@@ -1,8 +1,8 @@
-//! The grids that a trainer learns codes on: made as a quantization makes them.
+//! The grids that a trainer learns codes on: made as a quantization makes them, or those of the codes that it starts from.
 
 use serde_json::{Map, Value, json};
 use workbench_api::job::{Linear, Model};
-use workbench_model::{ModelConfig, arch::LinearInfo};
+use workbench_model::{Checkpoint, ModelConfig, arch::LinearInfo};
 
 use super::{
     super::{
@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    graph::params::{self, Group, WeightDtype},
+    graph::{
+        coded::Schemes,
+        params::{self, Group, WeightDtype},
+    },
 };
 
 /// What a training is asked to quantize; nothing, where no scheme was given.
@@ -22,6 +25,8 @@ use crate::{
 pub(super) struct Grids {
     targets: Vec<Target>,
     cache: Option<CacheGrids>,
+    /// Whether the model's weights are codes on them already.
+    codes: bool,
     /// What a reader of the result has to know.
     warnings: Vec<String>,
 }
@@ -60,7 +65,45 @@ impl Grids {
                 .cause("a training has no calibration data to take them from")
                 .hint("choose a dynamic cache"));
         }
-        Ok(Self { targets, cache, warnings: schemes::warnings(groups, model) })
+        Ok(Self { targets, cache, codes: false, warnings: schemes::warnings(groups, model) })
+    }
+
+    /// The grids of a model of codes.
+    ///
+    /// # Errors
+    /// None of its linears is one of codes; something has codes or static scales that a training does not take.
+    pub(super) fn of_codes(start: &Start) -> Result<Self> {
+        let Start::Weights(checkpoint) = start else {
+            return Err(Error::refused(
+                "a training of codes needs a model that has some, and this one begins without weights",
+            ));
+        };
+        if let Some(module) = checkpoint.quantized_embeddings().first() {
+            return Err(Error::refused(format!(
+                "the weight of `{module}` is codes, and those outside of the decoder blocks are not trained"
+            ))
+            .hint("quantize the model with the linears of its blocks as targets"));
+        }
+        let linears = checkpoint.config().linears().into_iter();
+        let targets = linears.filter_map(|info| target_of_codes(checkpoint, info).transpose());
+        let targets: Vec<Target> = targets.collect::<Result<_>>()?;
+        if targets.is_empty() {
+            return Err(Error::refused("the weights of the model are no codes: none of its linears has a grid")
+                .hint("quantize it first"));
+        }
+        if let Some(target) = targets.iter().find(|target| target.calibrated_inputs().is_some()) {
+            return Err(Error::refused(format!("the input of `{}` has a static scale", target.info.name))
+                .hint("quantize the model with dynamic activations"));
+        }
+        let quantizer = if checkpoint.config().num_layers > 0 { checkpoint.kv_quantizer(0)? } else { None };
+        let cache = quantizer.map(|found| CacheGrids::of(found.grid, checkpoint.config()));
+        if cache.as_ref().is_some_and(CacheGrids::is_static) {
+            return Err(
+                Error::refused("the KV cache has static scales").hint("quantize the model with a dynamic cache")
+            );
+        }
+        let warnings = schemes::warnings(&Schemes::of(checkpoint)?.groups, (&**checkpoint).into());
+        Ok(Self { targets, cache, codes: true, warnings })
     }
 
     /// What the trainer is told: all linears of the blocks, with grids where they are quantized.
@@ -76,7 +119,7 @@ impl Grids {
         };
         let linears = config.linears().iter().map(linear).collect::<Result<_>>()?;
         let kv_cache = self.cache.as_ref().map(|cache| schemes::json_of(&cache.heads)).transpose()?;
-        Ok(Model { linears, kv_cache: kv_cache.unwrap_or_default(), ..Model::default() })
+        Ok(Model { linears, kv_cache: kv_cache.unwrap_or_default(), codes: self.codes, ..Model::default() })
     }
 
     /// Declares inputs and cache in the model that is written, before its weights are put.
@@ -105,6 +148,22 @@ impl Grids {
         }
         if let Some(cache) = &self.cache {
             facts.insert("kv_cache".into(), cache.fact());
+        }
+    }
+}
+
+/// A linear of codes with its grids; `None` for one of plain weights.
+///
+/// # Errors
+/// A scale is damaged; its input is rounded, and its weight is none of codes.
+fn target_of_codes(checkpoint: &Checkpoint, info: LinearInfo) -> Result<Option<Target>> {
+    let inputs = checkpoint.input_quantizer(&info.name)?.map(|input| input.grid);
+    match (checkpoint.weight_grid(&info.name), inputs) {
+        (Some(weights), inputs) => Ok(Some(Target { weights: weights.clone(), inputs, info })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => {
+            Err(Error::refused(format!("the input of `{}` is rounded, and its weight is no codes", info.name))
+                .hint("quantize weights and inputs together"))
         }
     }
 }

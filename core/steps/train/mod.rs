@@ -30,9 +30,12 @@ const TEACHER: &str = "teacher";
 const VALIDATION: &str = "validation";
 
 pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<StepOutput> {
-    let params::Train { dtype, from_scratch, data, validation, groups, kv_cache, parameters } = job.typed()?;
+    let params::Train { dtype, from_scratch, codes, data, validation, groups, kv_cache, parameters } = job.typed()?;
     let start = Start::open(job.model("model")?, from_scratch)?;
-    let grids = Grids::new(&groups, kv_cache.as_ref(), &start, dtype)?;
+    let grids = match codes {
+        true => Grids::of_codes(&start)?,
+        false => Grids::new(&groups, kv_cache.as_ref(), &start, dtype)?,
+    };
     let (tokenizer, template) = start.tokenizer()?;
     let teacher = job.models.get(TEACHER).map(|path| Teacher::open(path, &start, &tokenizer)).transpose()?;
     let reader = Reader { job, config: start.config(), tokenizer, template, teacher: teacher.as_ref() };

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::guard::{guard, take_panics};
 use super::{Host, Plugin};
 use crate::abi::{HostRef, Instance, Instance_TO, Level, PluginError, PluginModule, PluginModuleRef, PluginObject};
-use crate::descriptor::{Descriptor, Kind, Scope};
+use crate::descriptor::{Descriptor, Kind, Scope, StartsFrom};
 use crate::error::{Context, Error};
 use crate::job::{Facts, Job, Report};
 
@@ -26,6 +26,8 @@ pub trait Export: Send + Sync + 'static {
     const SOURCE_DIGEST: Option<&'static str>;
     /// Whether it is a trainer that takes schemes.
     const TAKES_SCHEMES: bool = false;
+    /// What a trainer starts from.
+    const STARTS_FROM: StartsFrom = StartsFrom::Weights;
     /// Does a job.
     fn run(plugin: &Self::Plugin, job: &Job, host: &Host<'_>) -> Result<Facts, Error>;
 }
@@ -53,6 +55,7 @@ extern "C" fn descriptor<E: Export>() -> RResult<RString, PluginError> {
             accepts: E::Plugin::accepts(),
             takes_experts: E::Plugin::TAKES_EXPERTS,
             quantizes: E::TAKES_SCHEMES,
+            starts_from: E::STARTS_FROM,
             examples: E::Plugin::examples().context(|| "building the examples".to_owned())?,
         };
         Ok(serde_json::to_string(&descriptor)?.into())

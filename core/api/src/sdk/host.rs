@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use abi_stable::std_types::{ROption, RResult, RStr, RString, RVec};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::abi::{Codes, HostRef, Level, NamedTensor, PluginError, Tensor, TensorInfo};
+use crate::abi::{Codes, Element, HostRef, Level, NamedTensor, PluginError, Tensor, TensorInfo};
 use crate::error::{Context, Error};
-use crate::job::{Facts, Statistic};
+use crate::job::{Facts, Linear, Statistic};
 
 /// The model that a job is about, where no other input is named.
 const MODEL: &str = "model";
@@ -63,6 +63,17 @@ impl<'a> Batch<'a> {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|tensor| tensor.name.as_str())
     }
+}
+
+/// The service that hands out codes, see [`Host::codes`]: given `module`, it answers with `global_scale` and with the tensors `codes`,
+/// `scales` and, where the grid is asymmetric, `zero_points`.
+pub(crate) const CODES: &str = "codes";
+
+/// A matrix of a batch: its shape and its values.
+fn matrix<T: Element>(batch: &Batch<'_>, name: &str) -> Result<([usize; 2], Vec<T>), Error> {
+    let tensor = batch.get(name)?;
+    let (rows, columns) = tensor.matrix_shape()?;
+    Ok(([rows, columns], tensor.values::<T>()?.to_vec()))
 }
 
 fn result<T>(result: RResult<T, PluginError>) -> Result<T, Error> {
@@ -222,6 +233,36 @@ impl<'h> Host<'h> {
                 .collect::<Result<_, Error>>()?,
         };
         result(self.host.put_codes(RStr::from_str(module), codes))
+    }
+
+    /// The codes of a linear of the model that the job is about, on the grid that the job has for it: what
+    /// [`put_codes`](Self::put_codes) takes, before anything was learned.
+    ///
+    /// # Errors
+    /// The linear's weight is no codes, or cannot be read; the host is an older one.
+    pub fn codes(&self, linear: &Linear) -> Result<QuantizedLinear, Error> {
+        let module = &linear.module;
+        let (value, tensors) = self.call(CODES, &json!({ "module": module }), Vec::new())?;
+        let read = || -> Result<QuantizedLinear, Error> {
+            let ([rows, columns], codes) = matrix::<i8>(&tensors, "codes")?;
+            let (scale_shape, scales) = matrix::<f32>(&tensors, "scales")?;
+            let has_points = tensors.names().any(|name| name == "zero_points");
+            let zero_points = has_points.then(|| matrix::<i32>(&tensors, "zero_points")).transpose()?;
+            if let Some((shape, _)) = zero_points.as_ref().filter(|(shape, _)| *shape != scale_shape) {
+                return Err(Error::input(format!("zero-points of shape {shape:?} beside scales of {scale_shape:?}")));
+            }
+            Ok(QuantizedLinear {
+                codes,
+                shape: [rows, columns],
+                scales,
+                scale_shape,
+                zero_points: zero_points.map(|(_, points)| points),
+                global_scale: serde_json::from_value(value["global_scale"].clone())?,
+                grid: linear.grid.clone(),
+                ..QuantizedLinear::default()
+            })
+        };
+        read().context(|| format!("reading the codes of `{module}`"))
     }
 
     /// Merges JSON into the resulting model's config.json; `null` removes a key.

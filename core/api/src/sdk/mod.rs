@@ -55,9 +55,11 @@ mod silent;
 
 pub use crate::abi::{Dtype, Element, Level, NamedTensor, Tensor, TensorInfo};
 pub use crate::accepts::Accepts;
+pub use crate::descriptor::StartsFrom;
 pub use crate::error::{Context, Error, ErrorKind};
 pub use crate::example::{Example, ExampleCodes, ExampleModel, ExampleTensor, Expected};
 pub use crate::job::{Block, Facts, Job, Linear, Mapping, Model, Needs, Pair, Role, Statistic, StatisticNeed, Stream};
+pub(crate) use host::CODES;
 pub use host::{Batch, Host, QuantizedLinear};
 pub use plugin::{BlockQuantizer, Plugin, Quantizer, Trainer, Transform};
 pub use silent::{LEFT_ALONE, SILENT_CHANNELS, note_left_alone, note_silent};

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Host, QuantizedLinear};
 use crate::accepts::Accepts;
+use crate::descriptor::StartsFrom;
 use crate::error::Error;
 use crate::example::Example;
 use crate::job::{Block, Facts, Linear, Model, Needs};
@@ -98,6 +99,10 @@ pub trait Trainer: Plugin {
     /// Whether it learns codes on the grids of a scheme, which scripts then have to name as they do for a quantizer. The
     /// trainer of a plugin that leaves this out is given no grids.
     const TAKES_SCHEMES: bool = false;
+
+    /// What the weights of the model are that it starts from. Of a model of codes the job has the [grids](Model::codes), and scripts
+    /// name no scheme: [`Host::codes`] reads what is there, and codes on the same grids are due.
+    const STARTS_FROM: StartsFrom = StartsFrom::Weights;
 
     /// Puts plain weights ([`Host::put_tensor`]) or codes with their scales ([`Host::put_codes`]), which the host stores
     /// as they are. Where the job has [grids](Model::quantizes), codes are due for every linear with one, and it says the rest:

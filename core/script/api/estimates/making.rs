@@ -29,7 +29,7 @@ const VISITED: u64 = 12;
 const CHECKPOINT: u64 = 24;
 
 /// What a trainer's own threads and their allocator take.
-const TRAINER: u64 = 32 << 20;
+pub(super) const TRAINER: u64 = 32 << 20;
 
 /// What a node that makes a model is expected to need; a trainer holds its teacher in f32.
 pub(in crate::script::api) fn making<'a>(
@@ -45,17 +45,16 @@ pub(in crate::script::api) fn making<'a>(
     let rest = PROGRAM + tokenizer + texts;
     match params {
         Params::Train(train) => {
-            let length = train.data.max_seq_length.max(train.validation.as_ref().map_or(0, |data| data.max_seq_length));
-            let batch = Batch::of(&train.parameters, length);
+            let batch = Batch::of_training(train);
             // Who distils without a teacher learns from the model as it is given.
             let itself = (train.parameters["loss"] == "distillation").then_some(model);
-            let taught = teacher.or(itself).map_or(0, |teacher| 4 * teacher.parameters + batch.chunk_of_logits(config));
-            let rounded = match (train.groups.is_empty(), batch.checkpointed) {
-                (true, _) => 0,
-                (false, true) => VISITED * largest_block(config),
-                (false, false) => ROUNDED * model.parameters,
+            let taught = teacher.or(itself).map_or(0, |teacher| taught(teacher, &batch, config));
+            let rounded = match (train.codes || !train.groups.is_empty(), batch.checkpointed) {
+                (false, _) => 0,
+                (true, true) => VISITED * largest_block(config),
+                (true, false) => ROUNDED * model.parameters,
             };
-            let data = sequences(&train.data) + train.validation.as_ref().map_or(0, sequences);
+            let data = sequences_of(train);
             let own = training(config, model.parameters, &batch, writes_checkpoints(train));
             // The best weights, and once more while better ones are copied or all of it is written.
             let best = if train.parameters["keep_best"] == true { BEST * model.parameters } else { 0 };
@@ -95,14 +94,34 @@ pub(in crate::script::api) fn making<'a>(
     }
 }
 
+/// What a trainer's teacher takes, with what it says about a batch.
+pub(super) fn taught(teacher: &Signature, batch: &Batch, config: &ModelConfig) -> u64 {
+    4 * teacher.parameters + batch.chunk_of_logits(config)
+}
+
+/// Memory of what every node has that reads tokens.
+pub(super) fn reading<'a>(
+    config: &ModelConfig,
+    params: &Train,
+    data: impl IntoIterator<Item = (&'a String, &'a DataSource)>,
+) -> u64 {
+    let options = |role: &str| if role == VALIDATION { params.validation.as_ref() } else { Some(&params.data) };
+    let texts: u64 = data.into_iter().map(|(role, source)| text_of(source, options(role))).sum();
+    PROGRAM + config.vocab_size as u64 * TOKEN + texts
+}
+
+/// The tokens of all data of a training.
+pub(super) fn sequences_of(train: &Train) -> u64 {
+    sequences(&train.data) + train.validation.as_ref().map_or(0, sequences)
+}
+
 /// What a training of all weights takes at its peak, beside what every node takes. A step has two: with all activations and the
 /// logits at hand, and on the way back through a block. Then a checkpoint is written where nothing of the step is needed any more;
 /// but its memory is kept for the next one, and is in pieces of which a third or more is of no use for large copies.
 fn training(config: &ModelConfig, parameters: u64, batch: &Batch, saves: bool) -> u64 {
-    let forward = batch.kept(config).saturating_add(batch.chunk_of_logits(config));
     // All gradients; that of the head and that of the embeddings, where they are the same, with their sum and what both are added to.
     let gradients = GRADIENT * parameters + 5 * 4 * (config.vocab_size * config.hidden_size) as u64;
-    let step = forward.max(batch.on_the_way_back(config)).saturating_add(gradients);
+    let step = batch.step(config).saturating_add(gradients);
     let peak = if saves { step.max(CHECKPOINT * parameters + step / 3) } else { step };
     (TRAINER + TRAINED * parameters).saturating_add(peak)
 }
@@ -213,7 +232,7 @@ fn keys_values(config: &ModelConfig, tokens: &TokenOptions) -> u64 {
 }
 
 /// A batch on its way forward and back.
-struct Batch {
+pub(super) struct Batch {
     tokens: u64,
     /// Of a sequence.
     length: u64,
@@ -224,6 +243,18 @@ struct Batch {
 }
 
 impl Batch {
+    /// That of a training.
+    pub(super) fn of_training(train: &Train) -> Self {
+        let length = train.data.max_seq_length.max(train.validation.as_ref().map_or(0, |data| data.max_seq_length));
+        Self::of(&train.parameters, length)
+    }
+
+    /// What a step holds beside weights and gradients at its peak: with all activations and the logits at hand, or on the way back.
+    pub(super) fn step(&self, config: &ModelConfig) -> u64 {
+        let forward = self.kept(config).saturating_add(self.chunk_of_logits(config));
+        forward.max(self.on_the_way_back(config))
+    }
+
     /// As a plugin's parameters say it, with their usual names; one that says nothing has a batch of one.
     fn of(parameters: &Value, length: usize) -> Self {
         let number = |name: &str| parameters[name].as_u64();
@@ -316,6 +347,7 @@ mod tests {
             config,
             linears: Vec::new(),
             quantized: false,
+            schemes: Default::default(),
             coded_experts: false,
             weights: true,
             parameters,

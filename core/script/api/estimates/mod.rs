@@ -1,11 +1,12 @@
 //! What nodes are expected to take, for plans: estimates from above, no limits. Not counted are the Gram matrices of a mixture's experts:
 //! half a GiB at most in sequential order, those of a block at once in the others.
 
+mod coded;
 mod making;
 
 use std::path::Path;
 
-pub(super) use self::making::making;
+pub(super) use self::{coded::training_of_codes, making::making};
 
 use crate::{
     data::{Format, data_bytes},
