@@ -137,6 +137,7 @@ fn modules_have_names_in_one_folder() {
             ("plugins/auto_round/src/example.rs", "an example"),
             ("plugins/awq_clip/src/lib.rs", "its example"),
             ("plugins/block_ap/src/example.rs", "an example"),
+            ("plugins/e2e_qp/src/example.rs", "an example"),
             ("plugins/outliers/src/example.rs", "an example"),
             ("plugins/qat/src/example.rs", "an example"),
             ("plugins/rotate/src/example.rs", "an example"),

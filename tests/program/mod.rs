@@ -9,6 +9,7 @@ mod changed;
 mod curves;
 mod damage;
 mod demo_training;
+mod e2e_qp;
 mod embeddings;
 mod experts;
 mod full_disk;

@@ -8,6 +8,8 @@
 mod block;
 mod error;
 mod notes;
+#[cfg(feature = "train")]
+mod objective;
 mod quantized;
 #[cfg(feature = "model")]
 mod sequences;
@@ -26,7 +28,9 @@ pub use error::grid_error;
 #[cfg(feature = "model")]
 pub use error::model_error;
 pub use notes::{read_note, write_note};
-pub use quantized::quantized_linear;
+#[cfg(feature = "train")]
+pub use objective::{check_loss, loss};
+pub use quantized::{quantized_linear, quantized_weight};
 #[cfg(feature = "model")]
 pub use sequences::{Sequence, calibration, sequences};
 #[cfg(feature = "train")]

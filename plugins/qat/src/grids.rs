@@ -2,10 +2,10 @@
 
 use candle_core::Tensor;
 use workbench_api::job::{Linear, Model};
-use workbench_api::sdk::Error;
+use workbench_api::sdk::{Error, Host};
 use workbench_model::decoder::{TrainableParams, WeightQuantizer, WeightScales};
 use workbench_model::{WeightSource, device};
-use workbench_plugin_model::{grid_error, model_error};
+use workbench_plugin_model::{grid_error, model_error, quantized_weight};
 use workbench_quant::{Grid, Matrix, QuantParams};
 use workbench_train::Grids;
 
@@ -15,7 +15,13 @@ use crate::parameters::{Parameters, Scales};
 pub(crate) const SCALES: &str = "*.weight_scale";
 
 /// Reads the grids of a job. Where scales are learned, their variables join `weights`.
-pub(crate) fn of(job: &Model, parameters: &Parameters, weights: &mut TrainableParams) -> Result<Grids, Error> {
+pub(crate) fn of(
+    job: &Model,
+    parameters: &Parameters,
+    host: &Host<'_>,
+    weights: &mut TrainableParams,
+) -> Result<Grids, Error> {
+    let host = job.codes.then_some(host);
     let mut grids =
         Grids { kv_cache: job.kv_cache()?, inputs_follow_ranges: parameters.inputs_follow, ..Grids::default() };
     for linear in job.coded() {
@@ -25,7 +31,7 @@ pub(crate) fn of(job: &Model, parameters: &Parameters, weights: &mut TrainablePa
         if linear.grid.is_null() {
             continue;
         }
-        let quantizer = quantizer(linear, parameters, weights)
+        let quantizer = quantizer(linear, parameters, host, weights)
             .map_err(|error| error.context(format!("the grid of `{}`", linear.weight)))?;
         grids.weights.insert(linear.weight.clone(), quantizer);
     }
@@ -44,6 +50,7 @@ pub(crate) fn of(job: &Model, parameters: &Parameters, weights: &mut TrainablePa
 fn quantizer(
     linear: &Linear,
     parameters: &Parameters,
+    codes: Option<&Host<'_>>,
     weights: &mut TrainableParams,
 ) -> Result<WeightQuantizer, Error> {
     let grid: Grid = linear.grid()?;
@@ -59,12 +66,12 @@ fn quantizer(
             }
             WeightScales::Follow
         }
-        Scales::Frozen => WeightScales::Frozen(at_start(linear, &grid, weights)?),
+        Scales::Frozen => WeightScales::Frozen(at_start(linear, &grid, codes, weights)?),
         Scales::Learned => {
             if let Some(problem) = grid.why_scales_are_not_learned() {
                 return Err(Error::unsupported(problem).with_hint("take `scales: \"dynamic\"`"));
             }
-            let start = at_start(linear, &grid, weights)?;
+            let start = at_start(linear, &grid, codes, weights)?;
             let name = format!("{}.weight_scale", linear.module);
             let scales = Tensor::from_vec(start.scales.clone(), &start.shape, &device::chosen())?;
             weights.insert(&name, &scales).map_err(model_error)?;
@@ -74,8 +81,16 @@ fn quantizer(
     Ok(WeightQuantizer { grid, scales, stops_at_clipped: parameters.stops_at_clipped() })
 }
 
-/// The scales of a weight as it is given.
-fn at_start(linear: &Linear, grid: &Grid, weights: &TrainableParams) -> Result<QuantParams, Error> {
+/// The scales of a weight as it is given: those of its codes, which a host has, or those that the weight makes.
+fn at_start(
+    linear: &Linear,
+    grid: &Grid,
+    codes: Option<&Host<'_>>,
+    weights: &TrainableParams,
+) -> Result<QuantParams, Error> {
+    if let Some(host) = codes {
+        return Ok(quantized_weight(linear, host.codes(linear)?)?.parameters);
+    }
     let values = weights.values(&linear.weight).map_err(model_error)?;
     let shape = weights.shape(&linear.weight).unwrap_or_default();
     let &[rows, columns] = shape.as_slice() else {

@@ -3,7 +3,8 @@
 //!
 //! The loss is the divergence from the predictions of the unquantized model, or of another teacher, or the cross-entropy of the data.
 //! Weights are trained in full precision behind the rounding (masters), through which gradients pass straight (Bengio et al. 2013);
-//! scales are taken from the masters at every step, fixed, or learned themselves.
+//! scales are taken from the masters at every step, fixed, or learned themselves. From a model of codes the masters begin at the numbers
+//! that these stand for, and fixed or learned scales at theirs.
 
 mod example;
 mod grids;
@@ -12,7 +13,7 @@ mod train;
 
 use parameters::Parameters;
 use workbench_api::job::{Facts, Model};
-use workbench_api::sdk::{Accepts, Error, Example, Host, Needs, Plugin, Trainer};
+use workbench_api::sdk::{Accepts, Error, Example, Host, Needs, Plugin, StartsFrom, Trainer};
 use workbench_plugin_model::in_training_pool;
 use workbench_quant::GRID_VERSION;
 
@@ -49,6 +50,7 @@ impl Plugin for Qat {
 
 impl Trainer for Qat {
     const TAKES_SCHEMES: bool = true;
+    const STARTS_FROM: StartsFrom = StartsFrom::Either;
 
     fn train(&self, job: &Model, host: &Host<'_>) -> Result<Facts, Error> {
         in_training_pool(host, || train::run(&self.0, job, host))

@@ -3,20 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use workbench_api::sdk::Error;
-use workbench_model::decoder::Divergence;
-use workbench_plugin_model::{model_error, train_error};
-use workbench_train::TrainingParameters;
-
-/// What is minimized.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Loss {
-    /// The divergence from the teacher's predictions.
-    #[default]
-    Distillation,
-    /// -log p of the tokens of the data.
-    CrossEntropy,
-}
+use workbench_plugin_model::{check_loss, train_error};
+use workbench_train::{LossParameters, TrainingParameters};
 
 /// Where the scales of weights come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -47,18 +35,11 @@ pub enum Clipped {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parameters {
-    /// What is minimized: `distillation` (the divergence from the predictions of `teacher`, or of the model as it is given, unquantized)
-    /// or `cross_entropy` (of the data).
-    pub loss: Loss,
-    /// Of distillation: 0 for KL(teacher ‖ student), 1 for KL(student ‖ teacher), between them the generalized Jensen-Shannon
-    /// divergence of GKD.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub beta: f64,
-    /// Of distillation: what both models' logits are divided by.
-    #[schemars(extend("exclusiveMinimum" = 0))]
-    pub temperature: f64,
+    /// What is minimized.
+    #[serde(flatten)]
+    pub loss: LossParameters,
     /// Where the scales of weights come from: `dynamic` (from the weights of each step), `follow` (the same, with gradients through
-    /// their extremes), `frozen` (from the weights at the start) or `learned` (LSQ).
+    /// their extremes), `frozen` (from the weights at the start, or those of the codes that training starts from) or `learned` (LSQ).
     pub scales: Scales,
     /// Learned scales: what the learning rate is multiplied by for them. They do not decay.
     #[schemars(range(min = 0.0))]
@@ -76,9 +57,7 @@ pub struct Parameters {
 impl Default for Parameters {
     fn default() -> Self {
         Self {
-            loss: Loss::Distillation,
-            beta: 0.0,
-            temperature: 1.0,
+            loss: LossParameters::default(),
             scales: Scales::Dynamic,
             scales_rate: 1.0,
             clipped: None,
@@ -92,18 +71,8 @@ impl Parameters {
     /// An error for settings that make no sense.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.training.config().check().map_err(train_error)?;
-        self.divergence().check().map_err(model_error)?;
+        check_loss(&self.loss)?;
         let defaults = Self::default();
-        if self.loss != Loss::Distillation {
-            for (name, given, default) in
-                [("beta", self.beta, defaults.beta), ("temperature", self.temperature, defaults.temperature)]
-            {
-                if given != default {
-                    return Err(Error::parameters(format!("`{name}` is about distillation, and the loss is another"))
-                        .with_hint(format!("leave `{name}` out, or take `loss: \"distillation\"`")));
-                }
-            }
-        }
         if self.scales == Scales::Follow && self.clipped == Some(Clipped::Stop) {
             return Err(Error::parameters("scales that follow the extremes of weights clip none but these")
                 .with_hint("leave `clipped` out, or take `scales: \"dynamic\"`"));
@@ -113,10 +82,6 @@ impl Parameters {
                 .with_hint("leave it out, or take `scales: \"learned\"`"));
         }
         Ok(())
-    }
-
-    pub(crate) fn divergence(&self) -> Divergence {
-        Divergence { beta: self.beta, temperature: self.temperature }
     }
 
     /// Whether gradients stop at the ends of the grid.

@@ -3,22 +3,19 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use workbench_api::job::{Facts, Model};
+use workbench_api::job::{Facts, Linear, Model};
 use workbench_api::sdk::{Error, Host};
-use workbench_model::decoder::{Decoder, LossOptions, TrainableParams};
+use workbench_model::decoder::{LossOptions, TrainableParams};
 use workbench_model::{ModelConfig, WeightSource, device};
 use workbench_plugin_model::{
-    Extent, HostWeights, examples, grid_error, model_config, model_config_of, model_error, observe, put_weights,
-    quantized_linear, train_error, validation_examples,
+    Extent, HostWeights, examples, grid_error, loss, model_config, model_error, observe, put_weights, quantized_linear,
+    quantized_weight, train_error, validation_examples,
 };
 use workbench_quant::{Matrix, QuantizedWeight};
-use workbench_train::{Loss, ParameterGroup, Student, Supervised, train};
+use workbench_train::{ParameterGroup, Student, Supervised, train};
 
 use crate::grids;
-use crate::parameters::{self, Parameters, Scales};
-
-/// The model that is learned from, where the script gives one.
-const TEACHER: &str = "teacher";
+use crate::parameters::{Parameters, Scales};
 
 /// Trains, and puts codes and weights.
 pub(crate) fn run(parameters: &Parameters, job: &Model, host: &Host<'_>) -> Result<Facts, Error> {
@@ -29,8 +26,8 @@ pub(crate) fn run(parameters: &Parameters, job: &Model, host: &Host<'_>) -> Resu
     let training = &parameters.training;
     let mut weights =
         TrainableParams::load(&config, &HostWeights::new(host), &device::chosen()).map_err(model_error)?;
-    let grids = grids::of(job, parameters, &mut weights)?;
-    let loss = loss(parameters, job, host)?;
+    let grids = grids::of(job, parameters, host, &mut weights)?;
+    let loss = loss(&parameters.loss, job, host)?;
     let found = examples(host, "train", &config, training.learn)?;
     let extent = Extent::of(&weights, &found);
     extent.log(host);
@@ -52,25 +49,6 @@ pub(crate) fn run(parameters: &Parameters, job: &Model, host: &Host<'_>) -> Resu
     Ok(facts)
 }
 
-/// What is minimized. The teacher stays in memory beside the model in training.
-fn loss(parameters: &Parameters, job: &Model, host: &Host<'_>) -> Result<Loss, Error> {
-    let given = job.inputs.iter().any(|input| input == TEACHER);
-    match parameters.loss {
-        parameters::Loss::CrossEntropy if given => {
-            Err(Error::parameters("`loss: \"cross_entropy\"` learns from no teacher, and one is given")
-                .with_hint("leave `teacher` out, or take `loss: \"distillation\"`"))
-        }
-        parameters::Loss::CrossEntropy => Ok(Loss::CrossEntropy),
-        parameters::Loss::Distillation => {
-            let input = if given { TEACHER } else { "model" };
-            let config = model_config_of(host, input)?;
-            let source = HostWeights::of(host, input);
-            let teacher = Decoder::load_for_scoring(&config, &source, &device::chosen()).map_err(model_error)?;
-            Ok(Loss::Distillation { teacher: Box::new(teacher), divergence: parameters.divergence() })
-        }
-    }
-}
-
 /// Puts codes and plain weights, and says how many codes are others than those that the model begins with.
 fn put(
     job: &Model,
@@ -83,7 +61,7 @@ fn put(
     let mut coded = BTreeSet::new();
     for linear in job.coded().filter(|linear| !linear.grid.is_null()) {
         let made = student.quantized(&linear.weight).map_err(model_error)?;
-        let before = at_start(host, &linear.weight, &made)?;
+        let before = at_start(job, host, linear, &made)?;
         changed += made.codes.iter().zip(&before.codes).filter(|(a, b)| a != b).count();
         all += made.codes.len();
         host.put_codes(&linear.module, &quantized_linear(linear, made, Facts::new()))?;
@@ -94,11 +72,14 @@ fn put(
     Ok(json!({ "all": all, "changed": changed }))
 }
 
-/// The codes of a weight as it is given, rounded to nearest.
-fn at_start(host: &Host<'_>, weight: &str, made: &QuantizedWeight) -> Result<QuantizedWeight, Error> {
-    let values = HostWeights::new(host).values(weight).map_err(model_error)?;
+/// The codes of a weight as it is given: those that it has, or those of rounding to nearest.
+fn at_start(job: &Model, host: &Host<'_>, linear: &Linear, made: &QuantizedWeight) -> Result<QuantizedWeight, Error> {
+    if job.codes {
+        return quantized_weight(linear, host.codes(linear)?);
+    }
+    let values = HostWeights::new(host).values(&linear.weight).map_err(model_error)?;
     let [rows, columns] = made.shape;
     Matrix::new(&values, rows, columns)
         .and_then(|matrix| QuantizedWeight::round_to_nearest(matrix, &made.grid))
-        .map_err(|error| grid_error(&error).context(format!("rounding `{weight}`")))
+        .map_err(|error| grid_error(&error).context(format!("rounding `{}`", linear.weight)))
 }
