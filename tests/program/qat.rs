@@ -105,3 +105,40 @@ fn parameters_that_would_say_nothing_are_refused() {
         assert!(outcome.code != 0 && outcome.err.contains(part), "{options}: {}", outcome.err);
     }
 }
+
+#[test]
+fn schemes_are_named_by_bits() {
+    let project = Project::new();
+    let script = |calls: &str| format!("import \"scripts/schemes\" as schemes;\n{BEGIN}{calls}");
+    let rows = r#"
+table.row(base.quantize("rtn", schemes::bits(4, 16)).evaluate(task), #{ bits: "4-16" });
+table.row(base.quantize("rtn", schemes::bits(16, 16, 8, 8)).evaluate(task), #{ bits: "16-16-8" });
+table.row(base.train("qat", schemes::bits(3, 8, 4, 8) + #{ data: data }).evaluate(task), #{ bits: "3-8-4" });
+table.write();
+"#;
+    project.write("bits.rhai", &script(rows));
+    let plan = project.run(&["plan", "bits.rhai", "--json"]).exits(0).json();
+    let nodes = plan["nodes"].as_array().unwrap();
+    let params: Vec<&Value> =
+        nodes.iter().filter(|node| node["kind"] != "evaluate").map(|node| &node["identity"]["params"]).collect();
+    let bits = |params: &Value| {
+        let args = &params["groups"][0]["scheme"]["args"];
+        let of = |part: &Value| (part["num_bits"].as_u64(), part["strategy"].as_str().map(str::to_owned));
+        (of(&args["weights"]), of(&args["input_activations"]), of(&params["kv_cache"]["args"]))
+    };
+    let some = |bits: u64, strategy: &str| (Some(bits), Some(strategy.to_owned()));
+    let expected = [
+        (some(4, "channel"), (None, None), (None, None)),
+        ((None, None), (None, None), some(8, "group")),
+        (some(3, "channel"), some(8, "token"), some(4, "group")),
+    ];
+    assert_eq!(params.iter().map(|params| bits(params)).collect::<Vec<_>>(), expected);
+    for (call, problem) in [
+        ("schemes::bits(16, 8)", "inputs of 8 bits need weights of codes"),
+        ("schemes::bits(16, 16, 16, 8)", "16 bits of everything leave nothing to quantize"),
+    ] {
+        project.write("wrong.rhai", &script(&format!("let none = {call};")));
+        let outcome = project.run(&["run", "wrong.rhai"]).exits(2);
+        assert!(outcome.err.contains(problem), "{}", outcome.err);
+    }
+}
