@@ -16,6 +16,14 @@ pub enum TrainError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Something cannot be rewarded.
+    #[error("{message}")]
+    Reward {
+        /// What, and why.
+        message: String,
+        /// What the user can do about it, where that is known.
+        hint: Option<String>,
+    },
     /// There is nothing to learn from.
     #[error("{0}")]
     Data(String),
@@ -55,6 +63,7 @@ impl TrainError {
             Self::Diverged { .. } => Some("lower `learning_rate`, lengthen the warm-up or lower `max_grad_norm`"),
             Self::Checkpoint { .. } => Some("remove the folder to begin anew"),
             Self::Model(error) => error.hint(),
+            Self::Reward { hint, .. } => hint.as_deref(),
             _ => None,
         }
     }

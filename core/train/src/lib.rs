@@ -15,6 +15,9 @@ mod groups;
 mod loss_parameters;
 mod order;
 mod parameters;
+mod policy;
+mod reinforced;
+mod rollouts;
 mod schedule;
 mod signed;
 mod student;
@@ -29,6 +32,11 @@ pub use groups::ParameterGroup;
 pub use loss_parameters::{LossKind, LossParameters};
 pub use order::Order;
 pub use parameters::{Learn, TrainingParameters};
+pub use policy::{
+    Advantages, Correction, Drawn, Extent, Lost, PolicyLoss, PolicyMean, RatioOf, ScaleRewards, advantages,
+};
+pub use reinforced::Reinforced;
+pub use rollouts::{Judge, Judged, RolloutConfig};
 pub use schedule::{Schedule, ScheduleKind};
 pub use signed::{SignedConfig, SignedGroup, descend_by_signs};
 pub use student::{Grids, Student};

@@ -138,12 +138,12 @@ impl TrainingParameters {
             gradient_accumulation: self.gradient_accumulation,
             max_grad_norm: self.max_grad_norm,
             optimizer: AdamWConfig { betas: self.betas, eps: self.eps, weight_decay: self.weight_decay },
-            groups: Vec::new(),
             seed: self.seed,
             checkpoint_every: self.checkpoint_every,
             validate_every: self.validate_every,
             keep_best: self.keep_best,
             patience: self.patience,
+            ..TrainConfig::default()
         }
     }
 }

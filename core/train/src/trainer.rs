@@ -14,6 +14,15 @@ pub trait Objective {
     /// How many examples there are to draw from.
     fn examples(&self) -> usize;
 
+    /// Called with the examples of a step, counted from 0, before it [begins](Self::begin_step), when its weights are known.
+    ///
+    /// # Errors
+    /// What the step needs cannot be had.
+    fn prepare(&mut self, step: u64, all: &[usize]) -> Result<(), TrainError> {
+        let _ = (step, all);
+        Ok(())
+    }
+
     /// Called before the examples of a step, when its weights are known.
     ///
     /// # Errors
@@ -97,6 +106,8 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Passes whose gradients make one step.
     pub gradient_accumulation: usize,
+    /// Steps that are taken of the same examples, one after the other.
+    pub steps_per_batch: u64,
     /// Limit of the gradient's norm; 0 for none.
     pub max_grad_norm: f64,
     /// The optimizer's settings.
@@ -126,6 +137,7 @@ impl Default for TrainConfig {
             max_steps: None,
             batch_size: 8,
             gradient_accumulation: 1,
+            steps_per_batch: 1,
             max_grad_norm: 1.0,
             optimizer: AdamWConfig::default(),
             groups: Vec::new(),
@@ -157,6 +169,7 @@ impl TrainConfig {
             }
             _ if self.batch_size == 0 => wrong("batch_size", "must be at least 1"),
             _ if self.gradient_accumulation == 0 => wrong("gradient_accumulation", "must be at least 1"),
+            _ if self.steps_per_batch == 0 => wrong("steps_per_batch", "must be at least 1"),
             _ if self.patience > 0 && self.validate_every == 0 => wrong(
                 "patience",
                 "counts measurements between the first step and the last: say how often by `validate_every`",
@@ -178,7 +191,8 @@ impl TrainConfig {
     /// Steps that training on `examples` examples takes.
     pub fn total_steps(&self, examples: usize) -> u64 {
         let order = Order::new(examples, self.batch_size.saturating_mul(self.gradient_accumulation), self.seed);
-        self.max_steps.unwrap_or_else(|| (self.epochs * order.steps_per_epoch() as f64).ceil() as u64)
+        let batches = || (self.epochs * order.steps_per_epoch() as f64).ceil() as u64;
+        self.max_steps.unwrap_or_else(|| batches().saturating_mul(self.steps_per_batch))
     }
 
     /// What a checkpoint must agree on in order to be continued.
@@ -195,6 +209,7 @@ impl TrainConfig {
             "total_steps": self.total_steps(examples),
             "batch_size": self.batch_size,
             "gradient_accumulation": self.gradient_accumulation,
+            "steps_per_batch": self.steps_per_batch,
             "max_grad_norm": self.max_grad_norm,
             "betas": self.optimizer.betas,
             "eps": self.optimizer.eps,
@@ -268,10 +283,11 @@ pub fn train(
         if course.has_ended(config) {
             break;
         }
+        let all = order.step(step / config.steps_per_batch);
+        objective.prepare(step, &all)?;
         objective.begin_step()?;
         let (loss, gradient_norm) = {
             let mut gradients = Gradients::default();
-            let all = order.step(step);
             let mut loss = 0.0;
             for part in all.chunks(config.batch_size) {
                 loss += objective.accumulate(&all, part, &mut gradients)?;
