@@ -75,7 +75,9 @@ struct Running {
 /// Continues every prompt. `on_token(prompt, token)` sees each new token and may end its sequence, for example at a stop
 /// string. Finished sequences leave the batch at once.
 ///
-/// The last bits of logits may depend on the batch, since matrix products of other shapes add in another order; draws do not.
+/// The last bits of logits may depend on the batch, since matrix products of other shapes add in another order; draws do not. With a
+/// decoder that was [loaded for scoring](Decoder::load_for_scoring) they do not either, unless a quantizer of activations takes its
+/// scale of a whole tensor: packed products add in an order that the length of a sum alone decides.
 ///
 /// A decoder over variables generates without a graph if it was built over [`Detached`](crate::decoder::Detached) ones.
 pub fn generate(
@@ -84,7 +86,27 @@ pub fn generate(
     config: &GenerationConfig,
     on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Generation>, ModelError> {
-    config.sampling.check()?;
+    let sampler =
+        |prompt: usize| Sampler::new(config.sampling, config.seed, config.first_sequence.wrapping_add(prompt as u64));
+    let samplers = (0..prompts.len()).map(sampler).collect();
+    generate_by(decoder, prompts, samplers, (config.max_new_tokens, &config.stop_ids), on_token)
+}
+
+/// As [`generate`], each prompt with a sampler of its own; a sequence ends after so many new tokens, or at one of those ids.
+///
+/// # Errors
+/// As for [`generate`]; there are not as many samplers as prompts.
+pub fn generate_by(
+    decoder: &Decoder,
+    prompts: &[Vec<u32>],
+    samplers: Vec<Sampler>,
+    (max_new_tokens, stop_ids): (usize, &[u32]),
+    on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<Vec<Generation>, ModelError> {
+    samplers.iter().try_for_each(|sampler| sampler.sampling().check())?;
+    if samplers.len() != prompts.len() {
+        return Err(ModelError::Text(format!("{} samplers for {} prompts", samplers.len(), prompts.len())));
+    }
     if let Some(empty) = prompts.iter().position(Vec::is_empty) {
         return Err(ModelError::Text(format!("prompt {empty} is empty: generation needs at least one token")));
     }
@@ -93,15 +115,14 @@ pub fn generate(
             Generation { tokens: Vec::new(), log_probabilities: Vec::new(), stop: None, finish: Finish::Length };
             prompts.len()
         ];
-    if config.max_new_tokens == 0 {
+    if max_new_tokens == 0 {
         return Ok(done);
     }
-    let mut running: Vec<Running> = (0..prompts.len())
-        .map(|prompt| Running {
-            prompt,
-            sampler: Sampler::new(config.sampling, config.seed, config.first_sequence.wrapping_add(prompt as u64)),
-            next: prompts[prompt].clone(),
-        })
+    let mut running: Vec<Running> = samplers
+        .into_iter()
+        .zip(prompts)
+        .enumerate()
+        .map(|(prompt, (sampler, ids))| Running { prompt, sampler, next: ids.clone() })
         .collect();
     let mut cache = decoder.cache(prompts.len());
     while !running.is_empty() {
@@ -110,7 +131,7 @@ pub fn generate(
         for (row, sequence) in running.iter_mut().enumerate() {
             let picked = sequence.sampler.pick(&logits[row])?;
             let (token, generation) = (picked.token, &mut done[sequence.prompt]);
-            if config.stop_ids.contains(&token) {
+            if stop_ids.contains(&token) {
                 generation.finish = Finish::Stop;
                 generation.stop = Some(picked);
                 continue;
@@ -119,7 +140,7 @@ pub fn generate(
             generation.log_probabilities.push(picked.log_probability);
             if on_token(sequence.prompt, token).is_break() {
                 generation.finish = Finish::Ended;
-            } else if generation.tokens.len() < config.max_new_tokens {
+            } else if generation.tokens.len() < max_new_tokens {
                 alive.push(row);
                 sequence.next = vec![token];
             }

@@ -53,6 +53,8 @@ pub struct Picked {
 /// One sequence's random draws: one per token, whatever happens to other sequences.
 pub struct Sampler {
     sampling: Sampling,
+    /// How many of the next tokens are the most probable ones all the same.
+    greedy: usize,
     rng: ChaCha8Rng,
     /// Weights of all tokens, and their sums by blocks: memory for the next draw.
     weights: Vec<f32>,
@@ -64,7 +66,18 @@ impl Sampler {
     pub fn new(sampling: Sampling, seed: u64, stream: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(stream);
-        Self { sampling, rng, weights: Vec::new(), totals: Vec::new() }
+        Self { sampling, greedy: 0, rng, weights: Vec::new(), totals: Vec::new() }
+    }
+
+    /// The same, but the first so many tokens are the most probable ones, for which nothing is drawn.
+    #[must_use]
+    pub fn greedy_at_first(self, tokens: usize) -> Self {
+        Self { greedy: tokens, ..self }
+    }
+
+    /// How tokens are drawn.
+    pub fn sampling(&self) -> Sampling {
+        self.sampling
     }
 
     /// The next token, of the logits of all tokens.
@@ -78,7 +91,9 @@ impl Sampler {
             return Err(candle_core::Error::Msg(message).into());
         }
         let Sampling { temperature, top_k, top_p } = self.sampling;
-        if temperature == 0.0 {
+        let greedy = self.greedy > 0;
+        self.greedy -= usize::from(greedy);
+        if greedy || temperature == 0.0 {
             // The first of equals.
             let token = logits.iter().position(|x| *x == most).unwrap_or(0) as u32;
             return Ok(Picked { token, log_probability: -normalizer(logits, 1.0).log });

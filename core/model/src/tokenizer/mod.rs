@@ -147,6 +147,14 @@ impl Tokenizer {
         self.vocab_size
     }
 
+    /// The ids that stand for a piece of text: all that have an embedding and a token, but for special ones.
+    pub fn ordinary_ids(&self) -> Vec<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        let ordinary =
+            |id: &u32| self.inner.id_to_token(*id).is_some() && !added.get(id).is_some_and(|token| token.special);
+        (0..self.vocab_size as u32).filter(ordinary).collect()
+    }
+
     /// The id that begins a document.
     pub fn bos_id(&self) -> Option<u32> {
         self.bos

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor, Var};
 use candle_transformers::generation::{LogitsProcessor, Sampling as Oracle};
 use workbench_model::config::Architecture;
 use workbench_model::decoder::{ActivationQuantizer, Detached, TrainableParams};
-use workbench_model::generate::{Finish, Generation, GenerationConfig, Sampling, generate};
+use workbench_model::generate::{Finish, Generation, GenerationConfig, Sampler, Sampling, generate, generate_by};
 use workbench_model::{Context, Decoder, ModelError};
 
 use crate::support::{Weights, random_ids, row, tiny};
@@ -71,6 +71,49 @@ fn draws_depend_on_the_seed_and_the_number_of_the_prompt_alone() {
     // The same prompt under two numbers draws differently.
     let twice = run(&decoder, &[prompts[0].clone(), prompts[0].clone()], &sampled());
     assert_ne!(twice[0].tokens, twice[1].tokens);
+}
+
+/// Products of packed operands add in an order that the batch has no part in.
+#[test]
+fn with_packed_weights_the_batch_decides_no_bit() {
+    let config = tiny(Architecture::Qwen3);
+    let decoder = Decoder::load_for_scoring(&config, &Weights::random(&config, 40), &Device::Cpu).unwrap();
+    let prompts: Vec<Vec<u32>> = (0..9).map(|i| random_ids(&config, 1 + 7 * i, i as u64)).collect();
+    let together = run(&decoder, &prompts, &sampled());
+    for size in [1, 2, 5] {
+        let mut apart = Vec::new();
+        for (batch, prompts) in prompts.chunks(size).enumerate() {
+            let config = GenerationConfig { first_sequence: (batch * size) as u64, ..sampled() };
+            apart.extend(run(&decoder, prompts, &config));
+        }
+        assert_eq!(apart, together, "batches of {size}");
+    }
+}
+
+#[test]
+fn a_sampler_can_be_greedy_at_first() {
+    let decoder = decoder();
+    let prompts = prompts(&decoder);
+    let greedy = run(&decoder, &prompts, &GenerationConfig { max_new_tokens: 12, ..GenerationConfig::default() });
+    let sampled = sampled();
+    let by = |first: usize| {
+        let sampler = |number| Sampler::new(sampled.sampling, sampled.seed, number).greedy_at_first(first);
+        let samplers = (0..prompts.len() as u64).map(sampler).collect();
+        generate_by(&decoder, &prompts, samplers, (12, &[]), &mut |_, _| ControlFlow::Continue(())).unwrap()
+    };
+    assert_eq!(by(0), run(&decoder, &prompts, &sampled));
+    for (mixed, greedy) in by(4).iter().zip(&greedy) {
+        assert_eq!(mixed.tokens[..4], greedy.tokens[..4]);
+    }
+    assert!(by(4).iter().zip(&greedy).any(|(mixed, greedy)| mixed.tokens != greedy.tokens), "nothing was drawn");
+    // Behind them the same numbers are drawn as by a sampler that goes on from there.
+    let longer: Vec<Vec<u32>> = prompts.iter().zip(&greedy).map(|(p, g)| [p, &g.tokens[..4]].concat()).collect();
+    let rest = run(&decoder, &longer, &GenerationConfig { max_new_tokens: 8, ..sampled.clone() });
+    for (mixed, rest) in by(4).iter().zip(&rest) {
+        assert_eq!(mixed.tokens[4..], rest.tokens);
+    }
+    let none = generate_by(&decoder, &prompts, Vec::new(), (1, &[]), &mut |_, _| ControlFlow::Continue(()));
+    assert!(none.unwrap_err().to_string().contains("0 samplers for 4 prompts"));
 }
 
 #[test]
