@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     exec::{self, Close, Context, End, Event, LocalExecutor, Options, Outcome},
-    graph::{FileDigests, Graph, Input, Key, NodeId, Plan, State},
+    graph::{FileDigests, Graph, Input, Key, NodeId, Plan, State, node::DataSource},
     script::{Builder, Force},
     store::{CollectionLock, EventLog, RunFolder, RunNode, RunSummary, Store, check_place},
     words::plural,
@@ -160,18 +160,22 @@ impl Runner {
         run.folder.write_summary(&run.summary)
     }
 
-    /// Refuses, before anything runs, to save models to folders where something would be lost.
+    /// Refuses, before anything runs, to save to folders where something would be lost.
     pub(super) fn check_saves(&self, builder: &Builder, project: &Path) -> Result<()> {
         let folders: Vec<PathBuf> = builder.saves.iter().map(|save| save.folder.clone()).collect();
         if folders.is_empty() {
             return Ok(());
         }
         let inputs = builder.graph.nodes().flat_map(|(_, node)| node.inputs.values());
-        let sources = inputs.filter_map(|input| match input {
+        let models = inputs.filter_map(|input| match input {
             Input::Source(source) => Some(source.path.clone()),
             Input::Node(_) => None,
         });
-        self.store.check_saves(&folders, project, &sources.collect::<Vec<_>>())?;
+        let data = builder.graph.nodes().flat_map(|(_, node)| node.data.values()).filter_map(|source| match source {
+            DataSource::File(path) => Some(path.clone()),
+            DataSource::Demo(_) | DataSource::Node(_) => None,
+        });
+        self.store.check_saves(&folders, project, &models.chain(data).collect::<Vec<_>>())?;
         let mut state = self.state();
         for folder in &folders {
             check_place(folder, Some(&mut |file| state.digests.file(file)))?;
@@ -187,7 +191,7 @@ impl Runner {
         for save in &builder.saves {
             let folder = style::from_here(&save.folder);
             let Ok(object) = self.store.object(&keys[save.node.0].1) else {
-                style::note(&format!("not saved: {folder} (the model was not made)"));
+                style::note(&format!("not saved: {folder} (it was not made)"));
                 continue;
             };
             match self.store.export(&object, &save.folder, &mut |file| state.digests.file(file)) {

@@ -37,6 +37,9 @@ pub fn documents(source: &DataSource, column: &str, characters: Option<usize>, s
     let path = match source {
         DataSource::Demo(name) => return demo(name),
         DataSource::File(path) => path,
+        DataSource::Node(made) => {
+            return Err(Error::internal(format!("what `{}` is was not looked up", made.name)));
+        }
     };
     match Format::of(path)? {
         Format::Text => text(path, characters, split),
@@ -63,7 +66,7 @@ fn text(path: &Path, characters: Option<usize>, split: bool) -> Result<Documents
     Ok(Box::new(std::iter::once(pieces.collect::<Result<String>>().map(Document::Text))))
 }
 
-fn document(row: &Map<String, Value>, column: &str) -> Result<Document> {
+pub(super) fn document(row: &Map<String, Value>, column: &str) -> Result<Document> {
     let Some(value) = row.get(column) else {
         let known = row.keys().cloned().collect::<Vec<_>>().join(", ");
         return Err(Error::refused(format!("there is no column `{column}`"))

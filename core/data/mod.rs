@@ -9,6 +9,7 @@ mod documents;
 mod format;
 mod lines;
 mod parquet;
+mod prompts;
 mod rows;
 mod sequences;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use documents::{Document, documents};
 pub use format::Format;
 pub(crate) use format::{decode, plain_lines};
 pub(crate) use lines::Lines;
+pub use prompts::{Prompt, prompts};
 pub(crate) use rows::{data_bytes, table_rows};
 pub use sequences::{Sequences, is_one_text, sequences, sequences_of};
 pub use text::TextPieces;

@@ -54,6 +54,7 @@ fn parts_of(kind: NodeKind) -> &'static [&'static str] {
             "dependencies",
         ],
         NodeKind::Evaluate => &["quant", "model", "data", "eval", "params", "common", "evaluate", "dependencies"],
+        NodeKind::Generate => &["quant", "model", "data", "eval", "params", "common", "generate", "dependencies"],
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) const PARTS: &[(&str, &[&str])] = &[
     ("transform", &["core/steps/transform"]),
     ("train", &["core/steps/train"]),
     ("evaluate", &["core/steps/evaluate"]),
+    ("generate", &["core/steps/generate"]),
 ];
 
 /// Locked packages that compute numbers or read them from text. With them counts all that they are built on.

@@ -9,6 +9,7 @@ use workbench_model::{
     matmul::Kernel,
     tokenizer::{ChatTemplate, Tokenizer},
 };
+use workbench_quant::{Dynamic, QuantizationArgs, Strategy};
 
 use super::quantizers::Quantizers;
 use crate::error::Result;
@@ -64,6 +65,38 @@ impl Loaded {
 
     pub(super) fn quantizers(&self) -> &Quantizers {
         &self.quantizers
+    }
+
+    /// The whole model in f32, its weights packed for products: what it writes is the same whatever else it writes beside it, as far as
+    /// its [quantizers](Self::rounds_together) allow.
+    ///
+    /// # Errors
+    /// A malformed checkpoint.
+    pub fn writer(&self) -> Result<Decoder> {
+        let mut decoder = Decoder::load_for_scoring(self.config(), &Once(&self.checkpoint), &self.device)?;
+        self.quantizers.put_on(&mut decoder)?;
+        Ok(decoder)
+    }
+
+    /// Whether a quantizer takes one scale of all that stands side by side, so that sequences decide on each other.
+    ///
+    /// # Errors
+    /// Static scales are damaged.
+    pub fn rounds_together(&self) -> Result<bool> {
+        let alone = |args: &QuantizationArgs| matches!(args.strategy, Strategy::Token | Strategy::Group);
+        let together = |args: &QuantizationArgs| args.dynamic == Dynamic::Yes && !alone(args);
+        let (config, checkpoint) = (self.config(), &self.checkpoint);
+        for linear in config.linears().into_iter().chain([config.head()]) {
+            if checkpoint.input_quantizer(&linear.name)?.is_some_and(|input| together(input.grid.args())) {
+                return Ok(true);
+            }
+        }
+        for block in 0..config.num_layers {
+            if checkpoint.kv_quantizer(block)?.is_some_and(|kv| together(kv.grid.args())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The whole model in f32, for generation: every token needs all weights again.

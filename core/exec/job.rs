@@ -98,7 +98,7 @@ impl Job {
                     let known = plan.identities.get(id.0);
                     let (_, key) = known.ok_or_else(|| Error::internal("an input is missing from the plan"))?;
                     let object = store.object(key)?;
-                    files.extend(object.model_files()?);
+                    files.extend(object.artifact_files()?);
                     object.model().ok_or_else(|| Error::internal(format!("{} holds no model", key.short())))?
                 }
             };
@@ -106,8 +106,18 @@ impl Job {
         }
         let mut data = node.data.clone();
         for source in data.values_mut() {
-            if let DataSource::File(path) = source {
-                *path = anchored(path)?;
+            match source {
+                DataSource::File(path) => *path = anchored(path)?,
+                DataSource::Node(made) => {
+                    let known = plan.identities.get(made.node.0);
+                    let (_, key) = known.ok_or_else(|| Error::internal("data are missing from the plan"))?;
+                    let object = store.object(key)?;
+                    files.extend(object.artifact_files()?);
+                    let path =
+                        object.data().ok_or_else(|| Error::internal(format!("{} holds no data", key.short())))?;
+                    *source = DataSource::File(anchored(&path)?);
+                }
+                DataSource::Demo(_) => {}
             }
         }
         files.extend(node.plugin.as_ref().map(|plugin| plugin.file.clone()));

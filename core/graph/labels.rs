@@ -50,6 +50,12 @@ impl Graph {
             let name = match source {
                 DataSource::File(path) => path.display().to_string(),
                 DataSource::Demo(name) => format!("demo:{name}"),
+                DataSource::Node(made) => {
+                    for (path, text) in self.facts(made.node, known) {
+                        facts.insert(format!("{role}>{path}"), text);
+                    }
+                    made.name.clone()
+                }
             };
             facts.insert(format!("{role}:data"), name);
         }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A node of this graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeId(pub usize);
 
 /// A model that exists before the run: a Hugging Face folder or a GGUF file.
@@ -41,7 +41,18 @@ pub enum Input {
     Source(SourceModel),
 }
 
-/// Data that a node reads: a file, or a text that the workbench itself generates.
+/// Data that another node makes: rows with a text or a conversation in a column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MadeData {
+    pub node: NodeId,
+    /// What people call it.
+    pub name: String,
+    /// The column of texts or conversations.
+    pub column: String,
+}
+
+/// Data that a node reads: a file, a text that the workbench itself generates, or what another node makes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DataSource {
@@ -49,6 +60,8 @@ pub enum DataSource {
     File(PathBuf),
     /// A generated text, by its name (`stories/train`).
     Demo(String),
+    /// The file that another node makes. In a job, a path stands in its place.
+    Node(MadeData),
 }
 
 /// The role of a task file among the data of a node.
@@ -77,7 +90,7 @@ pub struct Node {
     pub params: Params,
     /// Models by their role: `model`, `reference`, `teacher`.
     pub inputs: BTreeMap<String, Input>,
-    /// Data by role: `text`, `calibration`, `items`.
+    /// Data by role: `text`, `calibration`, `items`, `prompts`.
     pub data: BTreeMap<String, DataSource>,
     pub plugin: Option<PluginUse>,
     pub origin: Origin,
@@ -100,7 +113,7 @@ impl Node {
         });
         let data = self.data.values().filter_map(|source| match source {
             DataSource::File(path) => Some(path),
-            DataSource::Demo(_) => None,
+            DataSource::Demo(_) | DataSource::Node(_) => None,
         });
         models.chain(data).map(PathBuf::as_path)
     }
@@ -196,10 +209,16 @@ impl Graph {
 
     /// The nodes whose artifacts a node reads.
     pub fn parents(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
-        self.nodes[id.0].inputs.values().filter_map(|input| match input {
+        let node = &self.nodes[id.0];
+        let models = node.inputs.values().filter_map(|input| match input {
             Input::Node(parent) => Some(*parent),
             Input::Source(_) => None,
-        })
+        });
+        let data = node.data.values().filter_map(|source| match source {
+            DataSource::Node(made) => Some(made.node),
+            DataSource::File(_) | DataSource::Demo(_) => None,
+        });
+        models.chain(data)
     }
 
     /// The identities and keys of all nodes, in order. Reads the files that nodes depend on, through `digests`.
@@ -236,6 +255,7 @@ fn identity(node: &Node, done: &[(Value, Key)], digests: &mut FileDigests) -> Re
             // A file's ending says how it is read: the same bytes are other data as lines of JSON than as running text.
             DataSource::File(path) => json!({ "file": digests.file(path)?, "ending": ending(path) }),
             DataSource::Demo(name) => json!({ "demo": name, "version": crate::engine::demo() }),
+            DataSource::Node(made) => json!({ "node": done[made.node.0].1 }),
         };
         data.insert(role.clone(), value);
     }
@@ -253,6 +273,50 @@ fn identity(node: &Node, done: &[(Value, Key)], digests: &mut FileDigests) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::params::{Begin, Evaluate, Generate, Items, Toggle};
+
+    fn node(params: Params, data: impl IntoIterator<Item = (&'static str, DataSource)>) -> Node {
+        Node {
+            kind: params.kind(),
+            method: "m".into(),
+            label: "l".into(),
+            params,
+            inputs: BTreeMap::new(),
+            data: data.into_iter().map(|(role, source)| (role.to_owned(), source)).collect(),
+            plugin: None,
+            origin: Origin::default(),
+            memory: MemoryNeed::default(),
+            disk: 0,
+            scratch: 0,
+            note: String::new(),
+        }
+    }
+
+    #[test]
+    fn who_reads_what_a_node_makes_comes_behind_it_and_is_known_by_it() {
+        let keys = |seed| {
+            let begin = Begin::Starts { count: None, greedy_tokens: [3, 5] };
+            let (n, max_tokens, temperature, top_p, batch_size) = (1, 8, 1.0, 1.0, 1);
+            let (top_k, add_bos) = (None, Toggle::Auto);
+            let params =
+                Generate { begin, n, max_tokens, temperature, top_p, top_k, seed: Some(seed), add_bos, batch_size };
+            let mut graph = Graph::default();
+            let made = graph.add(node(Params::Generate(params), []));
+            let source = MadeData { node: made, name: "texts".into(), column: "text".into() };
+            let items = Items { file: json!({}), limit: None, batch_size: 1, task: "t".into() };
+            let params = Params::Evaluate(Evaluate::Items(items));
+            let reads = graph.add(node(params, [("text", DataSource::Node(source))]));
+            assert_eq!(graph.parents(reads).collect::<Vec<_>>(), [made]);
+            assert_eq!(graph.closure([reads]), [made, reads]);
+            assert_eq!(graph.node(reads).files().count(), 0);
+            let identities = graph.identities(&mut FileDigests::default()).unwrap();
+            assert_eq!(identities[reads.0].0["data"]["text"], json!({ "node": identities[made.0].1 }));
+            [made, reads].map(|id| identities[id.0].1.clone())
+        };
+        assert_eq!(keys(1), keys(1));
+        let (one, two) = (keys(1), keys(2));
+        assert!(one[0] != two[0] && one[1] != two[1], "what is read is another text");
+    }
 
     #[test]
     fn an_ending_decides_how_a_file_is_read_and_a_name_nothing() {

@@ -16,6 +16,8 @@ pub enum NodeKind {
     Train,
     /// Model to measured items.
     Evaluate,
+    /// Model to texts that it writes.
+    Generate,
 }
 
 impl NodeKind {
@@ -26,6 +28,7 @@ impl NodeKind {
             Self::Quantize => "quantize",
             Self::Train => "train",
             Self::Evaluate => "evaluate",
+            Self::Generate => "generate",
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     eval::{self, Method, MetricInfo, Unit},
     exec::{End, Event, Outcome},
-    graph::{Graph, Input, Key, NodeId},
+    graph::{Graph, Input, Key, NodeId, node::DataSource},
     script::{Builder, Caution, ReportSpec, RowSpec},
     store::{Object, Record, Store, read_sealed, write_atomic, write_sealed},
 };
@@ -329,6 +329,11 @@ fn picture(closure: &[NodeId], graph: &Graph, keys: &[(Value, Key)], store: &Sto
                 }
             };
             picture.edges.push((from, name.clone()));
+        }
+        for source in node.data.values() {
+            if let DataSource::Node(made) = source {
+                picture.edges.push((keys[made.node.0].1.short().to_owned(), name.clone()));
+            }
         }
         let label = node.label.strip_prefix(node.kind.name()).unwrap_or(&node.label).trim().to_owned();
         picture.nodes.push(GraphNode { id: name, label, kind: node.kind.to_string(), state: state.into() });

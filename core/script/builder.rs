@@ -9,7 +9,10 @@ use std::{
 use serde_json::Value;
 
 use super::{Cautions, Clock, ScriptEnv, Settings, handle::Signature};
-use crate::graph::{Graph, NodeId, node::Origin};
+use crate::graph::{
+    Graph, NodeId,
+    node::{DataSource, Origin},
+};
 
 /// Labels of a row, in the order in which the script gave them.
 pub type Labels = Vec<(String, Value)>;
@@ -67,6 +70,8 @@ pub struct Builder {
     pub cautions: Cautions,
     /// Whether a step draws numbers from the run's seed.
     pub draws: bool,
+    /// What data that nodes make were made from: whoever learns of them has seen it too.
+    pub(crate) made_of: BTreeMap<NodeId, Vec<DataSource>>,
     /// Models opened so far.
     pub(crate) models: BTreeMap<PathBuf, Opened>,
     pub(crate) clock: Arc<Mutex<Clock>>,
@@ -111,6 +116,15 @@ impl Builder {
         }
         self.opened.push(index);
         Some(index)
+    }
+
+    /// What data were made from, as far as nodes of this graph made them.
+    pub(crate) fn behind<'a>(&self, data: impl IntoIterator<Item = &'a DataSource>) -> Vec<DataSource> {
+        let made = data.into_iter().filter_map(|source| match source {
+            DataSource::Node(made) => self.made_of.get(&made.node),
+            DataSource::File(_) | DataSource::Demo(_) => None,
+        });
+        made.flatten().cloned().collect()
     }
 
     /// Notes what looks wrong, once.

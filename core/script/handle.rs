@@ -36,6 +36,8 @@ pub struct Signature {
     pub knows_demo: bool,
     /// Whether it rounds inputs of linears, or keys and values, while it runs: something that its weights do not show.
     pub rounds_activations: bool,
+    /// Whether it has a template for conversations.
+    pub has_template: bool,
     /// Its tokenizer.json, which goes with whatever is made of the model; `None` where it has no such file, as a GGUF file.
     pub tokenizer: Option<PathBuf>,
 }
@@ -68,6 +70,22 @@ pub struct DatasetHandle {
     pub source: DataSource,
     /// Options of `.tokens(…)`, with defaults filled in.
     pub tokens: Option<Tokens>,
+}
+
+impl DatasetHandle {
+    /// The column that its texts stand in, where its rows are known to have another than `text`.
+    pub(super) fn column(&self) -> Option<&str> {
+        match &self.source {
+            DataSource::Node(made) => Some(&made.column),
+            DataSource::File(_) | DataSource::Demo(_) => None,
+        }
+    }
+
+    /// How it becomes tokens: as was said, or by these defaults.
+    pub(super) fn tokens_or(&self, defaults: Tokens) -> Tokens {
+        let column = self.column().map_or_else(|| defaults.text_column.clone(), str::to_owned);
+        self.tokens.clone().unwrap_or(Tokens { text_column: column, ..defaults })
+    }
 }
 
 /// Something to measure.

@@ -37,6 +37,7 @@ impl Root {
     pub(super) fn name_of(&self, source: &DataSource) -> String {
         match source {
             DataSource::Demo(name) => format!("demo:{name}"),
+            DataSource::Node(made) => made.name.clone(),
             DataSource::File(path) => path.strip_prefix(&self.project).unwrap_or(path).display().to_string(),
         }
     }

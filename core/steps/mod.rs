@@ -5,6 +5,7 @@
 mod artifact;
 mod common;
 mod evaluate;
+mod generate;
 mod host;
 mod quantize;
 mod schemes;
@@ -69,5 +70,6 @@ fn step(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<StepOut
         NodeKind::Quantize => quantize::run(job, scratch, reporter),
         NodeKind::Transform => transform::run(job, scratch, reporter),
         NodeKind::Train => train::run(job, scratch, reporter),
+        NodeKind::Generate => generate::run(job, scratch, reporter),
     }
 }

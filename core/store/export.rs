@@ -1,4 +1,5 @@
-//! Copies of models outside of the store. A copy takes the place of an earlier one that nobody changed, and of nothing else.
+//! Copies of models, and of data that models wrote, outside of the store. A copy takes the place of an earlier one that nobody
+//! changed, and of nothing else.
 
 use std::{
     fs::{self, File},
@@ -20,7 +21,7 @@ use crate::{
     identity::digest,
 };
 
-/// What a model may be saved to.
+/// What a model or data may be saved to.
 enum Place {
     /// Nothing is there, or an empty folder.
     Free,
@@ -36,7 +37,7 @@ pub fn resolve(folder: &Path) -> Result<PathBuf> {
     let shown = folder.display();
     let whole = std::path::absolute(folder).map_err(|e| Error::io("find", folder, &e))?;
     let (Some(parent), Some(name)) = (whole.parent(), whole.file_name()) else {
-        return Err(Error::usage(format!("`{shown}` names no folder that a model could be saved to")));
+        return Err(Error::usage(format!("`{shown}` names no folder that something could be saved to")));
     };
     let mut missing = vec![name.to_owned()];
     let mut there = parent;
@@ -56,7 +57,7 @@ pub fn resolve(folder: &Path) -> Result<PathBuf> {
     Ok(missing.iter().rev().fold(real, |path, name| path.join(name)))
 }
 
-/// Refuses to save a model to a folder that holds anything else than an unchanged copy that was saved there before. Without
+/// Refuses to save to a folder that holds anything else than an unchanged copy that was saved there before. Without
 /// `hash`, weight shards are only looked at for their size.
 ///
 /// # Errors
@@ -72,7 +73,7 @@ pub fn check_place(folder: &Path, hash: Option<&mut Hash<'_>>) -> Result<()> {
 
 fn look(target: &Path, depth: Depth, hash: &mut Hash<'_>) -> Result<Place> {
     let refused = |what: &str| {
-        Error::refused(format!("`{}` {what}: no model is saved in its place", target.display()))
+        Error::refused(format!("`{}` {what}: nothing is saved in its place", target.display()))
             .hint("move it away, or save to another folder")
     };
     let meta = match fs::symlink_metadata(target) {
@@ -94,19 +95,19 @@ fn look(target: &Path, depth: Depth, hash: &mut Hash<'_>) -> Result<Place> {
             if found.is_empty() {
                 return Ok(Place::Saved(manifest));
             }
-            Err(found.into_iter().fold(refused("was changed since a model was saved there"), Error::cause))
+            Err(found.into_iter().fold(refused("was changed since something was saved there"), Error::cause))
         }
         Ok(None) if target.join(RECORD).is_file() => {
             Err(refused("holds a model without the digests that would tell whether somebody changed it"))
         }
         // Somebody else's file of that name.
-        Ok(None) | Err(_) => Err(refused("is there already and is no saved model")),
+        Ok(None) | Err(_) => Err(refused("is there already and was not saved by the workbench")),
     }
 }
 
 impl Store {
     /// Refuses folders that a run itself lives in, reads or writes twice. `saves` are all folders of the run, `sources` the
-    /// models that it reads from outside of the store.
+    /// models and files that it reads from outside of the store.
     ///
     /// # Errors
     /// The message names the two folders that cannot be both.
@@ -114,7 +115,7 @@ impl Store {
         let results = resolve(self.root())?;
         let own = ["store", "runs", "cache", "reports"].map(|name| results.join(name));
         let refused = |path: &Path, what: &str, other: &Path| {
-            let message = format!("`{}` {what} `{}`: no model is saved there", path.display(), other.display());
+            let message = format!("`{}` {what} `{}`: nothing is saved there", path.display(), other.display());
             Err(Error::refused(message).hint("save to another folder"))
         };
         let mut seen: Vec<PathBuf> = Vec::new();
@@ -128,21 +129,18 @@ impl Store {
             }
             let real = |source: &PathBuf| source.canonicalize().unwrap_or_else(|_| source.clone());
             if let Some(source) = sources.iter().find(|source| real(source).starts_with(&target)) {
-                return refused(folder, "is, or holds, a model that the script reads,", source);
+                return refused(folder, "is, or holds, what the script reads,", source);
             }
             if let Some(other) = seen.iter().find(|other| target.starts_with(other) || other.starts_with(&target)) {
-                return refused(
-                    folder,
-                    "is, or lies within or around, another folder that a model is saved to,",
-                    other,
-                );
+                return refused(folder, "is, or lies within or around, another folder that is saved to,", other);
             }
             seen.push(target);
         }
         Ok(())
     }
 
-    /// Copies the model of a result to a folder outside the store, with the record and the digests of all files beside it.
+    /// Copies the model or the data of a result to a folder outside the store, with the record and the digests of all files beside
+    /// it.
     /// The folder appears whole; one that is there already is only replaced if it is such a copy, and unchanged. Returns
     /// whether anything had to be written.
     ///
@@ -230,14 +228,15 @@ impl Copy {
         Ok(Self { path, _lock: lock })
     }
 
-    /// Copies the model's files and the record, and holds what was read against the digests of the store.
+    /// Copies the files of the model or of the data, and the record, and holds what was read against the digests of the store.
     fn fill(&self, object: &Object) -> Result<()> {
         let key = object.key();
-        let model = object.model().ok_or_else(|| Error::internal(format!("{} holds no model", key.short())))?;
+        let made = object.artifact();
+        let made = made.ok_or_else(|| Error::internal(format!("{} holds neither model nor data", key.short())))?;
         object.check()?;
-        let known = object.model_files()?;
+        let known = object.artifact_files()?;
         let mut manifest = Manifest::new(key.clone());
-        for from in entries(&model)?.into_iter().chain([object.path().join(RECORD)]) {
+        for from in entries(&made)?.into_iter().chain([object.path().join(RECORD)]) {
             let name = from.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let to = self.path.join(&name);
             let digest = copy(&from, &to)?;
@@ -277,7 +276,7 @@ impl Copy {
                 self.path = PathBuf::new();
                 return Err(conflict(e).hint(format!("what was there lies in `{}` now", old.display())));
             }
-            let refused = Error::refused(format!("`{}` was changed while a model was saved to it", target.display()));
+            let refused = Error::refused(format!("`{}` was changed while it was saved to", target.display()));
             return Err(changed.into_iter().fold(refused, Error::cause));
         }
         if !swapped && let Err(e) = fs::rename(&self.path, target) {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! results/
-//!   store/v1/objects/ab/<key>/   record.json, provenance.json, items.jsonl, curve.csv, model/ with its recipe.json,
+//!   store/v1/objects/ab/<key>/   record.json, provenance.json, items.jsonl, curve.csv, model/ or data/ with its recipe.json,
 //!                                manifest.json
 //!   store/v1/shards/<name>       hard links to weight shards, named by their digest, so that equal shards are stored once
 //!   store/v1/scratch/<key>/      work in progress; survives a kill

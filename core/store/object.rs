@@ -25,7 +25,11 @@ pub(super) const RECORD: &str = "record.json";
 pub(super) const PROVENANCE: &str = "provenance.json";
 /// The folder of a model artifact within an object.
 pub(super) const ARTIFACT: &str = "model";
-/// In a model artifact: every stage that led to the model.
+/// The folder of data that a node made, within an object.
+pub(super) const DATA: &str = "data";
+/// The rows of made data, a JSON object a line.
+pub(super) const ROWS: &str = "data.jsonl";
+/// In a model artifact, and beside made data: every stage that led to it.
 pub const RECIPE: &str = "recipe.json";
 /// One line per evaluated item.
 pub(super) const ITEMS: &str = "items.jsonl";
@@ -89,6 +93,16 @@ impl Object {
     /// The folder of the model it produced, if it produced one.
     pub fn model(&self) -> Option<PathBuf> {
         Some(self.path.join(ARTIFACT)).filter(|p| p.is_dir())
+    }
+
+    /// The file of the data it produced, if it produced some.
+    pub fn data(&self) -> Option<PathBuf> {
+        Some(self.path.join(DATA).join(ROWS)).filter(|p| p.is_file())
+    }
+
+    /// The folder of what it produced, model or data, if it produced something.
+    pub(super) fn artifact(&self) -> Option<PathBuf> {
+        self.model().or_else(|| Some(self.path.join(DATA)).filter(|p| p.is_dir()))
     }
 
     /// Bytes on disk; shards shared with other results count in full.
@@ -215,14 +229,15 @@ impl Object {
         if found.is_empty() { Ok(()) } else { Err(found.into_iter().fold(self.refusal(), Error::cause)) }
     }
 
-    /// The files of the model with the digests that they were written with.
+    /// The files of the model, or of the data, with the digests that they were written with.
     ///
     /// # Errors
     /// The record or the manifest is damaged.
-    pub fn model_files(&self) -> Result<Vec<KnownFile>> {
+    pub fn artifact_files(&self) -> Result<Vec<KnownFile>> {
         let Some(manifest) = self.open_record()?.1 else { return self.shards_by_name() };
-        let prefix = format!("{ARTIFACT}/");
-        let inside = manifest.files.into_iter().filter(|(name, _)| name.starts_with(&prefix));
+        let prefixes = [ARTIFACT, DATA].map(|folder| format!("{folder}/"));
+        let made = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        let inside = manifest.files.into_iter().filter(|(name, _)| made(name));
         let known = |(name, entry): (String, super::manifest::Entry)| KnownFile {
             path: self.path.join(name),
             digest: entry.digest,

@@ -13,7 +13,7 @@ use super::{
     discard::{hide, remove, remove_counting},
     files::{entries, make_folder, sync_folder, write_json},
     manifest::{Manifest, is_shard},
-    object::{APART, ARTIFACT, ITEMS, PROVENANCE, RECORD, Record, digest_in_name},
+    object::{APART, ARTIFACT, DATA, ITEMS, PROVENANCE, RECORD, ROWS, Record, digest_in_name},
     sealed::warn_once,
 };
 use crate::{
@@ -91,12 +91,20 @@ impl Scratch {
 
     /// Writes the items of an evaluation, one JSON object a line.
     pub fn write_items<T: Serialize>(&self, items: &[T]) -> Result<()> {
-        let mut text = String::new();
-        for item in items {
-            text.push_str(&serde_json::to_string(item).map_err(|e| Error::internal(e.to_string()))?);
-            text.push('\n');
-        }
-        super::write_atomic(&self.path.join(ITEMS), text.as_bytes())
+        super::write_atomic(&self.path.join(ITEMS), lines(items)?.as_bytes())
+    }
+
+    /// Writes the data that the node makes, one JSON object a line.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn write_data<T: Serialize>(&self, rows: &[T]) -> Result<()> {
+        super::write_atomic(&self.data_path().join(ROWS), lines(rows)?.as_bytes())
+    }
+
+    /// The folder in which [`write_data`](Self::write_data) puts them.
+    pub fn data_path(&self) -> PathBuf {
+        self.path.join(DATA)
     }
 
     /// Removes the checkpoints. A removal that is cut short must not leave half a checkpoint where the next process looks
@@ -172,6 +180,16 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// A JSON object a line.
+fn lines<T: Serialize>(items: &[T]) -> Result<String> {
+    let mut text = String::new();
+    for item in items {
+        text.push_str(&serde_json::to_string(item).map_err(|e| Error::internal(e.to_string()))?);
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 /// Puts a hard link to `from` in the place of `to`, whether or not something is there; `false` where there are no links.

@@ -13,6 +13,7 @@ mod e2e_qp;
 mod embeddings;
 mod experts;
 mod full_disk;
+mod generated;
 mod good_plugins;
 mod interrupt;
 mod killed;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::project::{Project, sources};
 
 /// A call of each kind with its options, on lines of their own. `OPTIONS` stands for them.
-const CALLS: [(&str, &str); 8] = [
+const CALLS: [(&str, &str); 9] = [
     ("tokens", r#"base.train("sft", #{ data: data.tokens(#{ OPTIONS }) }).save_as("ID");"#),
     ("train", r#"base.train("sft", #{ OPTIONS }).save_as("ID");"#),
     ("transform", r#"base.transform("smoothquant", #{ OPTIONS }).save_as("ID");"#),
@@ -15,6 +15,7 @@ const CALLS: [(&str, &str); 8] = [
     ("apply", r#"base.apply(stages("stage.toml")[0], #{ OPTIONS }).save_as("ID");"#),
     ("perplexity", r#"table.row(base.evaluate(perplexity(#{ OPTIONS })), #{ id: "ID" });"#),
     ("kl", r#"table.row(base.evaluate(kl(base, #{ OPTIONS })), #{ id: "ID" });"#),
+    ("generate", r#"base.generate(#{ OPTIONS }).save_as("ID");"#),
     ("task", r#"table.row(base.evaluate(task("letters.toml", #{ OPTIONS })), #{ id: "ID" });"#),
 ];
 
@@ -26,6 +27,7 @@ const OPTIONS: &[(&str, &str, &str, &str)] = {
     const STATIC: &str = r#"scheme: "W8A8_STATIC", calibration: calib"#;
     const BLOCKS: &str = r#"scheme: #{ weights: #{ num_bits: 8, type: "float", strategy: "block", block_structure: [32, 32] } }, calibration: calib"#;
     const TEXT: &str = "text: data, max_seq_length: 16";
+    const STARTS: &str = "starts: #{}, max_tokens: 9";
     &[
         ("tokens", "num_calibration_samples", "", "num_calibration_samples: 3"),
         ("tokens", "max_seq_length", "", "max_seq_length: 32"),
@@ -163,6 +165,32 @@ const OPTIONS: &[(&str, &str, &str, &str)] = {
         ("kl", "text_column", TEXT, r#"text: data, max_seq_length: 16, text_column: "story""#),
         ("kl", "characters", TEXT, "text: data, max_seq_length: 16, characters: 900"),
         ("kl", "batch_size", TEXT, "text: data, max_seq_length: 16, batch_size: 2"),
+        ("generate", "prompts", "max_tokens: 9, prompts: data", "max_tokens: 9, prompts: other"),
+        ("generate", "n", "max_tokens: 9, prompts: data", "max_tokens: 9, prompts: data, n: 2"),
+        ("generate", "limit", "max_tokens: 9, prompts: data", "max_tokens: 9, prompts: data, limit: 2"),
+        (
+            "generate",
+            "text_column",
+            "max_tokens: 9, prompts: data",
+            r#"max_tokens: 9, prompts: data, text_column: "story""#,
+        ),
+        (
+            "generate",
+            "chat_template",
+            "max_tokens: 9, prompts: data",
+            "max_tokens: 9, prompts: data, chat_template: false",
+        ),
+        ("generate", "add_bos", "max_tokens: 9, prompts: data", "max_tokens: 9, prompts: data, add_bos: false"),
+        ("generate", "max_tokens", "prompts: data, max_tokens: 9", "prompts: data, max_tokens: 8"),
+        ("generate", "temperature", "prompts: data, max_tokens: 9", "prompts: data, max_tokens: 9, temperature: 0.5"),
+        ("generate", "top_p", "prompts: data, max_tokens: 9", "prompts: data, max_tokens: 9, top_p: 0.5"),
+        ("generate", "top_k", "prompts: data, max_tokens: 9", "prompts: data, max_tokens: 9, top_k: 5"),
+        ("generate", "seed", "prompts: data, max_tokens: 9", "prompts: data, max_tokens: 9, seed: 5"),
+        ("generate", "batch_size", "prompts: data, max_tokens: 9", "prompts: data, max_tokens: 9, batch_size: 5"),
+        ("generate", "starts", "prompts: data, max_tokens: 9", "starts: #{}, max_tokens: 9"),
+        ("generate", "starts.count", STARTS, "starts: #{ count: 3 }, max_tokens: 9"),
+        ("generate", "starts.min_greedy_tokens", STARTS, "starts: #{ min_greedy_tokens: 1 }, max_tokens: 9"),
+        ("generate", "starts.max_greedy_tokens", STARTS, "starts: #{ max_greedy_tokens: 9 }, max_tokens: 9"),
         ("task", "limit", "", "limit: 1"),
         ("task", "batch_size", "", "batch_size: 2"),
         // Parts of an option, which no other case reaches.

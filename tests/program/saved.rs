@@ -124,8 +124,8 @@ fn nothing_of_the_users_is_in_the_way_of_a_save() {
     let before = texts();
     for cached in [false, true] {
         for (folder, because) in [
-            ("mine", "is there already and is no saved model"),
-            ("tiny", "is there already and is no saved model"),
+            ("mine", "is there already and was not saved by the workbench"),
+            ("tiny", "is there already and was not saved by the workbench"),
             ("file", "is there already and is no folder"),
             ("file/inside", "is no folder"),
             ("link", "is a symbolic link"),
@@ -173,7 +173,7 @@ fn two_models_share_no_folder() {
     project.write("first.rhai", r#"model("tiny").transform("rotate").save_as("plain");"#);
     project.run(&["run", "first.rhai"]).exits(0);
     project.write("onto.rhai", &format!(r#"model("plain").quantize("rtn", #{{ scheme: {W8} }}).save_as("plain");"#));
-    refused(project.run(&["run", "onto.rhai"]), "a model that the script reads");
+    refused(project.run(&["run", "onto.rhai"]), "what the script reads");
 }
 
 #[test]

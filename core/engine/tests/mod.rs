@@ -14,7 +14,8 @@ use super::{
 };
 use crate::identity::NodeKind;
 
-const KINDS: [NodeKind; 4] = [NodeKind::Transform, NodeKind::Quantize, NodeKind::Train, NodeKind::Evaluate];
+const KINDS: [NodeKind; 5] =
+    [NodeKind::Transform, NodeKind::Quantize, NodeKind::Train, NodeKind::Evaluate, NodeKind::Generate];
 
 /// Rooms that a step imports and that decide no bytes of its result.
 const DECIDE_NOTHING: &[(&str, &str)] = &[

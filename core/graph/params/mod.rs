@@ -5,6 +5,7 @@
 //! not compile.
 
 mod evaluate;
+mod generate;
 mod models;
 mod tokens;
 
@@ -12,6 +13,7 @@ mod tokens;
 mod tests;
 
 pub use evaluate::{Evaluate, Items, Protocol, TextOptions, TextTask};
+pub use generate::{Begin, Generate};
 pub use models::{
     CalibrationDtype, Group, GroupScheme, KvCache, MIN_EXPERT_TOKENS, Order, Quantize, Train, Transform, WeightDtype,
 };
@@ -31,6 +33,7 @@ pub enum Params {
     Quantize(Quantize),
     Train(Train),
     Evaluate(Evaluate),
+    Generate(Generate),
 }
 
 impl Params {
@@ -41,6 +44,7 @@ impl Params {
             Self::Quantize(_) => NodeKind::Quantize,
             Self::Train(_) => NodeKind::Train,
             Self::Evaluate(_) => NodeKind::Evaluate,
+            Self::Generate(_) => NodeKind::Generate,
         }
     }
 

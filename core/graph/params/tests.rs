@@ -36,6 +36,20 @@ fn quantize() -> Quantize {
     }
 }
 
+fn generate(begin: Begin) -> Params {
+    Params::Generate(Generate {
+        begin,
+        n: 2,
+        max_tokens: 16,
+        temperature: 0.7,
+        top_p: 0.9,
+        top_k: Some(20),
+        seed: Some(3),
+        add_bos: Toggle::Off,
+        batch_size: 4,
+    })
+}
+
 fn examples() -> Vec<Params> {
     let text = TextOptions {
         protocol: Protocol::Rolling,
@@ -75,6 +89,8 @@ fn examples() -> Vec<Params> {
             task: task.clone(),
         })),
         Params::Evaluate(Evaluate::Items(Items { file, limit, batch_size, task })),
+        generate(Begin::Prompts { text_column: "t".to_owned(), chat_template: true, limit: Some(5) }),
+        generate(Begin::Starts { count: Some(9), greedy_tokens: [3, 5] }),
     ]
 }
 
@@ -87,6 +103,7 @@ fn again(params: &Params, json: &Value) -> Result<Params> {
         Params::Evaluate(Evaluate::RunningText(_)) => Params::Evaluate(Evaluate::RunningText(read(json)?)),
         Params::Evaluate(Evaluate::TextTask(_)) => Params::Evaluate(Evaluate::TextTask(read(json)?)),
         Params::Evaluate(Evaluate::Items(_)) => Params::Evaluate(Evaluate::Items(read(json)?)),
+        Params::Generate(_) => Params::Generate(read(json)?),
     })
 }
 
@@ -103,9 +120,8 @@ fn a_step_reads_what_the_script_wrote() {
                 assert!(again(&params, &json).is_err(), "{json}");
             }
         };
-        ["", "/calibration", "/data", "/validation", "/kv_cache", "/groups/0", "/groups/0/scheme"]
-            .into_iter()
-            .for_each(stray);
+        let inside = ["/calibration", "/data", "/validation", "/kv_cache", "/groups/0", "/groups/0/scheme"];
+        ["", "/begin/prompts", "/begin/starts"].into_iter().chain(inside).for_each(stray);
     }
 }
 

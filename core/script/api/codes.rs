@@ -85,7 +85,7 @@ pub(super) fn made(signature: &mut Signature, params: &Params) {
         Params::Train(params) if params.codes => return,
         Params::Quantize(params) => (&params.groups, &params.kv_cache, true),
         Params::Train(params) => (&params.groups, &params.kv_cache, params.quantizes()),
-        Params::Transform(_) | Params::Evaluate(_) => {
+        Params::Transform(_) | Params::Evaluate(_) | Params::Generate(_) => {
             (signature.quantized, signature.rounds_activations) = (false, false);
             return;
         }

@@ -3,17 +3,18 @@
 use rhai::{Dynamic, Engine, Map, NativeCallContext};
 use workbench_model::{ModelConfig, regular_file};
 
-use super::{Called, Host, placed};
+use super::{Called, Host, model::save, placed};
 use crate::{
     data::Format,
     error::{Error, ErrorKind, Result, did_you_mean},
-    graph::node::DataSource,
+    graph::node::{DataSource, Origin},
     script::{
         Builder, DatasetHandle, Root,
         calls::Tokens,
         files::DataFile,
         lock,
         options::{Options, given},
+        place::origin,
     },
 };
 
@@ -27,6 +28,13 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
     engine.register_fn("read", move |context: NativeCallContext<'_>, name: &str| -> Called<Dynamic> {
         placed(&context, read(&root, name))
     });
+    let h = host.clone();
+    engine.register_fn(
+        "save_as",
+        move |context: NativeCallContext<'_>, data: &mut DatasetHandle, folder: &str| -> Called<()> {
+            placed(&context, save_as(&h, data, folder, origin(&context)))
+        },
+    );
     let shared = host.shared.clone();
     engine.register_fn(
         "tokens",
@@ -58,6 +66,16 @@ pub(super) fn dataset(root: &Root, name: &str) -> Result<DatasetHandle> {
     Ok(DatasetHandle { name: name.to_owned(), source, tokens: None })
 }
 
+/// Saves what a node made: the folder has the rows, the record and the recipe.
+fn save_as(host: &Host, data: &DatasetHandle, folder: &str, origin: Origin) -> Result<()> {
+    match &data.source {
+        DataSource::Node(made) => save(host, made.node, folder, origin),
+        DataSource::File(_) | DataSource::Demo(_) => {
+            Err(Error::usage("these data were not made by the script: there is nothing to save"))
+        }
+    }
+}
+
 /// An error of a file that a script names.
 pub(in crate::script) fn usage(error: Error) -> Error {
     Error { kind: ErrorKind::Usage, ..error }
@@ -86,8 +104,12 @@ fn read(root: &Root, name: &str) -> Result<Dynamic> {
 
 /// Options of `.tokens(…)`, complete. They are part of the key of whatever reads the data.
 fn tokens(builder: &mut Builder, data: &DatasetHandle, map: Map) -> Result<DatasetHandle> {
+    let named = map.contains_key("text_column");
     let (mut tokens, notes): (Tokens, _) = Options::read_noting("`tokens`", given(map)?)?;
     notes.into_iter().for_each(|note| builder.warn(format!("`tokens`: {note}")));
+    if let Some(column) = data.column().filter(|_| !named) {
+        tokens.text_column = column.to_owned();
+    }
     builder.draws |= tokens.shuffle && tokens.seed.is_none();
     // A seed that draws nothing must not make a key of its own.
     tokens.seed = if tokens.shuffle { Some(tokens.seed.unwrap_or(builder.seed)) } else { None };

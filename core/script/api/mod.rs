@@ -3,6 +3,7 @@
 mod codes;
 mod data;
 mod estimates;
+mod generate;
 mod groups;
 mod layers;
 mod model;
@@ -60,5 +61,6 @@ pub(super) fn register(engine: &mut Engine, shared: &Shared, env: &ScriptEnv) {
     layers::register(engine, &host);
     model::register(engine, &host);
     task::register(engine, &host);
+    generate::register(engine, &host);
     table::register(engine, &host);
 }

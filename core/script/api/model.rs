@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result, did_you_mean},
     graph::{
-        Input, Node, NodeKind,
+        Input, Node, NodeId, NodeKind,
         node::{DataSource, Origin, PluginUse},
         params::{self, Params, TokenOptions},
     },
@@ -140,6 +140,7 @@ pub(super) fn apply(
     }
     let mut seen = model.seen.clone();
     seen.extend(draft.data.values().cloned());
+    seen.extend(lock(&host.shared).behind(draft.data.values()));
     let mut inputs = BTreeMap::from([("model".to_owned(), model.input.clone())]);
     if let Some(teacher) = draft.teacher {
         // What it knows of a text it passes on.
@@ -204,7 +205,7 @@ impl NodeDraft {
 /// A dataset's source and its tokens for a model, for calibration.
 fn calibration(data: Dataset, model: &ModelHandle) -> Result<(DataSource, TokenOptions)> {
     let Dataset { handle } = data;
-    let tokens = handle.tokens.unwrap_or_else(default_tokens).for_model(&model.signature.config)?;
+    let tokens = handle.tokens_or(default_tokens()).for_model(&model.signature.config)?;
     supply::for_tokens(&handle.source, &tokens)?;
     Ok((handle.source, tokens))
 }
@@ -403,7 +404,7 @@ fn plugin_kind(kind: NodeKind) -> Kind {
     match kind {
         NodeKind::Quantize => Kind::Quantizer,
         NodeKind::Train => Kind::Trainer,
-        NodeKind::Transform | NodeKind::Evaluate => Kind::Transform,
+        NodeKind::Transform | NodeKind::Evaluate | NodeKind::Generate => Kind::Transform,
     }
 }
 
@@ -411,6 +412,11 @@ fn save_as(host: &Host, model: &ModelHandle, folder: &str, origin: Origin) -> Re
     let Input::Node(node) = model.input else {
         return Err(Error::usage("this model was not made by the script: there is nothing to save"));
     };
+    save(host, node, folder, origin)
+}
+
+/// Asks for a copy of what a node makes.
+pub(super) fn save(host: &Host, node: NodeId, folder: &str, origin: Origin) -> Result<()> {
     if folder.contains("${") {
         return Err(Error::usage(format!("nothing was filled in for `${{…}}` in `{folder}`")).at(folder));
     }
@@ -420,7 +426,7 @@ fn save_as(host: &Host, model: &ModelHandle, folder: &str, origin: Origin) -> Re
     let mut builder = lock(&host.shared);
     let save = SaveSpec { node, folder, origin };
     if builder.saves.iter().any(|s| s.folder == save.folder && s.node != save.node) {
-        return Err(Error::usage(format!("two models are saved as `{}`", save.folder.display())));
+        return Err(Error::usage(format!("two results are saved as `{}`", save.folder.display())));
     }
     if !builder.saves.contains(&save) {
         builder.saves.push(save);

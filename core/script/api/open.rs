@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
-use workbench_model::{Checkpoint, ModelConfig, ModelError, regular_file};
+use workbench_model::{ChatTemplate, Checkpoint, ModelConfig, ModelError, regular_file};
 
 use super::Host;
 use crate::{
@@ -57,6 +57,8 @@ fn with_weights(name: &str, path: &Path) -> Result<Opened> {
         bytes: checkpoint.bytes_on_disk(),
         knows_demo: knows_demo(path),
         rounds_activations: rounds_activations(&checkpoint)?,
+        // What is wrong with one is for the node to say that reads it.
+        has_template: !matches!(ChatTemplate::from_checkpoint(&checkpoint), Ok(None)),
         tokenizer: tokenizer(path),
         ..signature(name, checkpoint.config())
     };
@@ -87,7 +89,13 @@ fn without_weights(name: &str, path: &Path) -> Result<Opened> {
     let json: Value = serde_json::from_str(&text)
         .map_err(|e| Error::usage(format!("`{}` is no JSON", file.display())).cause(e.to_string()).at(name))?;
     let config = ModelConfig::from_json(&json, &file).map_err(|e| Error::from(e).at(name))?;
-    let own = Signature { knows_demo: knows_demo(path), tokenizer: tokenizer(path), ..signature(name, &config) };
+    let has_template = !matches!(ChatTemplate::from_folder(path), Ok(None));
+    let own = Signature {
+        knows_demo: knows_demo(path),
+        has_template,
+        tokenizer: tokenizer(path),
+        ..signature(name, &config)
+    };
     Ok((Arc::new(own), files, absent))
 }
 
@@ -120,6 +128,7 @@ fn signature(name: &str, config: &ModelConfig) -> Signature {
         bytes: parameters * 4,
         knows_demo: false,
         rounds_activations: false,
+        has_template: false,
         tokenizer: None,
     }
 }

@@ -49,7 +49,8 @@ pub(super) fn for_text(source: &DataSource, options: &TextOptions) -> Result<()>
 }
 
 /// Looks at as much of the data as could be enough, so that what is certainly wrong is an error before anything runs: a line without the
-/// column, fewer documents than sequences of their own, less text than the tokens that are asked for.
+/// column, fewer documents than sequences of their own, less text than the tokens that are asked for. Data that a node has yet to make
+/// are looked at by the node that reads them.
 fn check(source: &DataSource, demand: Demand<'_>) -> Result<()> {
     let DataSource::File(path) = source else { return Ok(()) };
     let usage = |error: Error| Error { kind: ErrorKind::Usage, ..error };

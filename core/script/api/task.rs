@@ -68,6 +68,7 @@ pub(super) fn register(engine: &mut Engine, host: &Host) {
 /// Loss, or divergence from a reference, over running text.
 pub(super) fn running_text(method: &'static str, reference: Option<ModelHandle>, given: Given) -> Result<TaskHandle> {
     let call = if method == "kl" { "`kl`" } else { "`perplexity`" };
+    let named = given.contains_key("text_column");
     let RunningText {
         text: Dataset { handle: text },
         name,
@@ -86,6 +87,7 @@ pub(super) fn running_text(method: &'static str, reference: Option<ModelHandle>,
         return Err(Error::usage("the text of an evaluation is cut by the evaluation's own options")
             .hint("pass dataset(…) without `.tokens`, and max_seq_length, blocks, add_bos here"));
     }
+    let text_column = text.column().filter(|_| !named).map_or(text_column, str::to_owned);
     let name = name.unwrap_or_else(|| method.to_owned());
     let task = name.clone();
     // The model fills in the length that was not asked for.

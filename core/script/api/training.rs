@@ -21,7 +21,7 @@ use crate::{
     schema,
     script::{
         Builder, ModelHandle, Signature,
-        calls::{self, Dataset, SchemeOptions, Targets},
+        calls::{self, Dataset, SchemeOptions, Targets, Tokens},
         options::{Models, Options},
     },
 };
@@ -89,7 +89,7 @@ fn subject(teacher: &ModelHandle) -> String {
 
 /// Data and how they become tokens for a model.
 fn read(Dataset { handle: data }: Dataset, model: &ModelHandle) -> Result<(DataSource, TokenOptions)> {
-    let tokens = data.tokens.unwrap_or_default().for_model(&model.signature.config)?;
+    let tokens = data.tokens_or(Tokens::default()).for_model(&model.signature.config)?;
     supply::for_tokens(&data.source, &tokens)?;
     Ok((data.source, tokens))
 }

@@ -1,12 +1,14 @@
 //! What the calls of a script take: one type for each, from which its options are read, checked and documented.
 
 mod data;
+mod generate;
 mod models;
 mod stages;
 mod text;
 
 pub(super) use data::Samples;
 pub use data::Tokens;
+pub(super) use generate::{Generate, Starts};
 pub(super) use models::{Apply, GroupTargets, Quantize, SchemeOptions, Targets, Texts, Train, Transform};
 pub(super) use stages::{EvaluationKeys, MeasureKeys, Sampling, StageKeys};
 pub(super) use text::{RunningText, TaskOptions};

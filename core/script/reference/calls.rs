@@ -5,7 +5,9 @@ use serde_json::Value;
 use crate::{
     plugin::Kind,
     schema,
-    script::calls::{Apply, Quantize, RunningText, SchemeOptions, Targets, TaskOptions, Tokens, Train, Transform},
+    script::calls::{
+        Apply, Generate, Quantize, RunningText, SchemeOptions, Targets, TaskOptions, Tokens, Train, Transform,
+    },
 };
 
 /// Functions of one name.
@@ -116,9 +118,9 @@ pub(super) const CALLS: &[Call] = &[
     ),
     plain(
         "save_as",
-        &["(model: Model, folder: string)"],
-        "Copies the model to a folder of the project when it is made. A model that was saved there before is replaced, if nobody changed \
-         its folder since; whatever else is there is an error before anything runs.",
+        &["(model: Model, folder: string)", "(data: Dataset, folder: string)"],
+        "Copies the model, or the rows of `generate` as `data.jsonl`, to a folder of the project when it is made. What was saved there \
+         before is replaced, if nobody changed its folder since; whatever else is there is an error before anything runs.",
     ),
     plain(
         "dataset",
@@ -126,6 +128,17 @@ pub(super) const CALLS: &[Call] = &[
         "A text: a file of the project, or one of the demo's as `demo:stories/train`. A table has a text or a conversation a row: \
          `.jsonl`, `.json` (a list), `.csv`, `.tsv`, `.parquet`; any other file is one text in UTF-8. A message has `role` and `content` \
          (text or parts), or ShareGPT's `from` and `value`.",
+    ),
+    with(
+        plain(
+            "generate",
+            &["(model: Model, options: map) -> Dataset"],
+            "Data that the model writes: answers to prompts, or texts that begin with tokens of its vocabulary. A row has what stood in the \
+             row of its prompt, and `messages` (through a chat template) or `text` with what was written, `finish_reason` (`stop` or \
+             `length`), `prompt_tokens` and `completion_tokens`. It is read as a file of such rows would be, from that column if \
+             `text_column` names no other, and encoded anew. A text depends on the model, its beginning, the seed, and its number alone.",
+        ),
+        &[schema::of::<Generate>],
     ),
     with(
         plain(

@@ -1,4 +1,4 @@
-//! The recipe of a model: every stage that led to it, with defaults filled in, in a file of its own folder.
+//! The recipe of a model, or of data that one wrote: every stage that led to it, with defaults filled in, in a file of its own folder.
 //!
 //! A record says what one node did and names its input by key. A folder that was handed to somebody else has left the store
 //! behind, so the recipe repeats the whole chain. It holds meaning alone, as the record does: no names of folders, no times. Its
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{
     error::{Error, Result},
     exec::Job,
-    graph::Key,
+    graph::{Key, node::DataSource},
     store::{RECIPE, Scratch, write_json},
 };
 
@@ -46,16 +46,18 @@ struct Stage {
     /// The models that it read beside the one that it changed (`teacher`), and what led to them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     models: BTreeMap<String, Recipe>,
+    /// What led to data that a model wrote, by their role.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    made_data: BTreeMap<String, Recipe>,
     /// The node in a store: `workbench show KEY`.
     key: Key,
 }
 
-/// Writes the recipe beside the model that a node made; a node that made none has none.
+/// Writes the recipe beside the model or the data that a node made; a node that made none has none.
 pub(in crate::steps) fn write(job: &Job, scratch: &Scratch) -> Result<()> {
-    let folder = scratch.model_path();
-    if !folder.is_dir() {
+    let Some(folder) = [scratch.model_path(), scratch.data_path()].into_iter().find(|folder| folder.is_dir()) else {
         return Ok(());
-    }
+    };
     let mut recipe = before(job, MODEL)?;
     recipe.stages.push(stage(job)?);
     write_json(&folder.join(RECIPE), &recipe)
@@ -71,8 +73,23 @@ fn stage(job: &Job) -> Result<Stage> {
         data: if data.as_object().is_some_and(|data| !data.is_empty()) { data.clone() } else { Value::Null },
         plugin: job.identity["plugin"].clone(),
         models: others.map(|role| Ok((role.clone(), before(job, role)?))).collect::<Result<_>>()?,
+        made_data: made_data(job)?,
         key: job.key.clone(),
     })
+}
+
+/// The recipes of data that other nodes made.
+fn made_data(job: &Job) -> Result<BTreeMap<String, Recipe>> {
+    let made = job.data.iter().filter(|(role, _)| job.identity["data"][role.as_str()]["node"].is_string());
+    made.map(|(role, source)| match source {
+        DataSource::File(path) => {
+            let known = path.parent().and_then(read);
+            let known = known.ok_or_else(|| Error::internal("the data that this node reads have no recipe"))?;
+            Ok((role.clone(), known))
+        }
+        DataSource::Demo(_) | DataSource::Node(_) => Err(Error::internal("data of a node are a file")),
+    })
+    .collect()
 }
 
 /// The recipe of a model that a node read, by its role.
@@ -87,7 +104,7 @@ fn before(job: &Job, role: &str) -> Result<Recipe> {
     }
 }
 
-/// The recipe in a model's folder. A file of that name that is none of ours says nothing here.
+/// The recipe in the folder of a model or of data. A file of that name that is none of ours says nothing here.
 fn read(model: &Path) -> Option<Recipe> {
     let text = fs::read_to_string(model.join(RECIPE)).ok()?;
     serde_json::from_str(&text).ok().filter(|recipe: &Recipe| recipe.version == VERSION)

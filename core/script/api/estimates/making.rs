@@ -90,7 +90,7 @@ pub(in crate::script::api) fn making<'a>(
                 }),
             }
         }
-        Params::Evaluate(_) => MemoryNeed::from(rest),
+        Params::Evaluate(_) | Params::Generate(_) => MemoryNeed::from(rest),
     }
 }
 
@@ -188,7 +188,7 @@ fn tokens<'a>(params: &'a Params, role: &str) -> Option<&'a TokenOptions> {
         Params::Transform(transform) => transform.calibration.as_ref(),
         Params::Quantize(quantize) => quantize.calibration.as_ref(),
         Params::Train(train) => Some(&train.data),
-        Params::Evaluate(_) => None,
+        Params::Evaluate(_) | Params::Generate(_) => None,
     }
 }
 
@@ -354,6 +354,7 @@ mod tests {
             bytes: 0,
             knows_demo: false,
             rounds_activations: false,
+            has_template: false,
             tokenizer: None,
         }
     }

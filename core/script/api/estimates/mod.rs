@@ -14,7 +14,7 @@ use crate::{
     eval::{Scored, generating_memory, scoring_memory, task::Extent},
     graph::{
         node::DataSource,
-        params::{CalibrationDtype, Evaluate, Params, Protocol},
+        params::{CalibrationDtype, Evaluate, Generate, Params, Protocol},
     },
     script::Signature,
 };
@@ -22,6 +22,9 @@ use crate::{
 /// Bytes of a text in memory for each byte of its file, where all of it is read: token ids with their marks, and the windows
 /// made of them.
 const TEXT: u64 = 4;
+
+/// Entries from which on a vocabulary has pieces of words.
+const USUAL: usize = 8192;
 
 /// Bytes of memory of an evaluation of the first model, with the second as its reference; `extent` is that of a task's items.
 pub(super) fn evaluation<'a>(
@@ -57,6 +60,20 @@ pub(super) fn evaluation<'a>(
     model + data.into_iter().map(|(_, source)| text(source, whole, characters, None)).sum::<u64>()
 }
 
+/// Bytes of memory of writing behind beginnings of so many bytes at most; `texts` are all, where that is known.
+pub(super) fn writing(model: &Signature, params: &Generate, bytes: usize, texts: Option<usize>) -> u64 {
+    let config = &model.config;
+    // A vocabulary with pieces of words has two letters in a token at least.
+    let tokens = if config.vocab_size < USUAL { bytes } else { bytes.div_ceil(2) };
+    let tokens = tokens.saturating_add(params.max_tokens).min(config.max_positions);
+    let scored = Scored { batch: params.batch_size, tokens, sequences: texts };
+    // A head that shares the table of embeddings is packed beside it.
+    let head = if config.tie_word_embeddings { 4 * (config.vocab_size * config.hidden_size) as u64 } else { 0 };
+    // Rows and their tokens, until all are there.
+    let held = texts.map_or(0, |texts| texts as u64 * (2 * bytes as u64 + 12 * params.max_tokens as u64));
+    generating_memory(config, scored) + head + held
+}
+
 /// Bytes of memory of what is read of a text: of a table of columns, of this one.
 fn text(source: &DataSource, whole: bool, characters: Option<usize>, column: Option<&str>) -> u64 {
     let (bytes, held) = match source {
@@ -65,6 +82,8 @@ fn text(source: &DataSource, whole: bool, characters: Option<usize>, column: Opt
             (bytes, held(path) * bytes)
         }
         DataSource::Demo(name) => (Split::by_name(name).map_or(0, demo_bytes), 0),
+        // Nobody knows before they are made.
+        DataSource::Node(_) => (0, 0),
     };
     // A beginning is read in pieces.
     let tokens = if whole { TEXT * characters.map_or(bytes, |most| bytes.min(4 * most as u64)) } else { 0 };

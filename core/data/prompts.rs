@@ -1,0 +1,99 @@
+//! Documents as something to go on from, with what else stands in their rows.
+
+use serde_json::{Map, Value};
+
+use super::{Document, Format, documents::document, documents::documents, rows::rows};
+use crate::{
+    error::{Error, Result},
+    graph::node::DataSource,
+};
+
+/// A beginning, and where it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt {
+    /// For messages: `prompts.jsonl:3`.
+    pub place: String,
+    /// The row that it stands in; of a Parquet file the column alone, and nothing of a text that is no table.
+    pub row: Map<String, Value>,
+    /// A text, or a conversation without the assistant's turn at its end.
+    pub begins: Document,
+}
+
+/// The prompts of a source: a row each of a table, from its column `column`; of any other text its paragraphs.
+///
+/// # Errors
+/// As for [`documents`]; a conversation has nothing but an answer.
+pub fn prompts(source: &DataSource, column: &str) -> Result<Box<dyn Iterator<Item = Result<Prompt>>>> {
+    if let DataSource::File(path) = source {
+        let format = Format::of(path)?;
+        if format != Format::Text {
+            let column = column.to_owned();
+            return Ok(Box::new(rows(path, format, &column)?.map(move |row| {
+                let (place, row) = row?;
+                let begins = document(&row, &column).and_then(beginning).map_err(|e| e.context(&place))?;
+                Ok(Prompt { place, row, begins })
+            })));
+        }
+    }
+    let found = documents(source, column, None, true)?.enumerate();
+    Ok(Box::new(found.map(|(index, document)| {
+        let place = format!("document {}", index + 1);
+        let begins = document.and_then(beginning).map_err(|e| e.context(&place))?;
+        Ok(Prompt { place, row: Map::new(), begins })
+    })))
+}
+
+/// A conversation without the answer that it ends with.
+fn beginning(document: Document) -> Result<Document> {
+    let Document::Chat(mut turns) = document else { return Ok(document) };
+    turns.pop_if(|last| last.role == "assistant");
+    if turns.is_empty() {
+        return Err(Error::refused("the conversation has no turn that could be answered")
+            .hint("a prompt ends with a turn of the user, or with the answer that another is written for"));
+    }
+    Ok(Document::Chat(turns))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use workbench_model::tokenizer::Message;
+
+    use super::*;
+
+    fn read(name: &str, text: &str, column: &str) -> Result<Vec<Prompt>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        prompts(&DataSource::File(path), column)?.collect()
+    }
+
+    #[test]
+    fn the_answer_at_the_end_is_cut_off_and_the_row_kept() {
+        let text = concat!(
+            r#"{"id": 7, "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#,
+            "\n",
+            r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]}"#,
+            "\n"
+        );
+        let found = read("a.jsonl", text, "messages").unwrap();
+        assert_eq!(found[0].begins, Document::Chat(vec![Message::new("user", "a")]));
+        assert_eq!((&found[0].row["id"], found[0].row["messages"].as_array().unwrap().len()), (&json!(7), 2));
+        assert!(matches!(&found[1].begins, Document::Chat(turns) if turns.len() == 3));
+        assert!(found[1].place.ends_with("a.jsonl:2"), "{}", found[1].place);
+        let error =
+            read("a.jsonl", r#"{"messages": [{"role": "assistant", "content": "b"}]}"#, "messages").unwrap_err();
+        assert!(error.to_string().contains("no turn") && error.to_string().contains("a.jsonl:1"), "{error}");
+    }
+
+    #[test]
+    fn texts_are_rows_or_paragraphs() {
+        let found = read("a.txt", "one\ntwo\n\nthree\n", "text").unwrap();
+        let texts: Vec<_> = found.iter().map(|prompt| prompt.begins.clone()).collect();
+        assert_eq!(texts, [Document::Text("one\ntwo".into()), Document::Text("three".into())]);
+        assert!(found[1].row.is_empty() && found[1].place == "document 2");
+        let found = read("a.csv", "id,q\n1,x\n2,y\n", "q").unwrap();
+        assert_eq!((&found[1].row["id"], &found[1].begins), (&json!("2"), &Document::Text("y".into())));
+        assert!(read("a.jsonl", "{\"q\": \"x\"}\n", "text").unwrap_err().to_string().contains("no column `text`"));
+    }
+}
