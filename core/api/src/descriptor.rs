@@ -113,6 +113,9 @@ pub struct Descriptor {
     /// What a trainer starts from. Older plugins say nothing here, and start from plain weights.
     #[serde(default)]
     pub starts_from: StartsFrom,
+    /// Whether such a trainer takes models without a scheme too, and then learns plain weights.
+    #[serde(default)]
+    pub scheme_optional: bool,
     /// Inputs with known outputs, which `workbench plugins check` runs.
     pub examples: Vec<Example>,
 }

@@ -118,6 +118,9 @@ pub struct Example {
     /// Batches by stream.
     #[serde(default)]
     pub streams: BTreeMap<String, Vec<ExampleTensors>>,
+    /// What the host answers to calls, by method.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub answers: BTreeMap<String, Value>,
     /// The seed.
     #[serde(default)]
     pub seed: u64,
@@ -136,6 +139,7 @@ impl Example {
             codes: BTreeMap::new(),
             statistics: BTreeMap::new(),
             streams: BTreeMap::new(),
+            answers: BTreeMap::new(),
             seed: 0,
             expected: Expected::default(),
         }

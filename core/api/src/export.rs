@@ -42,6 +42,7 @@ macro_rules! export_trainer {
             Train,
             [
                 const TAKES_SCHEMES: bool = <$plugin as $crate::sdk::Trainer>::TAKES_SCHEMES;
+                const SCHEME_OPTIONAL: bool = <$plugin as $crate::sdk::Trainer>::SCHEME_OPTIONAL;
                 const STARTS_FROM: $crate::descriptor::StartsFrom = <$plugin as $crate::sdk::Trainer>::STARTS_FROM;
             ],
             |plugin, model, host| { $crate::sdk::Trainer::train(plugin, model, host) }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Context, Error};
+use crate::rollouts::Policy;
 
 /// What a plugin is asked to do. In JSON the variant is the field `scope`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -157,6 +158,9 @@ pub struct Model {
     /// The streams of batches at hand.
     #[serde(default)]
     pub streams: Vec<Stream>,
+    /// Where the model is a policy that writes for [prompts](crate::rollouts).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
 }
 
 impl Model {

@@ -39,6 +39,8 @@ pub mod host;
 #[cfg(feature = "sdk")]
 pub mod job;
 #[cfg(feature = "sdk")]
+pub mod rollouts;
+#[cfg(feature = "sdk")]
 pub mod sdk;
 #[cfg(feature = "sdk")]
 pub mod testing;

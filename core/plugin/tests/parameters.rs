@@ -81,6 +81,7 @@ fn plugin() -> Descriptor {
         takes_experts: false,
         quantizes: false,
         starts_from: Default::default(),
+        scheme_optional: false,
         examples: Vec::new(),
     }
 }

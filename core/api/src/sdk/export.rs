@@ -28,6 +28,8 @@ pub trait Export: Send + Sync + 'static {
     const TAKES_SCHEMES: bool = false;
     /// What a trainer starts from.
     const STARTS_FROM: StartsFrom = StartsFrom::Weights;
+    /// Whether scripts may leave the scheme out.
+    const SCHEME_OPTIONAL: bool = false;
     /// Does a job.
     fn run(plugin: &Self::Plugin, job: &Job, host: &Host<'_>) -> Result<Facts, Error>;
 }
@@ -56,6 +58,7 @@ extern "C" fn descriptor<E: Export>() -> RResult<RString, PluginError> {
             takes_experts: E::Plugin::TAKES_EXPERTS,
             quantizes: E::TAKES_SCHEMES,
             starts_from: E::STARTS_FROM,
+            scheme_optional: E::SCHEME_OPTIONAL,
             examples: E::Plugin::examples().context(|| "building the examples".to_owned())?,
         };
         Ok(serde_json::to_string(&descriptor)?.into())

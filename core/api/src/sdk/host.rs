@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::abi::{Codes, Element, HostRef, Level, NamedTensor, PluginError, Tensor, TensorInfo};
 use crate::error::{Context, Error};
 use crate::job::{Facts, Linear, Statistic};
+use crate::rollouts::{Completions, Judgement, REWARDS};
 
 /// The model that a job is about, where no other input is named.
 const MODEL: &str = "model";
@@ -317,6 +318,15 @@ impl<'h> Host<'h> {
     /// The node has none.
     pub fn scratch(&self) -> Result<PathBuf, Error> {
         Ok(PathBuf::from(result(self.host.scratch())?.as_str()))
+    }
+
+    /// What completions of a prompt are worth, each in its turn.
+    ///
+    /// # Errors
+    /// The node has no prompts, or they cannot be judged.
+    pub fn rewards(&self, completions: &Completions) -> Result<Vec<Judgement>, Error> {
+        let (answer, _) = self.call(REWARDS, &serde_json::to_value(completions)?, Vec::new())?;
+        serde_json::from_value(answer).context(|| "reading what completions are worth".to_owned())
     }
 
     /// A service that the interface has no method for.

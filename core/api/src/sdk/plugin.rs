@@ -103,6 +103,8 @@ pub trait Trainer: Plugin {
     /// What the weights of the model are that it starts from. Of a model of codes the job has the [grids](Model::codes), and scripts
     /// name no scheme: [`Host::codes`] reads what is there, and codes on the same grids are due.
     const STARTS_FROM: StartsFrom = StartsFrom::Weights;
+    /// Whether a script may leave the scheme out all the same, and then plain weights are due: `job.quantizes()` tells.
+    const SCHEME_OPTIONAL: bool = false;
 
     /// Puts plain weights ([`Host::put_tensor`]) or codes with their scales ([`Host::put_codes`]), which the host stores
     /// as they are. Where the job has [grids](Model::quantizes), codes are due for every linear with one, and it says the rest:
