@@ -6,6 +6,7 @@
 
 mod affixes;
 mod documents;
+mod encoded_prompts;
 mod format;
 mod lines;
 mod parquet;
@@ -18,6 +19,7 @@ mod text;
 
 pub use affixes::{affixes, begins_itself, spelled};
 pub use documents::{Document, documents};
+pub use encoded_prompts::{EncodedPrompt, EncodedPrompts, encoded_prompts};
 pub use format::Format;
 pub(crate) use format::{decode, plain_lines};
 pub(crate) use lines::Lines;

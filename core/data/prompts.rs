@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Document, Format, documents::document, documents::documents, rows::rows};
+use super::{Document, Format, documents::document, documents::documents, rows::whole_rows};
 use crate::{
     error::{Error, Result},
     graph::node::DataSource,
@@ -13,45 +13,53 @@ use crate::{
 pub struct Prompt {
     /// For messages: `prompts.jsonl:3`.
     pub place: String,
-    /// The row that it stands in; of a Parquet file the column alone, and nothing of a text that is no table.
+    /// The row that it stands in; nothing of a text that is no table.
     pub row: Map<String, Value>,
     /// A text, or a conversation without the assistant's turn at its end.
     pub begins: Document,
+    /// What the assistant says in that turn.
+    pub answer: Option<String>,
 }
 
-/// The prompts of a source: a row each of a table, from its column `column`; of any other text its paragraphs.
+/// The prompts of a source: a row each of a table, from its column `column`; of any other text its paragraphs, as far as the first so many
+/// `characters` go.
 ///
 /// # Errors
 /// As for [`documents`]; a conversation has nothing but an answer.
-pub fn prompts(source: &DataSource, column: &str) -> Result<Box<dyn Iterator<Item = Result<Prompt>>>> {
+pub fn prompts(
+    source: &DataSource,
+    column: &str,
+    characters: Option<usize>,
+) -> Result<Box<dyn Iterator<Item = Result<Prompt>>>> {
     if let DataSource::File(path) = source {
         let format = Format::of(path)?;
         if format != Format::Text {
             let column = column.to_owned();
-            return Ok(Box::new(rows(path, format, &column)?.map(move |row| {
+            return Ok(Box::new(whole_rows(path, format, &column)?.map(move |row| {
                 let (place, row) = row?;
-                let begins = document(&row, &column).and_then(beginning).map_err(|e| e.context(&place))?;
-                Ok(Prompt { place, row, begins })
+                let cut = document(&row, &column).and_then(beginning).map_err(|e| e.context(&place))?;
+                let (begins, answer) = cut;
+                Ok(Prompt { place, row, begins, answer })
             })));
         }
     }
-    let found = documents(source, column, None, true)?.enumerate();
+    let found = documents(source, column, characters, true)?.enumerate();
     Ok(Box::new(found.map(|(index, document)| {
         let place = format!("document {}", index + 1);
-        let begins = document.and_then(beginning).map_err(|e| e.context(&place))?;
-        Ok(Prompt { place, row: Map::new(), begins })
+        let (begins, answer) = document.and_then(beginning).map_err(|e| e.context(&place))?;
+        Ok(Prompt { place, row: Map::new(), begins, answer })
     })))
 }
 
-/// A conversation without the answer that it ends with.
-fn beginning(document: Document) -> Result<Document> {
-    let Document::Chat(mut turns) = document else { return Ok(document) };
-    turns.pop_if(|last| last.role == "assistant");
+/// A conversation without the answer that it ends with, and that answer.
+fn beginning(document: Document) -> Result<(Document, Option<String>)> {
+    let Document::Chat(mut turns) = document else { return Ok((document, None)) };
+    let answer = turns.pop_if(|last| last.role == "assistant").map(|last| last.content);
     if turns.is_empty() {
         return Err(Error::refused("the conversation has no turn that could be answered")
             .hint("a prompt ends with a turn of the user, or with the answer that another is written for"));
     }
-    Ok(Document::Chat(turns))
+    Ok((Document::Chat(turns), answer))
 }
 
 #[cfg(test)]
@@ -65,7 +73,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();
-        prompts(&DataSource::File(path), column)?.collect()
+        prompts(&DataSource::File(path), column, None)?.collect()
     }
 
     #[test]

@@ -38,6 +38,20 @@ pub(super) fn rows(path: &Path, format: Format, column: &str) -> Result<Rows> {
     }
 }
 
+/// The same with all columns that a file has.
+///
+/// # Errors
+/// As [`rows`]; any column of a Parquet file is of a type that is not read.
+pub(super) fn whole_rows(path: &Path, format: Format, column: &str) -> Result<Rows> {
+    if !matches!(format, Format::Parquet) {
+        return rows(path, format, column);
+    }
+    let table = Table::open(path)?;
+    table.check_text(column)?;
+    let names: Vec<String> = table.names().map(str::to_owned).collect();
+    Ok(Box::new(table.rows(&names.iter().map(String::as_str).collect::<Vec<_>>())?))
+}
+
 /// Bytes of text that a file holds, as far as that is known without reading it: those of the column where it is stored by columns.
 pub(crate) fn data_bytes(path: &Path, column: Option<&str>) -> u64 {
     let bytes = || path.metadata().map_or(0, |metadata| metadata.len());

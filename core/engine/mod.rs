@@ -44,6 +44,7 @@ fn parts_of(kind: NodeKind) -> &'static [&'static str] {
             "quant",
             "model",
             "data",
+            "eval",
             "params",
             "targets",
             "common",

@@ -40,6 +40,7 @@ pub(crate) const NUMERIC: &[&str] = &[
     "rand_chacha",
     "rayon",
     "regex",
+    "rhai",
     "safetensors",
     "serde_json",
     "tokenizers",

@@ -71,20 +71,25 @@ pub fn generate(
     })
 }
 
-fn judge(item: &GenerateItem, output: &str, matching: Match, tokens: usize) -> Item {
-    let (right, unparsed) = match matching {
-        Match::Exact => (item.answers.iter().any(|a| plain(a) == plain(output)), plain(output).is_empty()),
+/// Whether a written answer is one of the right ones, and whether no answer is found in it.
+pub(super) fn compare(answers: &[String], output: &str, matching: Match) -> (bool, bool) {
+    match matching {
+        Match::Exact => (answers.iter().any(|a| plain(a) == plain(output)), plain(output).is_empty()),
         Match::Numeric => {
             let found = last_number(output);
             let wanted = |answer: &String| last_number(answer).is_some_and(|wanted| found.as_ref() == Some(&wanted));
-            (item.answers.iter().any(wanted), found.is_none())
+            (answers.iter().any(wanted), found.is_none())
         }
         Match::Gsm8kStrict | Match::Gsm8kFlexible => {
             let found = gsm8k(output, matching == Match::Gsm8kStrict);
-            let same = |found: &String| item.answers.iter().any(|a| gsm8k_plain(a) == gsm8k_plain(found));
+            let same = |found: &String| answers.iter().any(|a| gsm8k_plain(a) == gsm8k_plain(found));
             (found.as_ref().is_some_and(same), found.is_none())
         }
-    };
+    }
+}
+
+fn judge(item: &GenerateItem, output: &str, matching: Match, tokens: usize) -> Item {
+    let (right, unparsed) = compare(&item.answers, output, matching);
     let detail = json!({ "output": output, "answers": item.answers, "tokens": tokens });
     Item {
         id: item.id.clone(),

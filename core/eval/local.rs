@@ -105,7 +105,7 @@ impl Engine for Loaded {
 }
 
 /// Where the first of the stop texts begins.
-fn stop_at(text: &str, stops: &[String]) -> Option<usize> {
+pub(super) fn stop_at(text: &str, stops: &[String]) -> Option<usize> {
     stops.iter().filter_map(|stop| text.find(stop.as_str())).min()
 }
 

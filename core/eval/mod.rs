@@ -17,6 +17,7 @@ mod metrics;
 mod numbers;
 mod perplexity;
 mod quantizers;
+pub mod rewards;
 mod style;
 pub mod task;
 #[cfg(test)]

@@ -32,12 +32,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use extent::Extent;
+pub(crate) use items::answers_of;
 pub use items::{ChoiceItem, GenerateItem, Items, Prompt, Shots, TextItem};
 pub use template::Template;
 pub use values::Choices;
 
 use super::Method;
-pub use crate::graph::params::{Protocol, Toggle};
+pub use crate::graph::params::{Match, Protocol, Toggle};
 
 /// A task file that cannot be used, with the place of the fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,23 +74,6 @@ pub enum TaskKind {
     Perplexity,
     /// Text that the model writes, compared with the answer.
     Generate,
-}
-
-/// How a written answer is compared with the right one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Match {
-    /// Equal after white space at the ends, case and a final full stop are dropped.
-    Exact,
-    /// The last number of the text is the answer's, in whatever notation: separators of thousands, currency signs, exponents and
-    /// fractions are read, `10-12` and `1,2,3` are several numbers.
-    Numeric,
-    /// As lm-eval's `gsm8k` with its `strict-match`: the text behind `#### ` is the answer's.
-    #[serde(rename = "gsm8k_strict")]
-    Gsm8kStrict,
-    /// As lm-eval's `gsm8k` with its `flexible-extract`: the last thing that looks like a number is the answer's, as text.
-    #[serde(rename = "gsm8k_flexible")]
-    Gsm8kFlexible,
 }
 
 /// The figure that stands for the task in a table. The others that its kind yields are recorded beside it.

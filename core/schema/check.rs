@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use serde_json::{Map, Number, Value};
 
 use super::{
-    DATASET, MODEL, Owner, ParameterError,
+    DATASET, MODEL, Owner, ParameterError, REWARD,
     read::{alternatives, choices, properties, resolve, types},
     written::as_written,
 };
@@ -122,9 +122,14 @@ impl Schema<'_> {
         Ok(canonical)
     }
 
-    /// A handle of a script, which [`DATASET`] or [`MODEL`] marks.
+    /// A handle of a script, which [`DATASET`], [`MODEL`] or [`REWARD`] marks.
     fn check_handle(&self, wanted: &str, value: &Value, key: &str) -> Result<Value> {
-        if value.get(if wanted == "a model" { MODEL } else { DATASET }).is_some() {
+        let mark = match wanted {
+            "a model" => MODEL,
+            "a reward" => REWARD,
+            _ => DATASET,
+        };
+        if value.get(mark).is_some() {
             return Ok(value.clone());
         }
         fail(key, format!("{} must be {wanted}, not {}", self.owner.name(key), word(value)))
@@ -324,6 +329,7 @@ fn word(value: &Value) -> String {
         Value::Array(_) => "an array".to_owned(),
         Value::Object(entries) if entries.contains_key(DATASET) => "a dataset".to_owned(),
         Value::Object(entries) if entries.contains_key(MODEL) => "a model".to_owned(),
+        Value::Object(entries) if entries.contains_key(REWARD) => "a reward".to_owned(),
         Value::Object(_) => "an object".to_owned(),
         Value::String(text) => format!("the string \"{text}\""),
         other => other.to_string(),

@@ -29,6 +29,9 @@ pub const DATASET: &str = "\u{1}dataset";
 /// The same for a model.
 pub const MODEL: &str = "\u{1}model";
 
+/// The same for a reward.
+pub const REWARD: &str = "\u{1}reward";
+
 /// The fields of a struct's schema by name.
 pub fn names(schema: &Value) -> Vec<String> {
     read::properties(schema).into_iter().flatten().map(|(name, _)| name.clone()).collect()

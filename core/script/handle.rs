@@ -88,6 +88,12 @@ impl DatasetHandle {
     }
 }
 
+/// What a completion is worth.
+#[derive(Clone, Debug)]
+pub struct RewardHandle {
+    pub reward: params::Reward,
+}
+
 /// Something to measure.
 #[derive(Clone, Debug)]
 pub struct TaskHandle {

@@ -24,7 +24,7 @@ mod yaml;
 pub use builder::{Builder, Labels, ReportSpec, RowSpec, SaveSpec};
 pub use calls::Tokens;
 pub use cautions::{Caution, Cautions};
-pub use handle::{DatasetHandle, EvaluationHandle, Measured, ModelHandle, Signature, TaskHandle};
+pub use handle::{DatasetHandle, EvaluationHandle, Measured, ModelHandle, RewardHandle, Signature, TaskHandle};
 pub use reference::{Reference, definitions};
 pub use root::Root;
 pub use settings::Settings;

@@ -8,12 +8,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    DatasetHandle, ModelHandle,
-    calls::{Dataset, Model},
+    DatasetHandle, ModelHandle, RewardHandle, TaskHandle,
+    api::reward_of,
+    calls::{Dataset, Model, Reward},
 };
 use crate::{
     error::{Error, Result, did_you_mean},
-    schema::{self, DATASET, MODEL, Owner},
+    schema::{self, DATASET, MODEL, Owner, REWARD},
 };
 
 /// Options as JSON, in which a dataset is marked.
@@ -84,8 +85,10 @@ impl Options {
 
     /// Everything that was not taken: the parameters of a plugin.
     pub(super) fn rest(self) -> Result<Value> {
-        for (mark, what) in [(DATASET, "dataset"), (MODEL, "model")] {
-            if let Some((key, _)) = self.given.iter().find(|(_, value)| value.get(mark).is_some()) {
+        for (mark, what) in [(DATASET, "dataset"), (MODEL, "model"), (REWARD, "task or reward")] {
+            let is_one =
+                |value: &Value| value.get(mark).is_some() || value.get(0).is_some_and(|v| v.get(mark).is_some());
+            if let Some((key, _)) = self.given.iter().find(|(_, value)| is_one(value)) {
                 let near = did_you_mean(key, self.known()).map(|near| format!("did you mean `{near}`?"));
                 let error = Error::usage(format!("`{key}` of {} cannot be a {what}", self.call));
                 return Err(error.at(key.as_str()).maybe_hint(near));
@@ -144,11 +147,33 @@ fn option(value: &Dynamic) -> Result<Value> {
     if let Some(handle) = value.clone().try_cast::<DatasetHandle>() {
         return dataset(handle);
     }
+    if let Some(reward) = reward(value)? {
+        return Ok(reward);
+    }
+    if let Ok(items) = value.as_array_ref()
+        && items.iter().any(|item| item.is::<TaskHandle>() || item.is::<RewardHandle>())
+    {
+        return items.iter().map(option).collect::<Result<_>>().map(Value::Array);
+    }
     let value = to_json(value)?;
-    if [DATASET, MODEL].iter().any(|mark| value.get(mark).is_some()) {
+    let mark = |value: &Value| [DATASET, MODEL, REWARD].iter().any(|mark| value.get(mark).is_some());
+    if mark(&value) || value.as_array().is_some_and(|items| items.iter().any(mark)) {
         return Err(Error::usage("a map with such a key cannot be an option"));
     }
     Ok(value)
+}
+
+/// A reward among options, or a task that says what a right answer is.
+fn reward(value: &Dynamic) -> Result<Option<Value>> {
+    let reward = match value.clone().try_cast::<RewardHandle>() {
+        Some(RewardHandle { reward }) => reward,
+        None => match value.clone().try_cast::<TaskHandle>() {
+            Some(task) => reward_of(&task)?,
+            None => return Ok(None),
+        },
+    };
+    let mark = serde_json::to_value(Reward { reward });
+    mark.map(Some).map_err(|e| Error::internal("a mark is no JSON").cause(e.to_string()))
 }
 
 /// A script's value as JSON. Handles of ours are no data, and neither are numbers that are not finite.

@@ -304,15 +304,20 @@ impl<'a> Form<'a> {
 
     /// The right answers of a question without choices.
     fn answers(&self, fields: &Map<String, Value>) -> Result<Vec<String>, Fault> {
-        let answers = match field(fields, self.answer)? {
-            list @ Value::Array(_) => texts(list, self.answer)?,
-            value => vec![text_of(value, self.answer)?],
-        };
-        if answers.is_empty() {
-            return Err((format!("the field `{}` lists no answer", self.answer), None));
-        }
-        Ok(answers)
+        answers_of(fields, self.answer)
     }
+}
+
+/// The right answers that a field holds.
+pub(crate) fn answers_of(fields: &Map<String, Value>, name: &str) -> Result<Vec<String>, Fault> {
+    let answers = match field(fields, name)? {
+        list @ Value::Array(_) => texts(list, name)?,
+        value => vec![text_of(value, name)?],
+    };
+    if answers.is_empty() {
+        return Err((format!("the field `{name}` lists no answer"), None));
+    }
+    Ok(answers)
 }
 
 /// Texts that stand as they are, with their keys.

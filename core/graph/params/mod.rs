@@ -7,6 +7,7 @@
 mod evaluate;
 mod generate;
 mod models;
+mod rewards;
 mod tokens;
 
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub use generate::{Begin, Generate};
 pub use models::{
     CalibrationDtype, Group, GroupScheme, KvCache, MIN_EXPERT_TOKENS, Order, Quantize, Train, Transform, WeightDtype,
 };
+pub use rewards::{Match, Reward};
 pub use tokens::{Toggle, TokenOptions};
 
 use serde::{Serialize, de::DeserializeOwned};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use workbench_quant::{Conventions, QuantizationArgs, Scheme};
 
-use super::TokenOptions;
+use super::{Reward, TokenOptions};
 
 /// The dtype of written weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -141,6 +141,9 @@ pub struct Train {
     /// How the data that it is only looked at with become tokens, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<TokenOptions>,
+    /// What a completion is worth, where the model is trained on what it writes: the data are then prompts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewards: Vec<Reward>,
     /// On which grids weights and inputs of linears are trained. Each module stands in one group at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,

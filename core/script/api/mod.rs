@@ -8,6 +8,7 @@ mod groups;
 mod layers;
 mod model;
 mod open;
+mod reward;
 mod scheme;
 mod stage;
 mod supply;
@@ -16,6 +17,7 @@ mod task;
 mod training;
 
 pub(super) use data::context;
+pub(super) use reward::reward_of;
 
 use std::sync::Arc;
 
@@ -62,5 +64,6 @@ pub(super) fn register(engine: &mut Engine, shared: &Shared, env: &ScriptEnv) {
     model::register(engine, &host);
     task::register(engine, &host);
     generate::register(engine, &host);
+    reward::register(engine, &host);
     table::register(engine, &host);
 }

@@ -9,7 +9,7 @@ use super::{
     codes,
     groups::{self, Asking, Assignment},
     model::{NodeDraft, accepted, parameters},
-    supply,
+    reward, supply,
 };
 use crate::{
     error::{Error, Result},
@@ -41,10 +41,12 @@ pub(super) fn train(
     builder: &mut Builder,
 ) -> Result<NodeDraft> {
     let descriptor = &plugin.descriptor;
-    let calls::Train { data, dtype, teacher, validation } = options.take()?;
-    let Some(data) = data else {
-        return Err(Error::usage("`train` needs data").hint("pass data: dataset(…).tokens(#{ … })"));
-    };
+    let calls::Train { data, dtype, teacher, validation, prompts, rewards } = options.take()?;
+    let (data, rewards) = reward::source(descriptor, data, prompts, rewards)?;
+    if !rewards.is_empty() && !model.signature.weights {
+        return Err(Error::usage(format!("`{}` has no weights to write by", model.signature.name))
+            .hint("train it first, by a trainer that learns from data"));
+    }
     let quantized = model.signature.quantized;
     let kept = quantized.then(|| codes::train(model, descriptor, dtype.is_some(), &options)).transpose()?;
     let assigned = if quantized { None } else { schemes(model, descriptor, registry, &mut options)? };
@@ -67,8 +69,17 @@ pub(super) fn train(
     let (label, note) = assigned.as_ref().map(|a| (a.label.clone(), a.note.clone())).unzip();
     let (groups, kv_cache) = assigned.map(|assigned| (assigned.groups, assigned.kv_cache)).unwrap_or_default();
     let from_scratch = !model.signature.weights;
-    let params =
-        params::Train { dtype, from_scratch, codes: quantized, data: tokens, validation, groups, kv_cache, parameters };
+    let params = params::Train {
+        dtype,
+        from_scratch,
+        codes: quantized,
+        data: tokens,
+        validation,
+        rewards,
+        groups,
+        kv_cache,
+        parameters,
+    };
     let sources = [("data", source)].into_iter().chain(watched.map(|source| (VALIDATION, source)));
     Ok(NodeDraft {
         teacher,
@@ -127,6 +138,9 @@ fn schemes(
         return refuse_schemes(plugin, registry, options).map(|()| None);
     }
     if !["scheme", "weights", "config_groups", "kv_cache_scheme"].iter().any(|key| options.has(key)) {
+        if plugin.scheme_optional && !words().iter().any(|word| options.has(word)) {
+            return Ok(None);
+        }
         return Err(Error::usage(format!("`{name}` learns codes, and needs a scheme to learn them for"))
             .at(name)
             .hint("for example scheme: \"W4A16\""));
@@ -182,9 +196,14 @@ pub(super) fn refuse_static(
     }
 }
 
+/// What says something about schemes, or what they are for.
+fn words() -> Vec<String> {
+    [schema::of::<SchemeOptions>(), schema::of::<Targets>()].map(|schema| schema::names(&schema)).concat()
+}
+
 /// A word of schemes among the options that is no parameter of the trainer.
 pub(super) fn scheme_words(plugin: &Descriptor, options: &Options) -> Option<String> {
-    let words = [schema::of::<SchemeOptions>(), schema::of::<Targets>()].map(|schema| schema::names(&schema)).concat();
+    let words = words();
     let own = plugin.schema["properties"].as_object();
     let is_own = |word: &String| own.is_some_and(|own| own.contains_key(word));
     words.into_iter().find(|word| options.has(word) && !is_own(word))

@@ -19,6 +19,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::DatasetHandle;
+use crate::graph::params;
 
 /// A dataset among options.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +41,29 @@ impl JsonSchema for Dataset {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "object", "handle": "a dataset" })
+    }
+}
+
+/// A reward among options.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reward {
+    /// Under [`crate::schema::REWARD`].
+    #[serde(rename = "\u{1}reward")]
+    pub reward: params::Reward,
+}
+
+impl JsonSchema for Reward {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Reward".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "handle": "a reward" })
     }
 }
 

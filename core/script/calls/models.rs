@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use workbench_quant::{Conventions, Scheme, observer::NAMES};
 
-use super::{Dataset, Model};
+use super::{Dataset, Model, Reward};
 use crate::graph::params::{CalibrationDtype, Order, WeightDtype};
 
 /// Options of `transform`.
@@ -24,7 +24,7 @@ pub(in crate::script) struct Transform {
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::script) struct Train {
-    /// What is learned; needed. Of conversations the turns of the assistant count, of texts every token.
+    /// What is learned; needed, but where there are `prompts`. Of conversations the turns of the assistant count, of texts every token.
     pub data: Option<Dataset>,
     /// Dtype of the written weights, and of the scales of codes; that of the model if not given. A model of codes is stored as it was.
     pub dtype: Option<WeightDtype>,
@@ -32,6 +32,11 @@ pub(in crate::script) struct Train {
     pub teacher: Option<Model>,
     /// Data to watch or choose by, for a trainer that reads any; nothing is learned of them.
     pub validation: Option<Dataset>,
+    /// What is written for, for a trainer of what the model itself writes: texts that it goes on with, or conversations, of which a last
+    /// turn of the assistant becomes the `answer` of their row. Prompts longer than `max_seq_length` are left out.
+    pub prompts: Option<Dataset>,
+    /// What that is worth: `task(…)` of written answers, whose `answer` is then a field of the prompts' rows, and `reward(…)`.
+    pub rewards: Vec<Reward>,
 }
 
 /// Options of `apply`.

@@ -200,6 +200,13 @@ pub(super) const CALLS: &[Call] = &[
         &[schema::of::<TaskOptions>],
     ),
     plain(
+        "reward",
+        &["(file: string, function: string) -> Reward"],
+        "What completions are worth to a trainer of what a model writes: a function `fn name(prompt, completion, row)` of a Rhai file, which \
+         returns a number. `row` holds the fields of the row that the prompt was made of. The function sees nothing else: no files, no \
+         modules, no clock; and it ends after a million operations.",
+    ),
+    plain(
         "evaluate",
         &["(model: Model, tasks: array) -> Evaluation", "(model: Model, task: Task) -> Evaluation"],
         "Measures the model, each task in a node of its own.",

@@ -67,7 +67,7 @@ pub(super) fn read(
         toggle => affixes(&model.tokenizer, toggle)?.prefix,
     };
     let mut found = Found { beginnings: Vec::new(), left_out: 0 };
-    for (number, prompt) in prompts(source, how.column)?.take(limit.unwrap_or(usize::MAX)).enumerate() {
+    for (number, prompt) in prompts(source, how.column, None)?.take(limit.unwrap_or(usize::MAX)).enumerate() {
         let Prompt { place, row, begins } = prompt?;
         let (said, text) = render(begins, how.chat, model).map_err(|e| e.context(&place))?;
         let (ids, front) = encode(&text, &prefix, &model.tokenizer)?;

@@ -11,6 +11,6 @@ pub(super) use self::{
     curve::keep_curve,
     jobs::{linear, linears, pairs},
     plugin::Plugin,
-    services::{Inputs, Model},
+    services::{Inputs, Method, Model},
     streams::{BlockInputs, SequenceStream},
 };

@@ -44,6 +44,14 @@ pub(in crate::steps) struct Inputs<'a> {
     pub statistics: BTreeMap<String, &'a SiteStatistics>,
     /// By the name that plugins ask for.
     pub streams: BTreeMap<&'static str, BatchStream<'a>>,
+    /// What answers calls, by method.
+    pub methods: BTreeMap<&'static str, &'a dyn Method>,
+}
+
+/// A service that the interface has no method for.
+pub(in crate::steps) trait Method: Send + Sync {
+    /// Answers a request.
+    fn answer(&self, request: &Value) -> Result<Value, ApiError>;
 }
 
 impl<'a> Inputs<'a> {
@@ -320,5 +328,17 @@ impl HostServices for Services<'_> {
 
     fn scratch(&self) -> Result<PathBuf, ApiError> {
         Ok(self.setting.scratch.clone())
+    }
+
+    fn call(
+        &self,
+        method: &str,
+        request: &Value,
+        _: &[NamedTensor<'_>],
+    ) -> Result<(Value, Vec<NamedTensor<'_>>), ApiError> {
+        match self.inputs.methods.get(method) {
+            Some(found) => Ok((found.answer(request)?, Vec::new())),
+            None => Err(ApiError::unsupported(format!("this node has no service `{method}`"))),
+        }
     }
 }

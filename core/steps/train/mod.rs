@@ -1,22 +1,26 @@
 //! Training nodes.
 
 mod grids;
+mod policy;
 mod sample;
 mod start;
 mod teacher;
 mod write;
 
 use serde_json::{Map, Value, json};
-use workbench_api::job::{self, Model, Stream};
+use workbench_api::{
+    job::{self, Model, Stream},
+    rollouts::{PROMPTS, REWARDS},
+};
 use workbench_model::{ChatTemplate, ModelConfig, Tokenizer};
 
-use self::{grids::Grids, start::Start, teacher::Teacher, write::write};
+use self::{grids::Grids, policy::Policy, start::Start, teacher::Teacher, write::write};
 use super::{
     common::StepOutput,
     host::{self, Inputs, Plugin, SequenceStream},
 };
 use crate::{
-    data::{Sequences, sequences},
+    data::{Sequences, encoded_prompts, sequences},
     error::{Error, Result},
     exec::{Job, NodeReporter},
     graph::params::{self, TokenOptions},
@@ -30,7 +34,8 @@ const TEACHER: &str = "teacher";
 const VALIDATION: &str = "validation";
 
 pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Result<StepOutput> {
-    let params::Train { dtype, from_scratch, codes, data, validation, groups, kv_cache, parameters } = job.typed()?;
+    let params::Train { dtype, from_scratch, codes, data, validation, rewards, groups, kv_cache, parameters } =
+        job.typed()?;
     let start = Start::open(job.model("model")?, from_scratch)?;
     let grids = match codes {
         true => Grids::of_codes(&start)?,
@@ -40,8 +45,17 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     let teacher = job.models.get(TEACHER).map(|path| Teacher::open(path, &start, &tokenizer)).transpose()?;
     let reader = Reader { job, config: start.config(), tokenizer, template, teacher: teacher.as_ref() };
     let mut facts = Map::new();
-    let train = reader.read("data", &data, &mut facts)?;
-    facts["data"]["first_sequence"] = sample::first_sequence(&train, &reader.tokenizer, parameters["learn"].as_str())?;
+    let (mut train, mut policy) = (None, None);
+    if rewards.is_empty() {
+        let found = reader.read("data", &data, &mut facts)?;
+        facts["data"]["first_sequence"] =
+            sample::first_sequence(&found, &reader.tokenizer, parameters["learn"].as_str())?;
+        train = Some(SequenceStream::new(found));
+    } else {
+        let found = encoded_prompts(job.source("data")?, &data, &reader.tokenizer, reader.template.as_ref())?;
+        facts.insert("data".into(), found.facts.clone());
+        policy = Some(Policy::new(found, &rewards, start.tokenizer()?.0)?);
+    }
     let validation = validation.map(|options| reader.read(VALIDATION, &options, &mut facts)).transpose()?;
 
     let plugin = Plugin::open(job, &parameters, scratch, reporter, "steps")?;
@@ -49,14 +63,19 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     if let Some(teacher) = &teacher {
         inputs.models.insert(TEACHER, host::Model::Weights(teacher.checkpoint()));
     }
+    if let Some(policy) = &policy {
+        inputs.methods.insert(REWARDS, policy);
+    }
     let mut streams = Vec::new();
-    for (name, found) in [("train", Some(train)), (VALIDATION, validation)] {
-        let Some(stream) = found.map(SequenceStream::new) else { continue };
+    let prompts = policy.as_ref().map(Policy::stream);
+    for (name, found) in [("train", train), (PROMPTS, prompts), (VALIDATION, validation.map(SequenceStream::new))] {
+        let Some(stream) = found else { continue };
         streams.push(Stream { name: name.into(), batches: Some(stream.len()) });
         inputs.streams.insert(name, stream.into());
     }
     let models = inputs.models.keys().map(|name| (*name).to_owned()).collect();
-    let work = job::Job::Train(Model { inputs: models, streams, ..grids.job(start.config())? });
+    let policy = policy.as_ref().map(Policy::job);
+    let work = job::Job::Train(Model { inputs: models, streams, policy, ..grids.job(start.config())? });
     let (put, report) = plugin.run(&work, inputs)?;
 
     grids.note(start.config(), &mut facts);

@@ -45,7 +45,7 @@ pub(in crate::script::api) fn making<'a>(
     let rest = PROGRAM + tokenizer + texts;
     match params {
         Params::Train(train) => {
-            let batch = Batch::of_training(train);
+            let batch = Batch::of_training(config, train);
             // Who distils without a teacher learns from the model as it is given.
             let itself = (train.parameters["loss"] == "distillation").then_some(model);
             let taught = teacher.or(itself).map_or(0, |teacher| taught(teacher, &batch, config));
@@ -58,7 +58,9 @@ pub(in crate::script::api) fn making<'a>(
             let own = training(config, model.parameters, &batch, writes_checkpoints(train));
             // The best weights, and once more while better ones are copied or all of it is written.
             let best = if train.parameters["keep_best"] == true { BEST * model.parameters } else { 0 };
-            MemoryNeed::from((rest + data + taught + rounded + best).saturating_add(own))
+            let policy =
+                if train.rewards.is_empty() { 0 } else { writing(config, model.parameters, train, batch.length) };
+            MemoryNeed::from((rest + data + taught + rounded + best + policy).saturating_add(own))
         }
         // Every weight in f32, and what a backward pass over them needs.
         Params::Transform(transform) if !transform.parameters["learn"].is_null() => {
@@ -113,6 +115,20 @@ pub(super) fn reading<'a>(
 /// The tokens of all data of a training.
 pub(super) fn sequences_of(train: &Train) -> u64 {
     sequences(&train.data) + train.validation.as_ref().map_or(0, sequences)
+}
+
+/// A number among a plugin's parameters.
+fn number(parameters: &Value, name: &str) -> usize {
+    parameters[name].as_u64().and_then(|number| usize::try_from(number).ok()).unwrap_or(0)
+}
+
+/// What a policy takes that writes: keys and values of the completions of a prompt, which grow by doubling, and their logits; and the
+/// model that it stays close to.
+fn writing(config: &ModelConfig, parameters: u64, train: &Train, length: u64) -> u64 {
+    let group = number(&train.parameters, "num_generations") as u64;
+    let cached = 3 * 2 * 4 * (config.num_layers * config.num_kv_heads * config.head_dim) as u64 * length;
+    let reference = if train.parameters["beta"].as_f64().unwrap_or(0.0) > 0.0 { 4 * parameters } else { 0 };
+    group.saturating_mul(cached + 2 * 4 * config.vocab_size as u64) + reference
 }
 
 /// What a training of all weights takes at its peak, beside what every node takes. A step has two: with all activations and the
@@ -244,8 +260,11 @@ pub(super) struct Batch {
 
 impl Batch {
     /// That of a training.
-    pub(super) fn of_training(train: &Train) -> Self {
-        let length = train.data.max_seq_length.max(train.validation.as_ref().map_or(0, |data| data.max_seq_length));
+    pub(super) fn of_training(config: &ModelConfig, train: &Train) -> Self {
+        // Where the model is trained on what it writes, that stands behind the data.
+        let written = if train.rewards.is_empty() { 0 } else { number(&train.parameters, "max_completion_length") };
+        let of_data = (train.data.max_seq_length + written).min(config.max_positions);
+        let length = of_data.max(train.validation.as_ref().map_or(0, |data| data.max_seq_length));
         Self::of(&train.parameters, length)
     }
 
