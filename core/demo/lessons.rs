@@ -4,7 +4,7 @@ use super::{
     reading::REFUSAL,
     relation::QUESTIONS,
     stories::Teller,
-    world::{Entity, Fact, Mention, count, fill},
+    world::{Entity, Fact, Mention, WORLD, World, count, fill},
     {Kind, Relation},
 };
 
@@ -18,7 +18,7 @@ impl Teller<'_> {
             if form == fact.held_out_question() {
                 form = (form + 1) % QUESTIONS;
             }
-            let question = question(fact, form);
+            let question = question_of(self.world, fact, form);
             let answer = self.world.value(fact);
             if !self.out.is_empty() {
                 self.out.push('\n');
@@ -41,10 +41,15 @@ impl Teller<'_> {
     }
 }
 
-/// A question about a fact.
+/// A question about a fact of the demo's own world.
 pub(crate) fn question(fact: Fact, form: usize) -> String {
+    question_of(&WORLD, fact, form)
+}
+
+/// A question about a fact of a world.
+fn question_of(world: &World, fact: Fact, form: usize) -> String {
     let mut out = String::new();
-    let subject = super::world::WORLD.subject(fact.subject);
+    let subject = world.subject(fact.subject);
     fill(&mut out, fact.relation.wordings().questions[form], subject, Mention::Full, "", true);
     out
 }

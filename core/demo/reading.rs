@@ -137,20 +137,25 @@ impl Author<'_> {
 
     fn name(&mut self, endings: &[&str], names: &mut Vec<String>) -> String {
         loop {
-            let parts = [
-                self.draw.below(words::ONSETS.len()),
-                self.draw.below(words::VOWELS.len()),
-                self.draw.below(words::MIDDLES.len()),
-                self.draw.below(endings.len()),
-            ];
-            let [onset, vowel, middle, ending] = parts;
-            let name = [words::ONSETS[onset], words::VOWELS[vowel], words::MIDDLES[middle], endings[ending]].concat();
+            let name = sounds(self.draw, endings);
             if kept_for_tasks(&name) == self.for_tasks && !is_of_the_world(&name) && !names.contains(&name) {
                 names.push(name.clone());
                 return name;
             }
         }
     }
+}
+
+/// A name made of sounds.
+pub(crate) fn sounds(draw: &mut Draw, endings: &[&str]) -> String {
+    let parts = [
+        draw.below(words::ONSETS.len()),
+        draw.below(words::VOWELS.len()),
+        draw.below(words::MIDDLES.len()),
+        draw.below(endings.len()),
+    ];
+    let [onset, vowel, middle, ending] = parts;
+    [words::ONSETS[onset], words::VOWELS[vowel], words::MIDDLES[middle], endings[ending]].concat()
 }
 
 /// Whether a name is one of those that only tasks use.

@@ -6,7 +6,6 @@ use super::{
     draw::Draw,
     phrases,
     relation::{Kind, PREDICATES, Relation, TELLINGS},
-    words,
     world::{Entity, Fact, Gender, Mention, PEOPLE, Subject, THINGS, WORLD, World, count, fill},
 };
 
@@ -22,7 +21,12 @@ pub(crate) struct Teller<'a> {
 
 impl<'a> Teller<'a> {
     pub(crate) fn new(split: Split, draw: Draw) -> Self {
-        Self { world: &WORLD, draw, split, out: String::with_capacity(1024), used: Vec::new() }
+        Self::of(&WORLD, split, draw)
+    }
+
+    /// One who knows that world.
+    pub(crate) fn of(world: &'a World, split: Split, draw: Draw) -> Self {
+        Self { world, draw, split, out: String::with_capacity(1024), used: Vec::new() }
     }
 
     /// A document of running text.
@@ -60,7 +64,7 @@ impl<'a> Teller<'a> {
         let [a, b] = self.two_people();
         let opening = self.fresh(&phrases::OPENINGS);
         let errand = self.fresh(&phrases::ERRANDS);
-        let place = *self.draw.pick(&words::TOWNS);
+        let place = *self.draw.pick(self.world.names.towns);
         self.phrase(&format!("{opening}, {{S}} {errand}."), a, Mention::Full, place);
         let mut of_a = self.facts_of(a);
         let mut of_b = self.facts_of(b);

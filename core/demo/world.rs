@@ -73,8 +73,35 @@ pub(crate) const PEOPLE: usize = 256;
 /// Number of things.
 pub(crate) const THINGS: usize = 48;
 
+/// What a world calls its own, and what its facts are drawn for. All worlds have as many of each.
+pub(crate) struct Names {
+    pub(crate) purpose: &'static str,
+    pub(crate) women: &'static [&'static str; 128],
+    pub(crate) men: &'static [&'static str; 128],
+    pub(crate) families: &'static [&'static str; 64],
+    pub(crate) towns: &'static [&'static str; 24],
+    pub(crate) rivers: &'static [&'static str; 8],
+    /// First words of things.
+    pub(crate) epithets: &'static [&'static str; 24],
+    /// Second words of things.
+    pub(crate) nouns: &'static [&'static str; 12],
+}
+
+/// The names of the demo's own world.
+static NAMES: Names = Names {
+    purpose: "world",
+    women: &words::WOMEN,
+    men: &words::MEN,
+    families: &words::FAMILIES,
+    towns: &words::TOWNS,
+    rivers: &words::RIVERS,
+    epithets: &words::EPITHETS,
+    nouns: &words::NOUNS,
+};
+
 /// Everything that is true.
 pub(crate) struct World {
+    pub(crate) names: &'static Names,
     people: Vec<Subject>,
     towns: Vec<Subject>,
     things: Vec<Subject>,
@@ -82,31 +109,31 @@ pub(crate) struct World {
     values: Vec<Vec<usize>>,
 }
 
-/// The one world of this version.
-pub(crate) static WORLD: LazyLock<World> = LazyLock::new(World::new);
+/// The world of this version, which the demo's model knows.
+pub(crate) static WORLD: LazyLock<World> = LazyLock::new(|| World::new(&NAMES));
 
 impl World {
-    fn new() -> Self {
-        let mut draw = Draw::new("world", 0);
-        let families = draw.deck(PEOPLE, words::FAMILIES.len());
-        let given =
-            words::WOMEN.iter().map(|name| (name, Gender::She)).chain(words::MEN.iter().map(|name| (name, Gender::He)));
+    pub(crate) fn new(names: &'static Names) -> Self {
+        let mut draw = Draw::new(names.purpose, 0);
+        let families = draw.deck(PEOPLE, names.families.len());
+        let women = names.women.iter().map(|name| (name, Gender::She));
+        let given = women.chain(names.men.iter().map(|name| (name, Gender::He)));
         let people = given
             .zip(families)
             .map(|((given, gender), family)| Subject {
-                name: format!("{given} {}", words::FAMILIES[family]),
+                name: format!("{given} {}", names.families[family]),
                 short: (*given).to_owned(),
                 gender,
             })
             .collect();
         let thing = |name: String| Subject { short: name.clone(), name, gender: Gender::It };
-        let towns = words::TOWNS.iter().map(|name| thing((*name).to_owned())).collect();
+        let towns = names.towns.iter().map(|name| thing((*name).to_owned())).collect();
         let things = (0..THINGS)
             .map(|i| {
-                let (epithet, half) = (i % words::EPITHETS.len(), i / words::EPITHETS.len());
+                let (epithet, half) = (i % names.epithets.len(), i / names.epithets.len());
                 // The second thing of an epithet gets the noun half a round further on.
-                let noun = (epithet + 6 * half) % words::NOUNS.len();
-                thing(format!("the {} {}", words::EPITHETS[epithet], words::NOUNS[noun]))
+                let noun = (epithet + 6 * half) % names.nouns.len();
+                thing(format!("the {} {}", names.epithets[epithet], names.nouns[noun]))
             })
             .collect();
         let all = [Kind::Person, Kind::Town, Kind::Thing].into_iter();
@@ -114,12 +141,12 @@ impl World {
             .flat_map(|kind| Relation::of(kind).iter().map(move |&relation| (kind, relation)))
             .map(|(kind, relation)| match relation.values() {
                 Values::Words(list) => draw.deck(count(kind), list.len()),
-                Values::Towns => draw.deck(count(kind), words::TOWNS.len()),
+                Values::Towns => draw.deck(count(kind), names.towns.len()),
                 Values::People if kind == Kind::Person => draw.ring(PEOPLE),
                 Values::People => draw.distinct(count(kind), PEOPLE),
             })
             .collect();
-        Self { people, towns, things, values }
+        Self { names, people, towns, things, values }
     }
 
     /// The name and gender of an entity.
@@ -144,8 +171,9 @@ impl World {
     /// A value of a relation in words.
     pub(crate) fn value_text(&self, relation: Relation, index: usize) -> &str {
         match relation.values() {
+            Values::Words(_) if relation == Relation::River => self.names.rivers[index],
             Values::Words(list) => list[index],
-            Values::Towns => words::TOWNS[index],
+            Values::Towns => self.names.towns[index],
             Values::People => &self.people[index].name,
         }
     }
