@@ -20,10 +20,13 @@ pub(super) struct DemoArguments {
 
 #[derive(Debug, Subcommand)]
 enum DemoCommand {
-    /// Print one of its texts
-    #[command(after_help = "Example:\n  workbench demo text stories/valid | head")]
+    /// Print one of its texts: running text, or conversations as JSON lines
+    #[command(after_help = "Examples:\n  workbench demo text stories/valid | head\n  \
+                            workbench demo text chat/strangers/train | head")]
     Text {
-        /// `stories/train`, `stories/valid` or `stories/test`
+        /// One of `stories` (running text about its world), `foreign` (about a second world), `chat/answers`, `chat/language`,
+        /// `chat/refusals`, `chat/strangers` and `chat/instructions`, with `/train`, `/valid` or `/test` behind it; or
+        /// `chat/overcautious/train`
         name: String,
         /// Documents to print; all if not given
         #[arg(long, value_name = "N")]
@@ -40,9 +43,9 @@ enum DemoCommand {
 pub(super) fn main(arguments: &DemoArguments, _: &Global) -> Result<ExitCode> {
     match &arguments.command {
         DemoCommand::Text { name, documents } => {
-            let split = demo::Split::by_name(name).map_err(|e| Error::usage(e.to_string()))?;
-            for text in demo::documents(split).take(documents.unwrap_or(usize::MAX)) {
-                style::print(&format!("{text}\n\n"))?;
+            let text = demo::Text::by_name(name).map_err(|e| Error::usage(e.to_string()).maybe_hint(e.hint()))?;
+            for passage in text.passages().take(documents.unwrap_or(usize::MAX)) {
+                style::print(&passage.printed())?;
             }
         }
         DemoCommand::Write { folder } => {
@@ -52,4 +55,22 @@ pub(super) fn main(arguments: &DemoArguments, _: &Global) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_and_documents_name_every_text() {
+        let command = DemoArguments::augment_args(clap::Command::new("demo"));
+        let help = command.find_subcommand("text").unwrap().clone().render_long_help().to_string();
+        let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/demo/README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        for name in demo::names() {
+            let (stem, _) = name.rsplit_once('/').unwrap();
+            assert!(help.contains(&format!("`{stem}`")) || help.contains(&format!("`{name}`")), "{name}: {help}");
+            assert!(readme.contains(&format!("`demo:{stem}/train`")), "{name}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use workbench_model::tokenizer::Message;
 
 use super::{
+    demo,
     format::Format,
     rows::rows,
     text::{Paragraphs, TextPieces},
@@ -24,18 +25,18 @@ pub enum Document {
     Chat(Vec<Message>),
 }
 
-type Documents = Box<dyn Iterator<Item = Result<Document>>>;
+pub(super) type Documents = Box<dyn Iterator<Item = Result<Document>>>;
 
 /// The documents of a source. A table (`.jsonl`, a list in `.json`, `.csv`, `.tsv`, `.parquet`) has one a row, in the column
 /// `column`: a text, or a list of messages with `role` and `content` or `from` and `value`. Any other file is one text; with
 /// `split` its paragraphs (set off by blank lines) are documents of their own. `characters` keeps only the first of them of a
-/// text file.
+/// text file. Of the demo's conversations the column is `messages`, also where the usual `text` is asked for.
 ///
 /// # Errors
 /// The file cannot be read or is no text; a row is malformed, or lacks the column.
 pub fn documents(source: &DataSource, column: &str, characters: Option<usize>, split: bool) -> Result<Documents> {
     let path = match source {
-        DataSource::Demo(name) => return demo(name),
+        DataSource::Demo(name) => return demo::documents(name, column),
         DataSource::File(path) => path,
         DataSource::Node(made) => {
             return Err(Error::internal(format!("what `{}` is was not looked up", made.name)));
@@ -51,11 +52,6 @@ pub fn documents(source: &DataSource, column: &str, characters: Option<usize>, s
             })))
         }
     }
-}
-
-fn demo(name: &str) -> Result<Documents> {
-    let split = crate::demo::Split::by_name(name).map_err(|e| Error::usage(e.to_string()))?;
-    Ok(Box::new(crate::demo::documents(split).map(|text| Ok(Document::Text(text)))))
 }
 
 fn text(path: &Path, characters: Option<usize>, split: bool) -> Result<Documents> {

@@ -5,6 +5,7 @@
 //! of lines, which end in `\n` from then on.
 
 mod affixes;
+mod demo;
 mod documents;
 mod encoded_prompts;
 mod format;

@@ -21,7 +21,7 @@ use tokenizers::{
     tokenizer::SplitDelimiterBehavior,
 };
 
-use super::{Split, document, names, tasks};
+use super::{Split, chat, document, names, tasks};
 
 /// What can go wrong with the demo.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +100,9 @@ pub(crate) fn assets() -> Result<Vec<(String, String)>, DemoError> {
     {
         files.push((format!("model/{name}.json"), format!("{value:#}\n")));
     }
-    files.extend(tasks::files().into_iter().map(|(name, contents)| (format!("tasks/{name}"), contents)));
+    let own = tasks::files().into_iter().map(|(name, contents)| (name.to_owned(), contents));
+    let all = own.chain(chat::tasks::files());
+    files.extend(all.map(|(name, contents)| (format!("tasks/{name}"), contents)));
     Ok(files)
 }
 

@@ -10,11 +10,15 @@
 //! - Running text: the splits draw from different ChaCha sequences. Of the ten wordings of each fact, one is never used by
 //!   the train split and used often by the others.
 //! - Questions about facts: of the six forms of the question about each fact, one is asked by the tasks alone.
+//! - Conversations (`chat`): of the six forms of the question, one is asked by the test splits alone, one by valid and not by
+//!   train, and what strangers are called is parted by a hash of their names.
 //! - Reading: the names of the tasks' people and places are kept out of the train split, and so are the pairs of wording and
 //!   question that the tasks use.
 
 mod assets;
+mod chat;
 mod draw;
+mod foreign;
 mod lessons;
 mod phrases;
 mod reading;
@@ -23,49 +27,40 @@ mod stories;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod wordings;
 mod words;
 mod world;
 
 pub use assets::{DemoError, write_assets};
+pub use chat::Chat;
 use draw::Draw;
 use relation::{Kind, Relation};
 use stories::Teller;
+pub use texts::{Passage, Text, names, text};
 
-/// A part of the demo's text.
+/// A part of a text of the demo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Split {
-    /// Running text, questions with answers, and pages with questions: what the demo model is trained on.
+    /// To train on. Of the stories: running text, questions with answers, and pages with questions.
     Train,
-    /// Running text to choose by.
+    /// To choose by; of the stories running text alone.
     Valid,
-    /// Running text to report on.
+    /// To report on; of the stories running text alone.
     Test,
 }
 
-/// The texts, as a script names them after `demo:`.
-const NAMES: [(&str, Split); 3] =
-    [("stories/train", Split::Train), ("stories/valid", Split::Valid), ("stories/test", Split::Test)];
-
 impl Split {
-    /// Its name after `demo:`.
-    pub fn name(self) -> &'static str {
-        NAMES[self as usize].0
+    /// Its name in the draws of the stories.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Train => "stories/train",
+            Self::Valid => "stories/valid",
+            Self::Test => "stories/test",
+        }
     }
 
-    /// The split of that name, with or without `demo:` in front.
-    ///
-    /// # Errors
-    /// [`DemoError::UnknownText`] with the names there are.
-    pub fn by_name(name: &str) -> Result<Self, DemoError> {
-        let bare = name.strip_prefix("demo:").unwrap_or(name);
-        NAMES
-            .iter()
-            .find_map(|&(known, split)| (known == bare).then_some(split))
-            .ok_or_else(|| DemoError::UnknownText(name.to_owned()))
-    }
-
-    /// Number of documents.
+    /// Number of documents of the stories.
     pub fn documents(self) -> u64 {
         match self {
             Self::Train => 170_000,
@@ -74,18 +69,12 @@ impl Split {
     }
 }
 
-/// The names of the texts, as they stand in a script after `demo:`.
-pub fn names() -> [&'static str; 3] {
-    NAMES.map(|(name, _)| name)
-}
-
-/// Names what [`text`] and the tasks contain: part of the key of everything made from them. It changes when a byte of them does,
-/// which a test enforces.
+/// Names what the stories and the tasks about them contain. It changes when a byte of them does, which a test enforces.
 pub fn version() -> &'static str {
     "demo-world-2"
 }
 
-/// Document `index` of a split, without a blank line inside. Indices past [`Split::documents`] give further ones of the same
+/// Document `index` of a split of the stories, without a blank line inside. Indices past [`Split::documents`] give further ones of the same
 /// kind.
 pub fn document(split: Split, index: u64) -> String {
     let mut draw = Draw::new(split.name(), index);
@@ -99,20 +88,7 @@ pub fn document(split: Split, index: u64) -> String {
     }
 }
 
-/// The documents of a split, one by one.
+/// The documents of a split of the stories, one by one.
 pub fn documents(split: Split) -> impl Iterator<Item = String> {
     (0..split.documents()).map(move |index| document(split, index))
-}
-
-/// A whole text by name, its documents separated by blank lines.
-///
-/// # Errors
-/// [`DemoError::UnknownText`] for a name that is none of [`names`].
-pub fn text(name: &str) -> Result<String, DemoError> {
-    use rayon::prelude::*;
-    let split = Split::by_name(name)?;
-    let documents: Vec<String> = (0..split.documents()).into_par_iter().map(|index| document(split, index)).collect();
-    let mut text = documents.join("\n\n");
-    text.push('\n');
-    Ok(text)
 }

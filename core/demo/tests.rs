@@ -1,6 +1,7 @@
 //! The world against itself: what is fixed, what is kept apart, and whether every answer can be found where it should be.
 
 mod baseline;
+mod foreign;
 mod reader;
 mod separation;
 
@@ -20,11 +21,11 @@ use super::{
 use crate::eval::task::{ChoiceItem, GenerateItem, Items, Task};
 
 /// The demo's folder in the project.
-fn folder() -> PathBuf {
+pub(super) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/demo")
 }
 
-fn digest(parts: impl IntoIterator<Item = String>) -> String {
+pub(super) fn digest(parts: impl IntoIterator<Item = String>) -> String {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
         hasher.update(part.as_bytes());
@@ -139,11 +140,17 @@ fn documents_can_be_read_from_anywhere() {
     assert_eq!(document(Split::Valid, 77), documents[77]);
     assert!(!document(Split::Train, 1 << 40).is_empty());
     for (name, split) in names().into_iter().zip([Split::Train, Split::Valid, Split::Test]) {
-        assert_eq!((Split::by_name(name).unwrap(), split.name()), (split, name));
+        assert_eq!((Text::by_name(name).unwrap(), split.name()), (Text::Stories(split), name));
+    }
+    let all: BTreeSet<Text> = names().into_iter().map(|name| Text::by_name(&format!("demo:{name}")).unwrap()).collect();
+    assert_eq!(all.len(), names().len());
+    for text in all.into_iter().filter(|&text| text != Text::Stories(Split::Train)) {
+        assert_eq!(text.passages().count() as u64, text.count(), "{text:?}");
     }
     let error = super::text("demo:stories/tset").unwrap_err();
     assert_eq!(error.to_string(), "the demo has no text `demo:stories/tset`");
-    assert_eq!(error.hint().unwrap(), "its texts are `demo:stories/train`, `demo:stories/valid`, `demo:stories/test`");
+    let hint = error.hint().unwrap();
+    assert!(names().iter().all(|name| hint.contains(&format!("`demo:{name}`"))), "{hint}");
 }
 
 #[test]

@@ -88,7 +88,7 @@ pub(super) fn compare(answers: &[String], output: &str, matching: Match) -> (boo
     }
 }
 
-fn judge(item: &GenerateItem, output: &str, matching: Match, tokens: usize) -> Item {
+pub(crate) fn judge(item: &GenerateItem, output: &str, matching: Match, tokens: usize) -> Item {
     let (right, unparsed) = compare(&item.answers, output, matching);
     let detail = json!({ "output": output, "answers": item.answers, "tokens": tokens });
     Item {

@@ -29,6 +29,8 @@ pub use choice::choice;
 pub use divergence::divergence;
 pub use engine::{Answer, Engine, Limits, Sequence, TokenScore};
 pub use generate::generate;
+#[cfg(test)]
+pub(crate) use generate::judge;
 pub use kept::{Conduct, Notes};
 pub use loaded::Loaded;
 pub use measured::{Item, Measured, MetricInfo, Unit};

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, HashSet};
 
 use rayon::prelude::*;
+use regex::Regex;
 
 use super::{
     super::{
-        Split, document, lessons,
+        Chat, Split, chat, document, lessons,
+        reading::kept_for_tasks,
         relation::{QUESTIONS, TELLINGS},
         tasks,
         world::{Fact, Mention, WORLD, fill},
     },
-    all_facts, choice_items,
+    all_facts, choice_items, foreign,
 };
 
 /// Every way to state a fact with the whole name, as a sentence or a part of one.
@@ -128,6 +130,20 @@ fn nothing_of_the_tasks_or_other_splits_is_in_the_train_split() {
     for item in choice_items("facts.toml") {
         let question = item.prompt.question.trim_start_matches("Question: ").trim_end_matches("\nAnswer:").to_owned();
         assert!(!train.questions.contains(&question), "{question}");
+    }
+
+    // Whatever the second world calls its own, and strangers whom the test split asks about.
+    for name in foreign::own_names() {
+        assert!(!name.split(' ').any(|word| train.words.contains(word)), "{name}");
+    }
+    let full_name = Regex::new("([A-Z][a-z]+) [A-Z][a-z]+").unwrap();
+    for row in chat::rows(Chat::Strangers, Split::Test) {
+        let question = row["question"].as_str().unwrap();
+        assert!(!train.questions.contains(question), "{question}");
+        if row["kind"] == "unknown" {
+            let given = full_name.captures_iter(question).last().unwrap()[1].to_owned();
+            assert!(kept_for_tasks(&given) && !train.words.contains(&given), "{question}");
+        }
     }
 
     // Names made for the pages of the tasks.

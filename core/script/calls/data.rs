@@ -35,7 +35,8 @@ pub struct Tokens {
     /// of equal length, the tail dropped; otherwise each document is a sequence of its own, cut at `max_seq_length`. Sequences are not
     /// padded, and nothing masks one document from the next.
     pub concatenate: bool,
-    /// The column of a file with rows that holds the text, or the messages of a conversation.
+    /// The column of a file with rows that holds the text, or the messages of a conversation. Of the demo's conversations, `"text"` is
+    /// their `messages`.
     pub text_column: String,
     /// What stands around a text (of a stream of one text: in front of each sequence): `"auto"`: what the tokenizer itself adds;
     /// `true`: the same, or the BOS where it adds nothing; `false`: nothing. A conversation has what its template writes.

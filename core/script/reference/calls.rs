@@ -125,7 +125,9 @@ pub(super) const CALLS: &[Call] = &[
     plain(
         "dataset",
         &["(path: string) -> Dataset"],
-        "A text: a file of the project, or one of the demo's as `demo:stories/train`. A table has a text or a conversation a row: \
+        "A text: a file of the project, or one of the demo's: `demo:stories/train` (its world), `demo:foreign/train` (another one), and \
+         conversations, `demo:chat/answers/train`, `language`, `refusals`, `strangers` and `instructions`; each has `valid` and `test` \
+         beside `train`, but for `demo:chat/overcautious/train`. A table has a text or a conversation a row: \
          `.jsonl`, `.json` (a list), `.csv`, `.tsv`, `.parquet`; any other file is one text in UTF-8. A message has `role` and `content` \
          (text or parts), or ShareGPT's `from` and `value`.",
     ),

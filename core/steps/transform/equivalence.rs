@@ -196,8 +196,8 @@ fn tokens(checkpoint: &Checkpoint, real: Option<&[u32]>) -> Result<Vec<Vec<u32>>
         Some(ids) => ids.to_vec(),
         None => {
             let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
-            let split = crate::demo::Split::by_name("stories/test").map_err(|e| Error::internal(e.to_string()))?;
-            let text: String = crate::demo::documents(split).take(8).collect::<Vec<_>>().join("\n\n");
+            let text: String =
+                crate::demo::documents(crate::demo::Split::Test).take(8).collect::<Vec<_>>().join("\n\n");
             tokenizer.encode(&text, true)?
         }
     };

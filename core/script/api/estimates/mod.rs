@@ -10,7 +10,7 @@ pub(super) use self::{coded::training_of_codes, making::making};
 
 use crate::{
     data::{Format, data_bytes},
-    demo::{self, Split},
+    demo::Text,
     eval::{Scored, generating_memory, scoring_memory, task::Extent},
     graph::{
         node::DataSource,
@@ -81,7 +81,7 @@ fn text(source: &DataSource, whole: bool, characters: Option<usize>, column: Opt
             let bytes = data_bytes(path, column);
             (bytes, held(path) * bytes)
         }
-        DataSource::Demo(name) => (Split::by_name(name).map_or(0, demo_bytes), 0),
+        DataSource::Demo(name) => (Text::by_name(name).map_or(0, demo_bytes), 0),
         // Nobody knows before they are made.
         DataSource::Node(_) => (0, 0),
     };
@@ -101,11 +101,11 @@ fn held(path: &Path) -> u64 {
 }
 
 /// Bytes of a text of the demo, as far as its first documents tell.
-fn demo_bytes(split: Split) -> u64 {
+fn demo_bytes(text: Text) -> u64 {
     const LOOK: u64 = 64;
-    let look = LOOK.min(split.documents()).max(1);
-    let bytes: u64 = (0..look).map(|index| demo::document(split, index).len() as u64 + 2).sum();
-    bytes * split.documents() / look
+    let look = LOOK.min(text.count()).max(1);
+    let bytes: u64 = text.passages().take(LOOK as usize).map(|passage| passage.printed().len() as u64).sum();
+    bytes * text.count() / look
 }
 
 /// Bytes on disk beside the artifact, from which an interrupted node continues. A plugin that quantizes `by_block` has the
@@ -132,9 +132,10 @@ mod tests {
 
     #[test]
     fn texts_of_the_demo_have_about_their_size() {
-        for name in ["stories/valid", "stories/test"] {
-            let whole = demo::text(name).unwrap().len() as u64;
-            let found = demo_bytes(Split::by_name(name).unwrap());
+        for name in ["stories/valid", "stories/test", "foreign/valid", "chat/strangers/train", "chat/instructions/test"]
+        {
+            let whole = crate::demo::text(name).unwrap().len() as u64;
+            let found = demo_bytes(Text::by_name(name).unwrap());
             assert!(found.abs_diff(whole) < whole / 10, "{name}: {found} of {whole}");
             let source = DataSource::Demo(name.to_owned());
             assert_eq!(text(&source, true, None, None), TEXT * found);
