@@ -214,11 +214,12 @@ fn look(source: &DataSource, column: Option<&str>, limit: Option<usize>, chat: b
     }
     // A text that is no table has no columns.
     let is_table = matches!(source, DataSource::File(_)) && !is_one_text(source);
-    let has = |column| prompts(source, column).is_ok_and(|mut found| found.next().is_some_and(|first| first.is_ok()));
+    let has =
+        |column| prompts(source, column, None).is_ok_and(|mut found| found.next().is_some_and(|first| first.is_ok()));
     let column = column.unwrap_or(if is_table && has("messages") { "messages" } else { "text" });
     let most = limit.unwrap_or(usize::MAX);
     let (mut count, mut bytes) = (0, 0);
-    for prompt in prompts(source, column).map_err(usage)?.take(most.min(LOOK)) {
+    for prompt in prompts(source, column, None).map_err(usage)?.take(most.min(LOOK)) {
         let prompt = prompt.map_err(usage)?;
         let length = match &prompt.begins {
             Document::Text(text) => text.len(),

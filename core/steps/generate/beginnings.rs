@@ -68,7 +68,7 @@ pub(super) fn read(
     };
     let mut found = Found { beginnings: Vec::new(), left_out: 0 };
     for (number, prompt) in prompts(source, how.column, None)?.take(limit.unwrap_or(usize::MAX)).enumerate() {
-        let Prompt { place, row, begins } = prompt?;
+        let Prompt { place, row, begins, .. } = prompt?;
         let (said, text) = render(begins, how.chat, model).map_err(|e| e.context(&place))?;
         let (ids, front) = encode(&text, &prefix, &model.tokenizer)?;
         if ids.is_empty() {

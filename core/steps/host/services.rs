@@ -319,8 +319,9 @@ impl HostServices for Services<'_> {
         request: &Value,
         _tensors: &[NamedTensor<'_>],
     ) -> Result<(Value, Vec<NamedTensor<'_>>), ApiError> {
-        match method {
-            "codes" => self.codes(request["module"].as_str().unwrap_or_default()),
+        match (method, self.inputs.methods.get(method)) {
+            (_, Some(found)) => Ok((found.answer(request)?, Vec::new())),
+            ("codes", None) => self.codes(request["module"].as_str().unwrap_or_default()),
             _ => Err(ApiError::unsupported(format!("this workbench has no service `{method}`"))
                 .with_hint("a newer workbench may have it")),
         }
@@ -328,17 +329,5 @@ impl HostServices for Services<'_> {
 
     fn scratch(&self) -> Result<PathBuf, ApiError> {
         Ok(self.setting.scratch.clone())
-    }
-
-    fn call(
-        &self,
-        method: &str,
-        request: &Value,
-        _: &[NamedTensor<'_>],
-    ) -> Result<(Value, Vec<NamedTensor<'_>>), ApiError> {
-        match self.inputs.methods.get(method) {
-            Some(found) => Ok((found.answer(request)?, Vec::new())),
-            None => Err(ApiError::unsupported(format!("this node has no service `{method}`"))),
-        }
     }
 }

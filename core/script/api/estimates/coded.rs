@@ -26,7 +26,8 @@ pub(in crate::script::api) fn training_of_codes<'a>(
     train: &Train,
     data: impl IntoIterator<Item = (&'a String, &'a DataSource)>,
 ) -> (MemoryNeed, u64) {
-    let (config, batch) = (&model.config, Batch::of_training(config, train));
+    let config = &model.config;
+    let batch = Batch::of_training(config, train);
     let (coded, scales) = codes_and_scales(model);
     let best = if train.parameters["keep_best"] == true { BEST * scales } else { 0 };
     let weights = CODED * coded + PLAIN * model.parameters.saturating_sub(coded) + SCALE * scales + best;
