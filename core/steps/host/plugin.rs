@@ -30,7 +30,8 @@ pub(in crate::steps) struct Plugin<'a> {
 }
 
 impl<'a> Plugin<'a> {
-    /// Loads the plugin. Its checkpoints and what it reports step by step go to `scratch`, its progress counts `unit`.
+    /// Loads the plugin. Its checkpoints and what it reports step by step go to `scratch`, its progress counts `unit`, or the
+    /// steps that it takes of a block.
     ///
     /// # Errors
     /// The file is no plugin that this program can run, or refuses the parameters.
@@ -48,6 +49,8 @@ impl<'a> Plugin<'a> {
         reporter.send(&NodeEvent::PluginEnded);
         let seed = parameters["seed"].as_u64().unwrap_or(0);
         let stoppable = job.kind != NodeKind::Quantize;
+        // Who takes whole blocks goes through each as often as it likes.
+        let unit = if loaded.descriptor().scope == Scope::Block { "steps" } else { unit };
         let setting = Setting {
             scratch: scratch.work_folder()?,
             curve: Recorder::new(scratch),

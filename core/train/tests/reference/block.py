@@ -60,6 +60,12 @@ def straight(rounded, x):
     return x + (rounded - x).detach()
 
 
+def clamped(code, half):
+    """Passes gradients where nothing is clipped, the last codes included, where torch.clamp (as of 2.14) passes none."""
+    inside = (code >= -half) & (code <= half - 1)
+    return torch.where(inside, code, code.detach().clamp(-half, half - 1))
+
+
 def ranges(w):
     groups = w.detach().float().reshape(-1, GROUP)
     return groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
@@ -86,9 +92,9 @@ class Trained:
 
     def value(self):
         scale = straight(self.scale.detach().float().double(), self.scale)[:, None]
-        zero = torch.clamp(straight(torch.round(self.zero), self.zero), -self.half, self.half - 1)[:, None]
+        zero = clamped(straight(torch.round(self.zero), self.zero), self.half)[:, None]
         place = self.w.reshape(-1, GROUP) / scale + zero
-        code = torch.clamp(straight(torch.round(place), place), -self.half, self.half - 1)
+        code = clamped(straight(torch.round(place), place), self.half)
         return ((code - zero) * scale).reshape(self.w.shape)
 
 
@@ -109,7 +115,7 @@ class Rounded:
         zero = torch.zeros_like(scale) if self.symmetric else straight(torch.round(place), place)
         scale, zero = scale[:, None], zero[:, None]
         place = self.w.reshape(-1, GROUP) / scale + self.v.reshape(-1, GROUP) + zero
-        code = torch.clamp(straight(torch.round(place), place), -self.half, self.half - 1)
+        code = clamped(straight(torch.round(place), place), self.half)
         return ((code - zero) * scale).reshape(self.w.shape)
 
 
