@@ -44,24 +44,30 @@ fn made(project: &Project, kind: &str, method: &str) -> (std::path::PathBuf, Val
 
 const CACHE: &str = r#"kv_cache_scheme: #{ num_bits: 8, type: "float", group_size: 8, dynamic: true }"#;
 
-/// Schemes whose scales can be learned.
-fn schemes() -> [String; 6] {
+/// Schemes whose scales can be learned, and a rate for scales of their size.
+fn schemes() -> [(String, f64); 6] {
     [
-        r#"scheme: "W4A16", num_bits: 2, group_size: 16"#.to_owned(),
-        r#"scheme: "W4A16_ASYM", group_size: 16, ignore: ["*.o_proj"]"#.to_owned(),
-        r#"scheme: "W8A8""#.to_owned(),
-        format!(r#"scheme: "FP8_DYNAMIC", {CACHE}"#),
-        r#"scheme: #{ weights: #{ num_bits: 8, type: "float", strategy: "block", block_structure: [16, 16] } }"#
-            .to_owned(),
-        r#"scheme: "W4A16", group_size: 16, config_groups: #{ down: #{ targets: ["*.down_proj"], scheme: "W8A8" } }"#
-            .to_owned(),
+        (r#"scheme: "W4A16", num_bits: 2, group_size: 16"#.to_owned(), 1e-4),
+        (r#"scheme: "W4A16_ASYM", group_size: 16, ignore: ["*.o_proj"]"#.to_owned(), 3e-5),
+        (r#"scheme: "W8A8""#.to_owned(), 2e-6),
+        (format!(r#"scheme: "FP8_DYNAMIC", {CACHE}"#), 5e-7),
+        (
+            r#"scheme: #{ weights: #{ num_bits: 8, type: "float", strategy: "block", block_structure: [16, 16] } }"#
+                .to_owned(),
+            5e-7,
+        ),
+        (
+            r#"scheme: "W4A16", group_size: 16, config_groups: #{ down: #{ targets: ["*.down_proj"], scheme: "W8A8" } }"#
+                .to_owned(),
+            2e-6,
+        ),
     ]
 }
 
 /// Without a step that moves anything the folder is the one that it began with, to the last byte; a rate of zero is one way to that.
 #[test]
 fn what_was_not_moved_is_what_it_began_with() {
-    for scheme in schemes() {
+    for (scheme, _) in schemes() {
         let project = Project::new();
         let rtn = format!("base.quantize(\"rtn\", #{{ {scheme} }})");
         let trained = format!("{rtn}.train(\"e2e_qp\", #{{ data: data, learning_rate: 0.0, max_steps: 2 }})");
@@ -86,11 +92,11 @@ fn what_was_not_moved_is_what_it_began_with() {
 /// of the folder as it is opened again.
 #[test]
 fn scales_alone_change_and_the_loss_of_the_folder_is_that_of_the_trainer() {
-    for scheme in schemes() {
+    for (scheme, rate) in schemes() {
         let project = Project::new();
         let rtn = format!("base.quantize(\"rtn\", #{{ {scheme} }})");
         let trained = format!(
-            "{rtn}.train(\"e2e_qp\", #{{ data: data, validation: first, learning_rate: 0.001, max_steps: 6 }})"
+            "{rtn}.train(\"e2e_qp\", #{{ data: data, validation: first, learning_rate: {rate:.8}, max_steps: 6 }})"
         );
         run(&project, &[&trained]);
         let ((theirs, _), (ours, record)) = (made(&project, "quantize", "rtn"), made(&project, "train", "e2e_qp"));
@@ -205,7 +211,7 @@ fn qat_starts_from_codes() {
     let codes = format!("base.quantize(\"gptq\", #{{ {scheme}, calibration: data }})");
     let qat = |options: &str| format!("{codes}.train(\"qat\", #{{ data: data, loss: \"cross_entropy\", {options} }})");
     let still = qat("scales: \"frozen\", learning_rate: 0.0, max_steps: 1");
-    let learned = qat("scales: \"learned\", learning_rate: 0.001, max_steps: 4, validation: first");
+    let learned = qat("scales: \"learned\", learning_rate: 0.01, max_steps: 6, validation: first");
     run(&project, &[&codes, &still, &learned]);
     let (theirs, _) = made(&project, "quantize", "gptq");
     let trained = project.stored("results", "train", "qat");
