@@ -15,6 +15,7 @@ mod experts;
 mod full_disk;
 mod generated;
 mod good_plugins;
+mod grpo;
 mod interrupt;
 mod killed;
 mod mixed_precision;
