@@ -19,7 +19,7 @@ const MESSAGES: &str = "messages";
 /// There is no such text; no such column.
 pub(super) fn documents(name: &str, column: &str) -> Result<Documents> {
     if let Some(rows) = rows(name)? {
-        let column = if column == "text" { MESSAGES } else { column }.to_owned();
+        let column = self::column(column).to_owned();
         return Ok(Box::new(rows.map(move |row| {
             let (place, row) = row?;
             document(&row, &column).map_err(|e| e.context(place))
@@ -30,6 +30,11 @@ pub(super) fn documents(name: &str, column: &str) -> Result<Documents> {
         Passage::Text(text) => Some(Ok(Document::Text(text))),
         Passage::Row(_) => None,
     })))
+}
+
+/// The column of rows of the demo that is meant: that of the messages if it is the one that texts usually stand in.
+pub(super) fn column(column: &str) -> &str {
+    if column == "text" { MESSAGES } else { column }
 }
 
 /// The rows of a text of conversations; none of running text.

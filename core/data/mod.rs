@@ -24,7 +24,7 @@ pub use encoded_prompts::{EncodedPrompt, EncodedPrompts, encoded_prompts};
 pub use format::Format;
 pub(crate) use format::{decode, plain_lines};
 pub(crate) use lines::Lines;
-pub use prompts::{Prompt, prompts};
+pub use prompts::{Prompt, has_column, prompts};
 pub(crate) use rows::{data_bytes, table_rows};
 pub use sequences::{Sequences, is_one_text, sequences, sequences_of};
 pub use text::TextPieces;

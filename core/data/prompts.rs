@@ -2,7 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use super::{Document, Format, documents::document, documents::documents, rows::whole_rows};
+use super::{
+    Document, Format, demo,
+    documents::{document, documents},
+    rows::{Rows, whole_rows},
+};
 use crate::{
     error::{Error, Result},
     graph::node::DataSource,
@@ -31,17 +35,12 @@ pub fn prompts(
     column: &str,
     characters: Option<usize>,
 ) -> Result<Box<dyn Iterator<Item = Result<Prompt>>>> {
-    if let DataSource::File(path) = source {
-        let format = Format::of(path)?;
-        if format != Format::Text {
-            let column = column.to_owned();
-            return Ok(Box::new(whole_rows(path, format, &column)?.map(move |row| {
-                let (place, row) = row?;
-                let cut = document(&row, &column).and_then(beginning).map_err(|e| e.context(&place))?;
-                let (begins, answer) = cut;
-                Ok(Prompt { place, row, begins, answer })
-            })));
-        }
+    if let Some((rows, column)) = table(source, column)? {
+        return Ok(Box::new(rows.map(move |row| {
+            let (place, row) = row?;
+            let (begins, answer) = document(&row, &column).and_then(beginning).map_err(|e| e.context(&place))?;
+            Ok(Prompt { place, row, begins, answer })
+        })));
     }
     let found = documents(source, column, characters, true)?.enumerate();
     Ok(Box::new(found.map(|(index, document)| {
@@ -49,6 +48,25 @@ pub fn prompts(
         let (begins, answer) = document.and_then(beginning).map_err(|e| e.context(&place))?;
         Ok(Prompt { place, row: Map::new(), begins, answer })
     })))
+}
+
+/// Whether the first row of a table has a column; texts that are no table have none.
+pub fn has_column(source: &DataSource, column: &str) -> bool {
+    let first = table(source, column).ok().flatten().and_then(|(mut rows, column)| Some((rows.next()?.ok()?, column)));
+    first.is_some_and(|((_, row), column)| row.contains_key(&column))
+}
+
+/// The rows of a source that is a table, and the column of them that is meant.
+fn table(source: &DataSource, column: &str) -> Result<Option<(Rows, String)>> {
+    match source {
+        DataSource::File(path) => {
+            let format = Format::of(path)?;
+            let is_table = format != Format::Text;
+            is_table.then(|| Ok((whole_rows(path, format, column)?, column.to_owned()))).transpose()
+        }
+        DataSource::Demo(name) => Ok(demo::rows(name)?.map(|rows| (rows, demo::column(column).to_owned()))),
+        DataSource::Node(_) => Ok(None),
+    }
 }
 
 /// A conversation without the answer that it ends with, and that answer.
@@ -92,6 +110,22 @@ mod tests {
         let error =
             read("a.jsonl", r#"{"messages": [{"role": "assistant", "content": "b"}]}"#, "messages").unwrap_err();
         assert!(error.to_string().contains("no turn") && error.to_string().contains("a.jsonl:1"), "{error}");
+    }
+
+    /// The demo's conversations are rows as those of a file are.
+    #[test]
+    fn rows_of_the_demo_are_those_of_a_file() {
+        for column in ["text", "messages"] {
+            let source = DataSource::Demo("chat/answers/valid".to_owned());
+            let found: Vec<Prompt> = prompts(&source, column, None).unwrap().take(5).map(Result::unwrap).collect();
+            let lines: String = found.iter().map(|prompt| format!("{}\n", json!(prompt.row))).collect();
+            let of_file = read("a.jsonl", &lines, "messages").unwrap();
+            assert_eq!(found.len(), 5);
+            for (own, other) in found.iter().zip(&of_file) {
+                assert!(own.row.len() > 1 && own.answer.is_some() && own.place.contains("demo:chat/answers/valid"));
+                assert_eq!((&own.row, &own.begins, &own.answer), (&other.row, &other.begins, &other.answer));
+            }
+        }
     }
 
     #[test]

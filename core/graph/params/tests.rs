@@ -76,6 +76,19 @@ fn examples() -> Vec<Params> {
             codes: true,
             data: tokens(),
             validation: Some(TokenOptions { max_seq_length: 32, ..tokens() }),
+            rewards: vec![
+                Reward::Answer {
+                    name: "right".to_owned(),
+                    answer: "a".to_owned(),
+                    matching: Match::Exact,
+                    stop: vec!["\n".to_owned()],
+                },
+                Reward::Function {
+                    name: "short".to_owned(),
+                    source: "fn short(p, c, r) { 1 }".to_owned(),
+                    function: "short".to_owned(),
+                },
+            ],
             groups: quantize().groups,
             kv_cache: quantize().kv_cache,
             parameters: json!({ "seed": 1 }),

@@ -6,7 +6,7 @@ use rhai::{Engine, Map, NativeCallContext};
 
 use super::{Called, Host, data::usage, estimates, placed};
 use crate::{
-    data::{Document, is_one_text, prompts},
+    data::{Document, has_column, is_one_text, prompts},
     error::{Error, Result},
     graph::{
         Node, NodeKind,
@@ -100,7 +100,7 @@ fn generate(host: &Host, model: &ModelHandle, given: Given, origin: Origin) -> R
         plugin: None,
         origin,
         memory: estimates::writing(&model.signature, &params, asked.bytes, texts).into(),
-        disk: texts.map_or(0, |texts| texts as u64 * longest),
+        disk: texts.map_or(0, |texts| (texts as u64).saturating_mul(longest)),
         scratch: 0,
         note: texts.map(|texts| plural(texts, "text")).unwrap_or_default(),
         params: Params::Generate(params),
@@ -214,9 +214,8 @@ fn look(source: &DataSource, column: Option<&str>, limit: Option<usize>, chat: b
     }
     // A text that is no table has no columns.
     let is_table = matches!(source, DataSource::File(_)) && !is_one_text(source);
-    let has =
-        |column| prompts(source, column, None).is_ok_and(|mut found| found.next().is_some_and(|first| first.is_ok()));
-    let column = column.unwrap_or(if is_table && has("messages") { "messages" } else { "text" });
+    // A conversation that cannot be read is told below, with the reason.
+    let column = column.unwrap_or(if is_table && has_column(source, "messages") { "messages" } else { "text" });
     let most = limit.unwrap_or(usize::MAX);
     let (mut count, mut bytes) = (0, 0);
     for prompt in prompts(source, column, None).map_err(usage)?.take(most.min(LOOK)) {
@@ -239,6 +238,7 @@ fn look(source: &DataSource, column: Option<&str>, limit: Option<usize>, chat: b
     if count == 0 {
         return Err(Error::usage("the data hold no prompt").at(PROMPTS));
     }
-    let all = count == most || count < LOOK;
-    Ok(Looked { column: column.to_owned(), count: all.then_some(count), bytes })
+    // Of more than were looked at there are as many as are wanted, at most.
+    let count = if count < LOOK { Some(count) } else { limit };
+    Ok(Looked { column: column.to_owned(), count, bytes })
 }

@@ -14,7 +14,7 @@ use crate::{
     plugin::Descriptor,
     script::{
         Measured, RewardHandle, Root, TaskHandle,
-        calls::{Dataset, Reward},
+        calls::{Dataset, Reward, Tokens},
         files::read_text,
     },
 };
@@ -111,10 +111,22 @@ pub(super) fn source(
     let mut names = BTreeSet::new();
     if let Some(twice) = rewards.iter().find(|reward| !names.insert(reward.reward.name().to_owned())) {
         let message = format!("two rewards are called `{}`", twice.reward.name());
-        return Err(Error::usage(message).at("rewards").hint("each needs a name of its own"));
+        return Err(Error::usage(message).at("rewards").hint("rename the function, or the task file's `name`"));
+    }
+    let stops = |reward: &Reward| match &reward.reward {
+        params::Reward::Answer { stop, .. } => Some(BTreeSet::from_iter(stop.clone())),
+        params::Reward::Function { .. } => None,
+    };
+    let mut ends = rewards.iter().filter_map(stops);
+    if let Some(first) = ends.next()
+        && ends.any(|other| other != first)
+    {
+        return Err(Error::usage("the tasks among the rewards end completions at different texts")
+            .at("rewards")
+            .hint("a completion ends in one way: give their files the same `stop`"));
     }
     // Each prompt is one of its own.
-    let mut tokens = prompts.handle.tokens.take().unwrap_or_default();
+    let mut tokens = prompts.handle.tokens_or(Tokens::default());
     tokens.concatenate = false;
     prompts.handle.tokens = Some(tokens);
     Ok((prompts, rewards.into_iter().map(|reward| reward.reward).collect()))

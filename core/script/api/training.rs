@@ -55,6 +55,14 @@ pub(super) fn train(
     check_need(descriptor, TEACHER, teacher.is_some())?;
     check_need(descriptor, VALIDATION, validation.is_some())?;
     let (parameters, notes) = parameters(plugin, options, builder)?;
+    if quantized && teacher.is_none() && parameters["loss"] == "distillation" {
+        return Err(Error::usage(format!(
+            "`{}` learns from a teacher, and `{}` has codes and no numbers behind them to learn from",
+            descriptor.name, model.signature.name
+        ))
+        .at("loss")
+        .hint("pass teacher: model(…), the model before its quantization, or take loss: \"cross_entropy\""));
+    }
     let (source, tokens) = read(data, model)?;
     let (watched, validation) = validation.map(|data| read(data, model)).transpose()?.unzip();
     if let Some(teacher) = &teacher {

@@ -35,7 +35,8 @@ pub(in crate::script) struct Train {
     /// What is written for, for a trainer of what the model itself writes: texts that it goes on with, or conversations, of which a last
     /// turn of the assistant becomes the `answer` of their row. Prompts longer than `max_seq_length` are left out.
     pub prompts: Option<Dataset>,
-    /// What that is worth: `task(…)` of written answers, whose `answer` is then a field of the prompts' rows, and `reward(…)`.
+    /// What that is worth: `task(…)` of written answers, whose `answer` is then a field of the prompts' rows, and `reward(…)`. The `stop`
+    /// texts of a task end completions, for every reward.
     pub rewards: Vec<Reward>,
 }
 

@@ -76,6 +76,13 @@ pub(super) fn run(job: &Job, scratch: &Scratch, reporter: &NodeReporter) -> Resu
     for (index, written) in written.iter().enumerate() {
         rows.add(texts.beginning(index), written)?;
     }
+    if rows.cut() > 0 {
+        let (cut, all) = (rows.cut(), written.len());
+        let message = format!(
+            "{cut} of {all} texts were cut at {max_tokens} tokens (`finish_reason` \"length\"): who learns of them learns to end there"
+        );
+        reporter.log("warn", message);
+    }
     scratch.write_data(rows.rows())?;
     let values = rows.values();
     let facts = json!({

@@ -84,6 +84,11 @@ impl<'a> Rows<'a> {
         &self.rows
     }
 
+    /// How many did not end by themselves.
+    pub(super) fn cut(&self) -> usize {
+        self.rows.len() - self.stopped
+    }
+
     /// Numbers for people and scripts.
     pub(super) fn values(&self) -> Value {
         json!({
@@ -99,7 +104,7 @@ impl<'a> Rows<'a> {
     pub(super) fn facts(&self) -> Value {
         json!({
             "stop": self.stopped,
-            "length": self.rows.len() - self.stopped,
+            "length": self.cut(),
             "empty": self.empty,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,

@@ -51,8 +51,9 @@ pub(in crate::script::api) fn making<'a>(
             let taught = teacher.or(itself).map_or(0, |teacher| taught(teacher, &batch, config));
             let rounded = match (train.codes || !train.groups.is_empty(), batch.checkpointed) {
                 (false, _) => 0,
-                (true, true) => VISITED * largest_block(config),
-                (true, false) => ROUNDED * model.parameters,
+                // Who writes holds the whole model, rounded.
+                (true, true) if train.rewards.is_empty() => VISITED * largest_block(config),
+                (true, _) => ROUNDED * model.parameters,
             };
             let data = sequences_of(train);
             let own = training(config, model.parameters, &batch, writes_checkpoints(train));
@@ -178,12 +179,16 @@ fn sequences(tokens: &TokenOptions) -> u64 {
 fn writes_checkpoints(train: &Train) -> bool {
     let number = |name: &str| train.parameters[name].as_u64();
     let Some(every) = number("checkpoint_every") else { return true };
+    let of_step = match train.rewards.is_empty() {
+        true => number("batch_size").unwrap_or(1).saturating_mul(number("gradient_accumulation").unwrap_or(1)),
+        false => number("prompts_per_step").unwrap_or(1),
+    };
     let steps = match (number("max_steps").filter(|steps| *steps > 0), train.data.num_calibration_samples) {
         (Some(steps), _) => steps,
         (None, None) => u64::MAX,
         (None, Some(sequences)) => {
-            let of_step = number("batch_size").unwrap_or(1) * number("gradient_accumulation").unwrap_or(1);
-            let steps = (sequences as u64).div_ceil(of_step.max(1));
+            let again = number("num_iterations").filter(|_| !train.rewards.is_empty()).unwrap_or(1);
+            let steps = (sequences as u64).div_ceil(of_step.max(1)).saturating_mul(again);
             (train.parameters["epochs"].as_f64().unwrap_or(1.0) * steps as f64).ceil() as u64
         }
     };
@@ -346,7 +351,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::graph::params::read;
+    use crate::graph::params::{Reward, read};
 
     fn model(hidden: usize, intermediate: usize, layers: usize, heads: usize, vocabulary: usize) -> Signature {
         let config = json!({
@@ -457,6 +462,15 @@ mod tests {
         // Two epochs of five steps.
         assert_eq!([9, 10].map(|e| every(e, json!(0), Some(9))), [true, false]);
         assert!(every(1000, json!(0), None), "nobody knows how many steps there are");
+        // Who writes for prompts takes so many a step, as often as it learns of them.
+        let parameters = json!({ "checkpoint_every": 6, "batch_size": 8, "prompts_per_step": 2, "num_iterations": 2 });
+        let Params::Train(mut policy) = train(parameters, Some(6), 64) else { unreachable!() };
+        assert!(!writes_checkpoints(&policy), "one step of eight sequences");
+        let source = "fn f(p, c, r) { 1 }".to_owned();
+        policy.rewards = vec![Reward::Function { name: "f".to_owned(), source, function: "f".to_owned() }];
+        assert!(!writes_checkpoints(&policy), "six steps");
+        policy.parameters["checkpoint_every"] = json!(5);
+        assert!(writes_checkpoints(&policy));
         let Params::Train(other) = train(json!({}), Some(8), 64) else { unreachable!() };
         assert!(writes_checkpoints(&other));
     }

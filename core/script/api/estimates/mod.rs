@@ -70,8 +70,9 @@ pub(super) fn writing(model: &Signature, params: &Generate, bytes: usize, texts:
     // A head that shares the table of embeddings is packed beside it.
     let head = if config.tie_word_embeddings { 4 * (config.vocab_size * config.hidden_size) as u64 } else { 0 };
     // Rows and their tokens, until all are there.
-    let held = texts.map_or(0, |texts| texts as u64 * (2 * bytes as u64 + 12 * params.max_tokens as u64));
-    generating_memory(config, scored) + head + held
+    let of_text = 2 * bytes as u64 + 12 * params.max_tokens as u64;
+    let held = texts.map_or(0, |texts| (texts as u64).saturating_mul(of_text));
+    generating_memory(config, scored).saturating_add(head).saturating_add(held)
 }
 
 /// Bytes of memory of what is read of a text: of a table of columns, of this one.
