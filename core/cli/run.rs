@@ -38,7 +38,8 @@ pub(super) struct ScriptOptions {
     /// Set a parameter of the script; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Seed, or seeds 0..4 (both included): rotations, training and shuffled calibration (`shuffle: true`) are drawn anew for each
+    /// Seed, or seeds 0..4 (both included): rotations, training, texts that a model writes and shuffled calibration (`shuffle: true`)
+    /// are drawn anew for each
     #[arg(long, default_value = "0", value_name = "N|A..B")]
     pub seed: String,
 }

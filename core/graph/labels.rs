@@ -12,6 +12,9 @@ use super::{Graph, Input, NodeId, node::DataSource};
 /// Longer values are not spelled out.
 const LONGEST: usize = 40;
 
+/// In the path of what decides a node that makes data, behind the role of these.
+const MADE: &str = ":made>";
+
 /// What a node and the nodes before it were told: values by their path, and their texts for people.
 type Facts = BTreeMap<String, String>;
 
@@ -52,7 +55,7 @@ impl Graph {
                 DataSource::Demo(name) => format!("demo:{name}"),
                 DataSource::Node(made) => {
                     for (path, text) in self.facts(made.node, known) {
-                        facts.insert(format!("{role}>{path}"), text);
+                        facts.insert(format!("{role}{MADE}{path}"), text);
                     }
                     made.name.clone()
                 }
@@ -108,6 +111,8 @@ fn plain(value: &Value) -> String {
 
 /// One thing in which nodes differ.
 struct Column {
+    /// Whether it is how data were made, which is told where their name does not tell enough.
+    made: bool,
     /// How many nodes lie between it and the node that it tells apart.
     depth: usize,
     values: Vec<String>,
@@ -117,9 +122,9 @@ struct Column {
 
 impl Column {
     /// Where it stands among others: what can be spelled out, the shortest, the nearest.
-    fn place(&self) -> (bool, usize, usize) {
+    fn place(&self) -> (bool, bool, usize, usize) {
         let longest = self.texts.iter().map(|text| text.chars().count()).max().unwrap_or(0);
-        (self.values.iter().any(|value| value.chars().count() > LONGEST), longest, self.depth)
+        (self.values.iter().any(|value| value.chars().count() > LONGEST), self.made, longest, self.depth)
     }
 }
 
@@ -132,7 +137,8 @@ fn differences(nodes: &[Facts]) -> Vec<String> {
     let mut columns: Vec<Column> = differing
         .map(|path| {
             let values: Vec<String> = nodes.iter().map(|node| value(node, path)).collect();
-            Column { depth: path.matches('>').count(), texts: shown(path, &values), values }
+            let made = path.contains(MADE);
+            Column { made, depth: path.matches('>').count(), texts: shown(path, &values), values }
         })
         .collect();
     columns.sort_by_key(Column::place);
@@ -279,6 +285,12 @@ mod tests {
             differences(&[facts("0", &long("a"), "1"), facts("0", &long("b"), "1")]),
             ["modules #1", "modules #2"]
         );
+        // Data have a name, and how they were made says more where it does not tell.
+        let made = |name: &str, n: &str| {
+            Facts::from([("data:data".to_owned(), name.to_owned()), ("data:made>n".to_owned(), n.to_owned())])
+        };
+        assert_eq!(differences(&[made("some texts", ""), made("others", "1")]), ["data some texts", "data others"]);
+        assert_eq!(differences(&[made("texts", "1"), made("texts", "2")]), ["n 1", "n 2"]);
         let files = |path: &str| Facts::from([("text:data".to_owned(), path.to_owned())]);
         assert_eq!(differences(&[files("x/a.txt"), files("x/b.txt")]), ["text a.txt", "text b.txt"]);
         assert_eq!(differences(&[files("x/a.txt"), files("y/a.txt")]), ["text x/a.txt", "text y/a.txt"]);
