@@ -177,7 +177,7 @@ fn schemes_that_cannot_be_trained_are_refused_while_the_script_runs() {
     let project = Project::new();
     for (method, options, part) in [
         ("block_ap", r#"scheme: "W8A8_STATIC""#, "static scales of inputs"),
-        ("block_ap", r#"scheme: "NVFP4A16""#, "tensor-wide scale"),
+        ("block_ap", r#"scheme: "NVFP4A16""#, "above those of groups is not learned"),
         ("block_ap", r#"scheme: "MXFP4A16""#, "scales are learned as numbers"),
         (
             "block_ap",
