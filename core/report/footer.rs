@@ -113,7 +113,7 @@ fn statistics(analysis: &Analysis<'_>, style: Intervals) -> Vec<String> {
     if repeated {
         lines.push(
             "Over seeds: mean, standard deviation and number of seeds. Where there are several, intervals and tests take the seeds as drawn \
-             at random too, by Student's t over their means or paired differences: few seeds make wide intervals."
+             at random too, by Student's t over their means or paired differences."
                 .to_owned(),
         );
     }

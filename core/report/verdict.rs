@@ -7,6 +7,7 @@
 use super::aggregate::MetricKey;
 use super::analysis::Analysis;
 use super::compare::Paired;
+use super::stats::{Z_80, Z_975};
 use super::{cells, format};
 
 /// What a margin decides of a paired difference.
@@ -39,9 +40,8 @@ impl Verdict {
         if least > margin {
             return Self::Worse;
         }
-        let reach = paired.detectable.filter(|_| harm < margin && !paired.over_seeds);
-        let items = reach.map(|reach| (paired.items as f64 * (reach / (margin - harm)).powi(2)).ceil() as u64);
-        Self::Undecided { items }
+        let room = Some(margin - harm).filter(|room| *room > 0.0 && !paired.over_seeds);
+        Self::Undecided { items: room.and_then(|room| items_for(paired, room)) }
     }
 
     /// The word for it in files.
@@ -62,6 +62,24 @@ impl Verdict {
             _ => None,
         }
     }
+}
+
+/// Items with which an interval would leave no more than `room` on the side of the harm, four times in five.
+fn items_for(paired: &Paired, room: f64) -> Option<u64> {
+    let items = match paired.discordance {
+        // Of items that are right or wrong: by the variance of their differences, and where nothing is discordant by what a share of none
+        // leaves open (Wilson's end of 0 of n is z² / (n + z²)).
+        Some(counts) => {
+            let n = counts.items as f64;
+            let discordant = (counts.left_only + counts.right_only) as f64 / n;
+            let variance = discordant - counts.difference().powi(2);
+            let by_variance = variance * ((Z_975 + Z_80) / room).powi(2);
+            by_variance.max(Z_975 * Z_975 * (1.0 / room - 1.0))
+        }
+        // An arm falls with the root of the number of items.
+        None => paired.items as f64 * (paired.detectable? / room).powi(2),
+    };
+    Some(items.ceil() as u64)
 }
 
 impl Analysis<'_> {

@@ -233,8 +233,29 @@ fn qat_starts_from_codes() {
     assert!(before.values("model.norm.weight").unwrap() != after.values("model.norm.weight").unwrap());
     // A model of codes has no unquantized self.
     project.write("alone.rhai", &script(&[&format!("{codes}.train(\"qat\", #{{ data: data }})")]));
-    let outcome = project.run(&["run", "alone.rhai"]).exits(4);
-    assert!(outcome.err.contains("no unquantized self"), "{}", outcome.err);
+    let outcome = project.run(&["run", "alone.rhai"]).exits(2);
+    assert!(outcome.err.contains("has codes and no numbers behind them"), "{}", outcome.err);
+}
+
+/// Codes of a symmetric grid stand for numbers that would make other scales: they stay unless they are learned.
+#[test]
+fn qat_keeps_the_scales_of_codes() {
+    let project = Project::new();
+    let codes = r#"base.quantize("rtn", #{ scheme: "W4A16", group_size: 16 })"#;
+    let qat = |options: &str| {
+        format!(
+            "{codes}.train(\"qat\", #{{ data: data, loss: \"cross_entropy\", max_steps: 1, learning_rate: 0.0{options} }})"
+        )
+    };
+    run(&project, &[codes, &qat("")]);
+    let (theirs, _) = made(&project, "quantize", "rtn");
+    let (ours, _) = made(&project, "train", "qat");
+    assert!(files(&ours) == files(&theirs));
+    for scales in ["dynamic", "follow"] {
+        project.write("anew.rhai", &script(&[&qat(&format!(", scales: \"{scales}\""))]));
+        let outcome = project.run(&["run", "anew.rhai"]).exits(4);
+        assert!(outcome.err.contains("are not those of the codes"), "{}", outcome.err);
+    }
 }
 
 #[test]

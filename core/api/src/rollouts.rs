@@ -28,6 +28,9 @@ pub struct Judgement {
     pub rewards: Vec<f64>,
     /// How many of its tokens count: what stands behind a text that ends a completion is as good as never written.
     pub tokens: usize,
+    /// Whether a text ended it, and no token.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 /// The part of a job that is about a policy: who rewards, and what ends a completion.

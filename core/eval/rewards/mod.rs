@@ -33,6 +33,8 @@ pub struct Judged {
     pub text: String,
     /// How many of its tokens it takes to write that, and the text that ends it.
     pub tokens: usize,
+    /// Whether there is such a text.
+    pub ended: bool,
     /// What it is worth, a number for each reward.
     pub rewards: Vec<f64>,
 }
@@ -88,12 +90,12 @@ impl Rewards {
     /// As [`of`](Self::of); a token that the tokenizer does not have.
     pub fn judge(&self, prompt: &str, ids: &[u32], row: &Map<String, Value>, tokenizer: &Tokenizer) -> Result<Judged> {
         let mut text = tokenizer.decode(ids, true)?;
-        let mut tokens = ids.len();
-        if let Some(end) = stop_at(&text, &self.stops) {
+        let (mut tokens, end) = (ids.len(), stop_at(&text, &self.stops));
+        if let Some(end) = end {
             text.truncate(end);
             tokens = self.tokens_to_the_end(ids, tokenizer)?;
         }
-        Ok(Judged { rewards: self.of(prompt, &text, row)?, text, tokens })
+        Ok(Judged { rewards: self.of(prompt, &text, row)?, text, tokens, ended: end.is_some() })
     }
 
     /// How many tokens it takes until a text ends what they spell, of tokens that it ends: as many as a sampler draws that looks at the

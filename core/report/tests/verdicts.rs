@@ -45,6 +45,32 @@ fn the_interval_decides_at_the_margin() {
     assert_eq!(Verdict::of(&seeds, false, 0.01), Verdict::Undecided { items: None }, "items alone do not decide");
 }
 
+/// Where answers are right or wrong the number of items does not hang on how many there are: with so many of the same kind the verdict
+/// falls, and with two thirds of them it does not.
+#[test]
+fn right_and_wrong_items_need_as_many_as_they_say() {
+    let verdict = |items: u64, discordant: u64, margin: f64| {
+        let counts = stats::rates::Discordance { left_only: discordant, right_only: discordant, items };
+        let interval = stats::rates::tango(counts);
+        let paired = Paired {
+            interval,
+            items: items as usize,
+            discordance: Some(counts),
+            detectable: stats::rates::detectable_difference(counts),
+            ..paired(0.0, counts.difference(), 0.0)
+        };
+        Verdict::of(&paired, true, margin)
+    };
+    for (items, margin) in [(100, 0.01), (200, 0.01), (100, 0.005)] {
+        let needed = verdict(items, 0, margin).items().unwrap();
+        assert_eq!(verdict(needed, 0, margin), Verdict::NotWorse, "{items} {margin}");
+        assert!(verdict(2 * needed / 3, 0, margin).items().is_some(), "{items} {margin}");
+    }
+    let [few, many] = [(200, 3), (400, 6)].map(|(items, discordant)| verdict(items, discordant, 0.01).items().unwrap());
+    assert_eq!(few, many);
+    assert!((2000..2800).contains(&few), "{few}");
+}
+
 /// "Not worse" of a row whose true harm is the margin, and "worse" as well: at most one in forty each.
 #[test]
 fn verdicts_err_as_seldom_as_they_say() {

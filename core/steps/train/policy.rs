@@ -57,7 +57,7 @@ impl Policy {
         };
         let judge = |ids: &Vec<u32>| -> Result<Judgement> {
             let judged = self.rewards.judge(&prompt.text, ids, &prompt.row, &self.tokenizer)?;
-            Ok(Judgement { rewards: judged.rewards, tokens: judged.tokens })
+            Ok(Judgement { rewards: judged.rewards, tokens: judged.tokens, ended: judged.ended })
         };
         let judged = request.completions.iter().map(judge).collect::<Result<_>>();
         judged.map_err(|error| error.context(format!("prompt {}", request.prompt)))

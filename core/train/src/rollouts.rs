@@ -26,6 +26,8 @@ pub struct Judged {
     pub rewards: Vec<f64>,
     /// How many of its tokens count: what stands behind a text that ends it was never written.
     pub tokens: usize,
+    /// Whether a text ended it.
+    pub ended: bool,
 }
 
 /// How prompts are written for.
@@ -163,7 +165,8 @@ fn check(judged: &[Judged], completions: &[Vec<u32>], config: &RolloutConfig, pr
         if found != wanted {
             return wrong(format!("completion {index} has {found} rewards, not {wanted}"));
         }
-        if judged.tokens > completion.len() || (judged.tokens == 0 && !completion.is_empty()) {
+        let all = judged.ended || judged.tokens == completion.len();
+        if !all || judged.tokens > completion.len() || (judged.tokens == 0 && !completion.is_empty()) {
             let (tokens, all) = (judged.tokens, completion.len());
             return wrong(format!("completion {index}: {tokens} of its {all} tokens cannot be all that count"));
         }
@@ -176,10 +179,10 @@ fn check(judged: &[Judged], completions: &[Vec<u32>], config: &RolloutConfig, pr
 
 impl Written {
     fn add(&mut self, prompt: &[u32], generation: &Generation, judged: Judged, config: &RolloutConfig) {
-        let ends_before = judged.tokens < generation.tokens.len();
-        let drawn = generation.drawn().take(if ends_before { judged.tokens } else { usize::MAX });
+        // A stop token behind a text that ends it would never be drawn.
+        let drawn = generation.drawn().take(if judged.ended { judged.tokens } else { usize::MAX });
         let (ids, sampled): (Vec<u32>, Vec<f64>) = drawn.map(|picked| (picked.token, picked.log_probability)).unzip();
-        let truncated = generation.finish == Finish::Length && !ends_before;
+        let truncated = generation.finish == Finish::Length && !judged.ended;
         self.truncated += usize::from(truncated);
         self.empty += usize::from(generation.tokens.is_empty());
         self.rewards.push(judged.rewards);

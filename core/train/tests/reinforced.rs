@@ -81,7 +81,10 @@ impl Judge for &mut Share {
             self.always.unwrap_or(wanted as f64 / ids.len().max(1) as f64)
         };
         let tokens = |ids: &Vec<u32>| self.most.map_or(ids.len(), |most| ids.len().min(most));
-        Ok(completions.iter().map(|ids| Judged { rewards: vec![share(ids)], tokens: tokens(ids) }).collect())
+        Ok(completions
+            .iter()
+            .map(|ids| Judged { rewards: vec![share(ids)], tokens: tokens(ids), ended: tokens(ids) < ids.len() })
+            .collect())
     }
 
     fn measured(&mut self, step: u64, name: &str, value: f64) {

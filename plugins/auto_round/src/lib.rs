@@ -4,6 +4,8 @@
 //! The weights stay. Of each is learned by how much of a step it is moved before it is rounded, and of each group by how much its range is
 //! narrowed at either end, so that the block answers what it will get from the quantized blocks before it as the unquantized block
 //! answers what it gets from unquantized ones.
+//!
+//! A block is trained without the rounding of a quantized cache: keys and values are rounded behind it, in what later blocks read.
 
 mod example;
 mod parameters;
@@ -46,6 +48,11 @@ impl Plugin for AutoRound {
             )
             .weights("observer", observers, "`auto_round` learns ranges itself; `rtn` takes any observer")
             .inputs("dynamic", [true], "static scales of inputs are calibrated behind the training; `gptq` takes them")
+            .inputs(
+                "strategy",
+                ["token", "group"],
+                "one scale for all that stands side by side would hang on the batch, and on what fills it up",
+            )
     }
 
     fn examples() -> Result<Vec<Example>, Error> {

@@ -9,7 +9,7 @@ use workbench_train::{SignedConfig, SignedGroup};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Parameters {
-    /// Steps of a block; 0: nothing is learned.
+    /// Steps of a block: so many measurements, between which it moves. 0 or 1: nothing is learned.
     #[schemars(extend("unit" = "steps", "aliases" = ["iters"]))]
     pub(crate) steps: u64,
     /// How far the offset of a weight moves in the first step, in steps of its grid; the rate falls in a straight line down to zero. Not

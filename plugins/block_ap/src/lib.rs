@@ -6,6 +6,8 @@
 //! the grid of that moment.
 //!
 //! A grid begins as the scheme's observer finds it, which is one that has zero in its range, and zero-points are codes at every step.
+//!
+//! A block is trained without the rounding of a quantized cache: keys and values are rounded behind it, in what later blocks read.
 
 mod example;
 mod parameters;
@@ -47,6 +49,11 @@ impl Plugin for BlockAp {
             )
             .weights("scale_dtype", scales, "scales are learned as numbers; `rtn` and `gptq` take any")
             .inputs("dynamic", [true], "static scales of inputs are calibrated behind the training; `gptq` takes them")
+            .inputs(
+                "strategy",
+                ["token", "group"],
+                "one scale for all that stands side by side would hang on the batch, and on what fills it up",
+            )
     }
 
     fn examples() -> Result<Vec<Example>, Error> {

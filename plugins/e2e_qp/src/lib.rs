@@ -41,6 +41,11 @@ impl Plugin for E2eQp {
         Accepts::any_scheme()
             .weights("strategy", ["tensor", "channel", "group", "block"], "scales in FP8 are not learned")
             .weights("scale_dtype", [Value::Null].into_iter().chain(dtypes), "scales in so few bits are not learned")
+            .inputs(
+                "strategy",
+                ["token", "group"],
+                "one scale for all that stands side by side would hang on the batch, and on what fills it up",
+            )
     }
 
     fn examples() -> Result<Vec<Example>, Error> {

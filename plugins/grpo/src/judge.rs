@@ -14,7 +14,10 @@ impl Judge for HostJudge<'_, '_> {
             let hint = error.hint.clone();
             TrainError::Reward { message: error.to_string(), hint }
         })?;
-        Ok(found.into_iter().map(|judged| Judged { rewards: judged.rewards, tokens: judged.tokens }).collect())
+        Ok(found
+            .into_iter()
+            .map(|judged| Judged { rewards: judged.rewards, tokens: judged.tokens, ended: judged.ended })
+            .collect())
     }
 
     fn measured(&mut self, step: u64, name: &str, value: f64) {

@@ -42,7 +42,11 @@ impl Plugin for Grpo {
     }
 
     fn accepts() -> Accepts {
-        Accepts::any_scheme()
+        Accepts::any_scheme().inputs(
+            "strategy",
+            ["token", "group"],
+            "one scale for all that stands side by side would hang on the batch, and on what fills it up",
+        )
     }
 
     fn examples() -> Result<Vec<Example>, Error> {

@@ -150,6 +150,15 @@ impl Parameters {
             ))
             .with_hint("leave it out, or take several steps: `num_iterations`"));
         }
+        if self.num_iterations == 1
+            && self.importance_sampling_level != defaults.importance_sampling_level
+            && self.importance_sampling_correction == Correction::None
+        {
+            return Err(Error::parameters(
+                "`importance_sampling_level` is about ratios of probabilities, which are 1 in the first step on what was written",
+            )
+            .with_hint("leave it out, or take several steps: `num_iterations`"));
+        }
         let cap = self.importance_sampling_cap != defaults.importance_sampling_cap;
         if cap && self.importance_sampling_correction == Correction::None {
             return Err(Error::parameters("`importance_sampling_cap` is about a correction, and there is none")

@@ -54,7 +54,12 @@ fn quantizer(
     weights: &mut TrainableParams,
 ) -> Result<WeightQuantizer, Error> {
     let grid: Grid = linear.grid()?;
-    let scales = match parameters.scales {
+    let kind = parameters.scales(codes.is_some());
+    if codes.is_some() && matches!(kind, Scales::Dynamic | Scales::Follow) {
+        return Err(Error::parameters("scales taken from the numbers that codes stand for are not those of the codes")
+            .with_hint("take `scales: \"frozen\"` or `\"learned\"`, or start from the model before its quantization"));
+    }
+    let scales = match kind {
         Scales::Dynamic => WeightScales::Dynamic,
         Scales::Follow => {
             if !grid.scales_follow_ranges() {
@@ -78,7 +83,7 @@ fn quantizer(
             WeightScales::Learned { name, start, zero_points: None, lsq_factor: true }
         }
     };
-    Ok(WeightQuantizer { grid, scales, stops_at_clipped: parameters.stops_at_clipped() })
+    Ok(WeightQuantizer { grid, scales, stops_at_clipped: parameters.stops_at_clipped(kind) })
 }
 
 /// The scales of a weight as it is given: those of its codes, which a host has, or those that the weight makes.

@@ -39,8 +39,9 @@ pub struct Parameters {
     #[serde(flatten)]
     pub loss: LossParameters,
     /// Where the scales of weights come from: `dynamic` (from the weights of each step), `follow` (the same, with gradients through
-    /// their extremes), `frozen` (from the weights at the start, or those of the codes that training starts from) or `learned` (LSQ).
-    pub scales: Scales,
+    /// their extremes), `frozen` (from the weights at the start, or those of the codes that training starts from) or `learned` (LSQ). Not
+    /// given: dynamic, or frozen where training starts from codes, whose scales the numbers that they stand for would not make again.
+    pub scales: Option<Scales>,
     /// Learned scales: what the learning rate is multiplied by for them. They do not decay.
     #[schemars(range(min = 0.0))]
     pub scales_rate: f64,
@@ -58,7 +59,7 @@ impl Default for Parameters {
     fn default() -> Self {
         Self {
             loss: LossParameters::default(),
-            scales: Scales::Dynamic,
+            scales: None,
             scales_rate: 1.0,
             clipped: None,
             inputs_follow: false,
@@ -73,22 +74,27 @@ impl Parameters {
         self.training.config().check().map_err(train_error)?;
         check_loss(&self.loss)?;
         let defaults = Self::default();
-        if self.scales == Scales::Follow && self.clipped == Some(Clipped::Stop) {
+        if self.scales == Some(Scales::Follow) && self.clipped == Some(Clipped::Stop) {
             return Err(Error::parameters("scales that follow the extremes of weights clip none but these")
                 .with_hint("leave `clipped` out, or take `scales: \"dynamic\"`"));
         }
-        if self.scales != Scales::Learned && self.scales_rate != defaults.scales_rate {
+        if self.scales != Some(Scales::Learned) && self.scales_rate != defaults.scales_rate {
             return Err(Error::parameters("`scales_rate` is about learned scales")
                 .with_hint("leave it out, or take `scales: \"learned\"`"));
         }
         Ok(())
     }
 
-    /// Whether gradients stop at the ends of the grid.
-    pub(crate) fn stops_at_clipped(&self) -> bool {
+    /// Where scales come from in a training that starts from codes, or from weights.
+    pub(crate) fn scales(&self, from_codes: bool) -> Scales {
+        self.scales.unwrap_or(if from_codes { Scales::Frozen } else { Scales::Dynamic })
+    }
+
+    /// Whether gradients stop at the ends of a grid with such scales.
+    pub(crate) fn stops_at_clipped(&self, scales: Scales) -> bool {
         match self.clipped {
             Some(clipped) => clipped == Clipped::Stop,
-            None => matches!(self.scales, Scales::Frozen | Scales::Learned),
+            None => matches!(scales, Scales::Frozen | Scales::Learned),
         }
     }
 }
@@ -121,9 +127,14 @@ mod tests {
 
     #[test]
     fn gradients_stop_at_the_ends_of_grids_that_stay() {
-        let stops = |value: Value| from_value::<Parameters>(value).unwrap().stops_at_clipped();
+        let stops = |value: Value| {
+            let parameters = from_value::<Parameters>(value).unwrap();
+            parameters.stops_at_clipped(parameters.scales(false))
+        };
         assert!(stops(json!({ "scales": "learned" })) && stops(json!({ "scales": "frozen" })));
         assert!(!stops(json!({})) && stops(json!({ "clipped": "stop" })));
         assert!(!stops(json!({ "scales": "learned", "clipped": "pass" })));
+        let default = Parameters::default();
+        assert_eq!([true, false].map(|from_codes| default.scales(from_codes)), [Scales::Frozen, Scales::Dynamic]);
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn run(parameters: &Parameters, job: &Model, host: &Host<'_>) -> Resu
         objective = objective.validated_on(found).map_err(train_error)?;
     }
     let mut settings = training.config();
-    if parameters.scales == Scales::Learned {
+    if parameters.scales == Some(Scales::Learned) {
         let (pattern, rate) = (grids::SCALES.to_owned(), parameters.scales_rate);
         settings.groups.push(ParameterGroup { pattern, rate, weight_decay: Some(0.0) });
     }
