@@ -1,7 +1,5 @@
 //! Verdicts at a margin.
 
-use rayon::prelude::*;
-
 use super::synthetic::*;
 use super::*;
 
@@ -79,9 +77,8 @@ fn verdicts_err_as_seldom_as_they_say() {
         task.metrics.truncate(1);
         Row { labels: labels(json!({"row": seed})), tasks: vec![task], ..Row::default() }
     };
-    let trials = 150;
+    let trials = 120;
     let verdicts: Vec<Verdict> = (0..trials)
-        .into_par_iter()
         .map(|trial| {
             // The damage of a chunk is .05 on average.
             let rows = vec![text(0.0, 2 * trial), text(0.05, 2 * trial + 1)];
@@ -92,8 +89,8 @@ fn verdicts_err_as_seldom_as_they_say() {
         })
         .collect();
     let count = |wanted: &str| verdicts.iter().filter(|verdict| verdict.name() == wanted).count();
-    // Twice the standard deviation of such a count above its mean of 3.75.
-    assert!(count("not worse") <= 8 && count("worse") <= 8, "{verdicts:?}");
+    // Twice the standard deviation of such a count above its mean of 3.
+    assert!(count("not worse") <= 7 && count("worse") <= 7, "{verdicts:?}");
 }
 
 #[test]
