@@ -152,7 +152,7 @@ let task = perplexity(#{ text: dataset("demo:stories/test"), max_seq_length: 64,
 let table = report("scales");
 table.row(base.evaluate(task), #{ model: "base" });
 table.row(codes.evaluate(task), #{ model: "gptq" });
-table.row(codes.train("e2e_qp", options).evaluate(task), #{ model: "gptq, e2e_qp" });
+table.row(codes.train("e2e_qp", options).evaluate(task), #{ model: "gptq then e2e_qp" });
 table.row(codes.train("e2e_qp", options + #{ loss: "distillation", teacher: base }).evaluate(task), #{ model: "taught" });
 table.write();
 "#,
@@ -366,7 +366,7 @@ fn mistakes_are_found_while_the_script_runs() {
 fn a_folder_of_codes_is_a_start_as_well() {
     let project = Project::new();
     let codes = r#"base.quantize("rtn", #{ scheme: "W4A16_ASYM", group_size: 16 })"#;
-    project.write("save.rhai", &format!("{BEGIN}{codes}.save_as(\"kept\");\n"));
+    project.write("save.rhai", &format!("{}{codes}.save_as(\"kept\");\n", script(&[codes])));
     project.run(&["run", "save.rhai"]).exits(0);
     let train =
         |model: &str| format!("{model}.train(\"e2e_qp\", #{{ data: data, max_steps: 3, learning_rate: 0.001 }})");

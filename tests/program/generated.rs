@@ -260,8 +260,8 @@ fn what_cannot_be_written_is_refused() {
     let long = "word ".repeat(400);
     project.write("long.txt", &long);
     for (line, code, message) in [
-        (r#"base.generate(#{})"#, 2, "needs something to begin with"),
-        (r#"base.generate(#{ prompts: data, starts: #{} })"#, 2, "two things to begin with"),
+        (r#"base.generate(#{ max_tokens: 4 })"#, 2, "needs something to begin with"),
+        (r#"base.generate(#{ prompts: data, starts: #{}, max_tokens: 4 })"#, 2, "two things to begin with"),
         (r#"base.generate(#{ prompts: data.tokens(#{}), max_tokens: 4 })"#, 2, "read as they are"),
         (r#"base.generate(#{ prompts: data, max_tokens: 256 })"#, 2, "do not fit into the 256 positions"),
         (r#"base.generate(#{ prompts: data, max_tokens: 4, temperature: 0, n: 3 })"#, 2, "all 3 texts"),
@@ -278,7 +278,7 @@ fn what_cannot_be_written_is_refused() {
         ),
         (r#"base.generate(#{ prompts: data, max_tokens: 4, text_column: "q" })"#, 2, "no column `q`"),
         (r#"base.generate(#{ prompts: data, max_tokens: 4, chat_template: false })"#, 2, "it is a conversation"),
-        (r#"architecture("tiny").generate(#{ prompts: data })"#, 2, "has no weights"),
+        (r#"architecture("tiny").generate(#{ prompts: data, max_tokens: 4 })"#, 2, "has no weights"),
         (r#"base.generate(#{ prompts: dataset("long.txt"), max_tokens: 4 })"#, 1, "none of 1 prompts leaves room"),
     ] {
         let script =

@@ -23,6 +23,7 @@ const CALLS: [(&str, &str); 9] = [
 const OPTIONS: &[(&str, &str, &str, &str)] = {
     const GROUPS: &str = r#"scheme: "W4A16", group_size: 16, calibration: calib"#;
     const TRAINED: &str = r#"scheme: "W4A16", group_size: 16, data: calib"#;
+    const WRITES: &str = r#"prompts: data, rewards: [reward("r.rhai", "one")]"#;
     const INT8: &str = r#"scheme: "INT8", calibration: calib"#;
     const STATIC: &str = r#"scheme: "W8A8_STATIC", calibration: calib"#;
     const BLOCKS: &str = r#"scheme: #{ weights: #{ num_bits: 8, type: "float", strategy: "block", block_structure: [32, 32] } }, calibration: calib"#;
@@ -42,6 +43,8 @@ const OPTIONS: &[(&str, &str, &str, &str)] = {
         ("train", "dtype", "data: data", r#"data: data, dtype: "float16""#),
         ("train", "teacher", TRAINED, r#"scheme: "W4A16", group_size: 16, data: calib, teacher: base"#),
         ("train", "validation", TRAINED, r#"scheme: "W4A16", group_size: 16, data: calib, validation: other"#),
+        ("train", "prompts", WRITES, r#"prompts: other, rewards: [reward("r.rhai", "one")]"#),
+        ("train", "rewards", WRITES, r#"prompts: data, rewards: [reward("r.rhai", "two")]"#),
         (
             "train",
             "kv_cache_scheme",
@@ -232,6 +235,7 @@ fn cases(named: &BTreeSet<(String, String)>) -> Vec<(&'static str, &'static str,
 fn project() -> Project {
     let project = Project::new();
     project.write("other.txt", &project.read("text.txt").replace("fox", "owl").repeat(4));
+    project.write("r.rhai", "fn one(prompt, completion, row) { 1 }\nfn two(prompt, completion, row) { 2 }\n");
     project.write(
         "stage.toml",
         "name = \"s\"\noutput_suffix = \"-s\"\n[quant_modifiers.GPTQModifier]\nscheme = \"INT8\"\n",
@@ -289,6 +293,8 @@ fn every_option_is_part_of_the_meaning() {
         let line = if of_experts { line.replace("base.", "mixture.") } else { line.to_owned() };
         let on_grids = *call == "train" && with.contains("scheme");
         let line = if on_grids { line.replace("\"sft\"", "\"round_trainer\"") } else { line };
+        let line =
+            if with.contains("prompts: ") && *call == "train" { line.replace("\"sft\"", "\"grpo\"") } else { line };
         for (side, options) in [("a", without), ("b", with)] {
             script.push_str(&line.replace("OPTIONS", options).replace("ID", &format!("{side}{index}")));
             script.push('\n');

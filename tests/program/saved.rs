@@ -130,7 +130,7 @@ fn nothing_of_the_users_is_in_the_way_of_a_save() {
             ("file/inside", "is no folder"),
             ("link", "is a symbolic link"),
             ("dangling", "is a symbolic link"),
-            (".", "no saved model"),
+            (".", "was not saved by the workbench"),
             ("..", "names no folder"),
             ("/", "names no folder"),
             ("nowhere/../out", "leads through a folder that is not there"),
@@ -157,7 +157,7 @@ fn nothing_of_the_users_is_in_the_way_of_a_save() {
 fn two_models_share_no_folder() {
     for (other, because) in [
         ("out/inner", "lies within or around"),
-        (".", "no saved model"),
+        (".", "was not saved by the workbench"),
         ("./out", "two models are saved as"),
         ("linked/out", "within or around"),
     ] {

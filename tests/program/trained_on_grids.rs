@@ -192,7 +192,7 @@ fn mistakes_are_found_while_the_script_runs() {
         (
             r#"base.train("sft", #{ data: data, scheme: "W4A16" })"#,
             "`sft` learns plain weights, and takes no scheme",
-            "on grids train `qat`, `round_trainer`",
+            "on grids train `grpo`, `qat`, `round_trainer`",
             "scheme",
         ),
         (

@@ -69,6 +69,8 @@ struct Share {
     metrics: BTreeMap<String, Vec<(u64, f64)>>,
     /// What is rewarded instead.
     always: Option<f64>,
+    /// Rewards completions whose tokens add up to an even number instead.
+    even: bool,
     /// How many tokens of a completion count at most.
     most: Option<usize>,
 }
@@ -78,7 +80,9 @@ impl Judge for &mut Share {
         self.written.insert(prompt, completions.to_vec());
         let share = |ids: &Vec<u32>| {
             let wanted = ids.iter().filter(|id| **id == WANTED).count();
-            self.always.unwrap_or(wanted as f64 / ids.len().max(1) as f64)
+            let even = f64::from(ids.iter().sum::<u32>() % 2 == 0);
+            let share = if self.even { even } else { wanted as f64 / ids.len().max(1) as f64 };
+            self.always.unwrap_or(share)
         };
         let tokens = |ids: &Vec<u32>| self.most.map_or(ids.len(), |most| ids.len().min(most));
         Ok(completions
@@ -140,7 +144,7 @@ fn gradients_are_finite_differences_of_the_loss() {
         (PolicyMean::Bnpo, RatioOf::Token, Correction::TokenTruncate),
     ] {
         let parameters = weights(4);
-        let mut judge = Share::default();
+        let mut judge = Share { even: true, ..Share::default() };
         let loss = PolicyLoss {
             mean,
             ratio,
@@ -234,7 +238,7 @@ fn equal_rewards_move_nothing_and_are_counted() {
 fn completions_are_cut_where_the_judge_says() {
     let parameters = weights(4);
     let run = |most: Option<usize>, mask_truncated: bool| {
-        let mut judge = Share { most, ..Share::default() };
+        let mut judge = Share { most, even: true, ..Share::default() };
         let settings = (RolloutConfig { mask_truncated, ..rollouts() }, PolicyLoss::default());
         let (loss, _) = step(&mut objective(&parameters, grids(), settings, 8, &mut judge), 0, &[0, 1, 2]);
         (loss, judge)

@@ -57,9 +57,18 @@ def coded(made, names):
         start = torch.tensor([0.02 + 0.005 * math.sin(g + index) for g in groups], dtype=torch.float32)
         scale = torch.nn.Parameter(start.double().reshape(rows, -1, 1))
         steps = codes - points
-        module.forward = lambda x, s=scale, u=steps: torch.nn.functional.linear(x, (s * u).reshape(u.shape[0], -1))
+        least = scale.detach() / 128
+        scale.register_hook(lambda g, s=scale, least=least: torch.where((s <= least) & (g > 0), torch.zeros_like(g), g))
+        module.forward = lambda x, s=scale, u=steps, least=least: torch.nn.functional.linear(
+            x, (floored(s, least) * u).reshape(u.shape[0], -1)
+        )
         scales.append(scale)
     return scales
+
+
+def floored(scale, least):
+    """What is used: never less than a 128th of where it began; gradients pass as if it were the variable."""
+    return scale + (scale.clamp(min=least) - scale).detach()
 
 
 def factor(step):
