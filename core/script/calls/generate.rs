@@ -43,7 +43,7 @@ pub(in crate::script) struct Generate {
     pub top_k: Option<usize>,
     /// Seed of the draws; the run's if not given (`--seed`, else 0).
     pub seed: Option<u64>,
-    /// Texts that are written side by side; it changes nothing of them.
+    /// Texts that are written side by side; of what the model computes it changes the last bits.
     #[schemars(range(min = 1), extend("unit" = "texts"))]
     pub batch_size: usize,
 }
