@@ -256,7 +256,7 @@ impl FakeQuantize {
             WeightScales::Learned { zero_points, .. } => (true, zero_points.is_some()),
             _ => (false, false),
         };
-        let made = || -> Result<(Vec<f32>, [Option<Vec<f32>>; 2]), GridError> {
+        let made = || -> Result<_, GridError> {
             let mut by_x = gradient.to_vec();
             let (mut by_scales, mut by_points) = (None, None);
             if *stops_at_clipped || learned {
