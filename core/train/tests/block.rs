@@ -126,27 +126,28 @@ fn settings() -> TrainConfig {
     }
 }
 
-fn reference(name: &str) -> Vec<f64> {
+fn reference(name: &str) -> (Vec<f64>, Value) {
     let mut all: Value = serde_json::from_str(include_str!("reference/block.json")).unwrap();
     let found = all[name].take();
-    serde_json::from_value(found["losses"].clone()).unwrap()
+    (serde_json::from_value(found["losses"].clone()).unwrap(), found)
 }
 
 /// Whether losses are those expected, the first ones to rounding and all within a share.
 fn assert_follows(title: &str, found: &[f64], expected: &[f64], share: f64) {
     assert_eq!(found.len(), expected.len());
     for (step, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let share = if step == 0 { 2e-5 } else { share };
+        let share = if step == 0 { share.min(2e-5) } else { share };
         assert!((found / expected - 1.0).abs() < share, "{title}, step {step}: {found} for {expected}");
     }
 }
 
 #[test]
 fn weights_and_grids_are_trained_as_pytorch_trains_them() {
-    let expected = reference("trained");
+    let (expected, told) = reference("trained");
     let data = data();
     let mut parts = Vec::new();
-    // A step in one part and in several is the same step.
+    // A step in one part and in several is the same step, as long as no zero-point stands at the end of its range: there each part holds
+    // back by itself what would lead it on.
     for (batch_size, gradient_accumulation) in [(4, 1), (1, 4)] {
         let mut weights = weights();
         let source = quantizers(&mut weights);
@@ -156,14 +157,29 @@ fn weights_and_grids_are_trained_as_pytorch_trains_them() {
         let settings = TrainConfig { batch_size, gradient_accumulation, ..settings() };
         let begun = objective.training_loss().unwrap();
         let summary = train(&weights, &mut objective, &settings, None, &mut ()).unwrap();
-        // The first ten alone: behind them the two part by a few hundredths.
-        assert_follows("trained", &summary.losses[..10], &expected[..10], 5e-3);
+        parts.push(summary.losses.clone());
+        if gradient_accumulation > 1 {
+            break;
+        }
+        assert_follows("trained", &summary.losses, &expected, 1e-5);
         assert!((begun / summary.losses[0] - 1.0).abs() < 1e-6, "padding counts: {begun} {}", summary.losses[0]);
-        assert!(objective.training_loss().unwrap() < 0.25 * begun);
-        linears().iter().for_each(|weight| source.quantized(weight).unwrap().check().unwrap());
-        parts.push(summary.losses);
+        let end = objective.training_loss().unwrap();
+        assert!((end / told["end"].as_f64().unwrap() - 1.0).abs() < 1e-5, "{end} for {}", told["end"]);
+        let moved: usize = linears()
+            .iter()
+            .map(|weight| {
+                let made = source.quantized(weight).unwrap();
+                made.check().unwrap();
+                let own = Formula::new().values(weight).unwrap();
+                let start = grid(false).parameters(Matrix::new(&own, made.shape[0], made.shape[1]).unwrap()).unwrap();
+                let points = made.parameters.zero_points.unwrap();
+                points.iter().zip(start.zero_points.unwrap()).filter(|(a, b)| *a != b).count()
+            })
+            .sum();
+        let expected = told["moved_zero_points"].as_u64().unwrap() as usize;
+        assert!(expected > 0 && moved.abs_diff(expected) <= 1, "{moved} zero-points moved for {expected}");
     }
-    assert_follows("in parts", &parts[1], &parts[0], 1e-3);
+    assert_follows("in parts", &parts[1][..10], &parts[0][..10], 1e-5);
 }
 
 fn signs(steps: u64, keep_best: bool) -> SignedConfig {
@@ -187,7 +203,7 @@ fn learned(grid: &Grid, config: &SignedConfig) -> (LearnedRoundingParams, Summar
 #[test]
 fn rounding_is_learned_as_pytorch_learns_it() {
     for (name, symmetric) in [("rounded_asymmetric", false), ("rounded_symmetric", true)] {
-        let expected = reference(name);
+        let (expected, _) = reference(name);
         let (source, summary, end) = learned(&grid(symmetric), &signs(STEPS, false));
         // A gradient next to zero has the sign of its noise.
         assert_follows(name, &summary.losses, &expected, 2e-2);
