@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use workbench_model::config::Architecture;
 use workbench_model::decoder::{CodedParams, CodedWeight, Detached, LEAST_SHARE, LossOptions, TrainableParams};
-use workbench_model::{Decoder, ModelConfig, WeightSource};
+use workbench_model::{Decoder, ModelConfig};
 use workbench_quant::{Conventions, Grid, Matrix, QuantizationArgs, QuantizedWeight, StorageDtype};
 
 use crate::gradients::Batch;
