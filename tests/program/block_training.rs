@@ -179,11 +179,6 @@ fn schemes_that_cannot_be_trained_are_refused_while_the_script_runs() {
         ("block_ap", r#"scheme: "W8A8_STATIC""#, "static scales of inputs"),
         ("block_ap", r#"scheme: "NVFP4A16""#, "above those of groups is not learned"),
         ("block_ap", r#"scheme: "MXFP4A16""#, "scales are learned as numbers"),
-        (
-            "block_ap",
-            r#"scheme: "W4A16", group_size: 16, keep_best: true, validation_sequences: 0"#,
-            "validation sequences",
-        ),
         ("auto_round", r#"scheme: "FP8_DYNAMIC""#, "which of two integers"),
         ("auto_round", r#"scheme: "W4A16", group_size: 16, observer: "mse""#, "learns ranges itself"),
         ("auto_round", r#"scheme: "W8A8_STATIC""#, "static scales of inputs"),
@@ -200,6 +195,10 @@ fn schemes_that_cannot_be_trained_are_refused_while_the_script_runs() {
     // What only a job knows: sequences that are left, and signs of scales.
     for (options, part) in [
         (r#"scheme: "W4A16", group_size: 16, validation_sequences: 12"#, "nothing is left to learn of"),
+        (
+            r#"scheme: "W4A16", group_size: 16, keep_best: true, validation_sequences: 0"#,
+            "is about validation sequences, and there are none",
+        ),
         (r#"scheme: "W4A16", group_size: 16, conventions: #{ range: "signed_extreme" }"#, "sign is that of an extreme"),
         (r#"scheme: "W4A16", group_size: 16, weight_learning_rate: 1e30"#, "training block 0"),
     ] {

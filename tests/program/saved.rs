@@ -158,7 +158,7 @@ fn two_models_share_no_folder() {
     for (other, because) in [
         ("out/inner", "lies within or around"),
         (".", "was not saved by the workbench"),
-        ("./out", "two models are saved as"),
+        ("./out", "two results are saved as"),
         ("linked/out", "within or around"),
     ] {
         let project = project(&format!(

@@ -73,7 +73,7 @@ impl Default for Generate {
 #[serde(default, deny_unknown_fields)]
 pub(in crate::script) struct Starts {
     /// So many, drawn without putting back until all were taken; each token once if not given.
-    #[schemars(range(min = 1, max = 100_000_000), extend("unit" = "tokens"))]
+    #[schemars(range(min = 1, max = 16_777_216), extend("unit" = "tokens"))]
     pub count: Option<usize>,
     /// Of the tokens behind the start, the first are the most probable ones: so many at least.
     #[schemars(extend("unit" = "tokens"))]
