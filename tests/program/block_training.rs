@@ -180,7 +180,7 @@ fn schemes_that_cannot_be_trained_are_refused_while_the_script_runs() {
         ("block_ap", r#"scheme: "NVFP4A16""#, "above those of groups is not learned"),
         ("block_ap", r#"scheme: "MXFP4A16""#, "scales are learned as numbers"),
         ("auto_round", r#"scheme: "FP8_DYNAMIC""#, "which of two integers"),
-        ("auto_round", r#"scheme: "W4A16", group_size: 16, observer: "mse""#, "learns ranges itself"),
+        ("auto_round", r#"scheme: "W4A16", group_size: 16, weights: #{ observer: "mse" }"#, "learns ranges itself"),
         ("auto_round", r#"scheme: "W8A8_STATIC""#, "static scales of inputs"),
     ] {
         project.write("blocks.rhai", &script(&[quantize(method, options)]));
